@@ -1,0 +1,124 @@
+"""The Lightning side of the episodes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from datamodules.episodes import Episodes, EpisodeSpec, create_sampler
+from datamodules.stream import Generators
+
+# Validation and test episodes never depend on the seed of a run.
+EVAL_SEED = 0
+
+
+class EpisodeDataModule(pl.LightningDataModule):
+    """Training episodes drawn on the training device, fixed validation and test sets.
+
+    The global training batch of optimizer step t is a pure function of the data seed and t. Every
+    rank draws all of it and takes its rows, so the episodes do not depend on the number of ranks,
+    on gradient accumulation or on where a run was resumed. Run the trainer with
+    `use_distributed_sampler=False`.
+
+    Args:
+        spec: The kind of episode, as a spec or as plain data.
+        seed: Data seed of the training stream.
+        batch_size: Episodes in an optimizer step, over all ranks and accumulated batches.
+        eval_episodes: Episodes in the validation set and in the test set, over all ranks.
+        eval_batch_size: Episodes evaluated at once on one rank.
+    """
+
+    def __init__(
+        self,
+        spec: EpisodeSpec | Mapping[str, Any],
+        seed: int = 0,
+        batch_size: int = 64,
+        eval_episodes: int = 10_000,
+        eval_batch_size: int = 2_000,
+    ) -> None:
+        super().__init__()
+        for name, value in [
+            ("batch_size", batch_size),
+            ("eval_episodes", eval_episodes),
+            ("eval_batch_size", eval_batch_size),
+        ]:
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.sampler = create_sampler(spec)
+        self.seed = seed
+        self.batch_size = batch_size
+        self.eval_episodes = eval_episodes
+        self.eval_batch_size = eval_batch_size
+        self._step = -1  # the step whose batch is held, and how much of it was handed out
+        self._batch: Episodes | None = None
+        self._num_taken = 0
+
+    def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
+        """The global batch of an optimizer step, counted from 0."""
+        return self.sampler.sample(self.batch_size, Generators(self.seed, "train", step, device))
+
+    def val_episodes(self) -> Episodes:
+        """The fixed validation set, on the CPU."""
+        return self.sampler.sample(self.eval_episodes, Generators(EVAL_SEED, "val", 0, "cpu"))
+
+    def test_episodes(self) -> Episodes:
+        """The fixed test set, on the CPU."""
+        return self.sampler.sample(self.eval_episodes, Generators(EVAL_SEED, "test", 0, "cpu"))
+
+    def setup(self, stage: str) -> None:
+        """Checks that the global batch divides into the parts that this trainer works on."""
+        trainer = self._trainer()
+        num_parts = trainer.world_size * trainer.accumulate_grad_batches
+        if self.batch_size % num_parts != 0:
+            raise ValueError(
+                f"batch_size = {self.batch_size} episodes in an optimizer step do not divide into "
+                f"{trainer.world_size} ranks x {trainer.accumulate_grad_batches} accumulated "
+                f"batches; choose a multiple of {num_parts}"
+            )
+
+    def train_dataloader(self) -> DataLoader[None]:
+        """Endless ticks; `transfer_batch_to_device` turns each into the rows of this rank."""
+        return DataLoader(_Ticks(), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Episodes]:
+        """The validation episodes of this rank, in batches."""
+        trainer = self._trainer()
+        rank, world_size = trainer.global_rank, trainer.world_size
+        start = self.eval_episodes * rank // world_size
+        stop = self.eval_episodes * (rank + 1) // world_size
+        episodes = self.val_episodes()
+        batches = [
+            episodes.rows(first, min(first + self.eval_batch_size, stop))
+            for first in range(start, stop, self.eval_batch_size)
+        ]
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Episodes:
+        """Draws the training rows on the device, moves evaluation batches to it."""
+        trainer = self._trainer()
+        if not trainer.training:
+            return Episodes(*(part.to(device) for part in batch))
+        if self._batch is None or self._step != trainer.global_step:
+            self._step, self._num_taken = trainer.global_step, 0
+            self._batch = self.train_episodes(self._step, device)
+        rows = self.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
+        start = (self._num_taken * trainer.world_size + trainer.global_rank) * rows
+        self._num_taken += 1
+        return self._batch.rows(start, start + rows)
+
+    def _trainer(self) -> pl.Trainer:
+        if self.trainer is None:
+            raise RuntimeError("the data module is not attached to a trainer")
+        return self.trainer
+
+
+class _Ticks(IterableDataset[None]):
+    """One empty item for each batch; what the batch holds follows from the optimizer step."""
+
+    def __iter__(self) -> Iterator[None]:
+        while True:
+            yield None

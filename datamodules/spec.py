@@ -1,0 +1,9 @@
+"""The base of everything a data spec consists of."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Spec(BaseModel):
+    """Names and plain numbers, checked when they are read and frozen afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

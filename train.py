@@ -1,0 +1,243 @@
+"""Trains a model on episodes drawn on the fly, measures it and exports it as a checkpoint."""
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import warnings
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning.pytorch as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+import zoo
+from datamodules import EpisodeDataModule, EpisodeSpec
+from datamodules.datamodule import EVAL_SEED
+from zoo.analysis.construction import weights_beside_construction
+from zoo.analysis.figures import learning_curve_figure, weights_figure
+from zoo.analysis.report import Report, create_report, report_tables
+from zoo.hub.io import save_checkpoint
+from zoo.models.gd_ssm import GDSSM
+from zoo.predictor import Predictor
+from zoo.solvers.theory import LinearEpisodes, optimal_half_mse, optimal_step_size
+from zoo.training.callbacks import Resumable, StoppedBySignal, TimeToSolution
+from zoo.training.checkpointing import AtomicCheckpointIO
+from zoo.training.module import LitPredictor, NonFiniteError
+from zoo.training.run import config_of_run, run_directory, save_config, write_json
+
+# Which devices there are, how ticks could be loaded by more workers, and what Lightning's own
+# internals should call differently, is nothing a user can act on.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", ".*does not have many workers.*")
+warnings.filterwarnings("ignore", ".*LeafSpec.*")
+
+OmegaConf.register_new_resolver("new_run", run_directory, use_cache=True)
+
+
+def train(config: DictConfig, run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trains, tests and exports; `run_dir` may hold an earlier part of the same run.
+
+    Args:
+        config: As composed from `configs/train.yaml`.
+        run_dir: Where everything is written.
+
+    Returns:
+        The content of `metrics.json` (empty on all ranks but the first), and the objects that took
+        part: trainer, module, datamodule.
+    """
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    spec = EpisodeSpec(**settings["data"])
+    datamodule = EpisodeDataModule(
+        spec, settings["seed"], settings["batch_size"], settings["eval_episodes"]
+    )
+    theory = moments_of(spec)
+    sizes = {"d_x": spec.d_x, "d_y": spec.d_y}
+    gradient_descent = zoo.create_solver(
+        "gradient_descent", **sizes, step_size=optimal_step_size(theory)
+    )
+    model_args = {**settings["model"], **sizes}
+    module = LitPredictor(
+        model=model_args.pop("name"),
+        model_args=model_args,
+        optim=settings["optim"],
+        log_every_n_steps=settings["trainer"]["log_every_n_steps"],
+        positions=settings["positions"],
+        seed=settings["seed"],
+        reference=gradient_descent,
+    )
+    resumable = Resumable(run_dir / "checkpoints", settings["checkpoint_every"])
+    callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c]
+    loggers = [instantiate(logger, _convert_="all") for logger in config.logger.values() if logger]
+    trainer: pl.Trainer = instantiate(
+        config.trainer,
+        _convert_="all",
+        max_steps=settings["max_steps"],
+        val_check_interval=settings["val_every"] * settings["trainer"]["accumulate_grad_batches"],
+        callbacks=[*callbacks, resumable],
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run_dir,
+    )
+    objects = {"trainer": trainer, "module": module, "datamodule": datamodule}
+    if trainer.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir)
+    trainer.fit(module, datamodule, ckpt_path=resumable.path if resumable.path.exists() else None)
+    if not trainer.is_global_zero:
+        return {}, objects
+
+    references = {
+        "gradient_descent": gradient_descent,
+        "least_squares": zoo.create_solver("least_squares", **sizes),
+        "zero": zoo.create_solver("zero", **sizes),
+    }
+    episodes = datamodule.test_episodes()
+    report = create_report(module.model.eval(), references, optimal_half_mse(theory), *episodes[:3])
+    first_step = next((c.first_step for c in callbacks if isinstance(c, TimeToSolution)), None)
+    metrics = report.as_dict() | {
+        "eval_seed": EVAL_SEED,
+        "first_step_within_1_percent": first_step,
+        "steps": trainer.global_step,
+    }
+    write_json(run_dir / "metrics.json", metrics)
+    write_figures(report, module.model, gradient_descent.step_size, trainer, run_dir)
+    log_final_metrics(report, settings, trainer)
+    card = card_of(settings, spec, report, trainer, module, resumable.wall_time_s)
+    save_checkpoint(run_dir / "checkpoint", module.model, card)
+    console = Console()
+    for table in report_tables(report):
+        console.print(table)
+    console.print(f"checkpoint  {run_dir / 'checkpoint'}", soft_wrap=True)
+    console.print(f"metrics     {run_dir / 'metrics.json'}", soft_wrap=True)
+    console.print("curves      tensorboard --logdir runs", soft_wrap=True)
+    return metrics, objects
+
+
+def moments_of(spec: EpisodeSpec) -> LinearEpisodes:
+    """What the closed forms need to know of the episodes."""
+    return LinearEpisodes(
+        d_x=spec.d_x,
+        num_context=spec.num_context,
+        input_variance=spec.inputs.variance,
+        input_kurtosis=spec.inputs.kurtosis,
+        weight_variance=spec.function.scale**2,
+        noise_variance=spec.noise**2,
+        num_distractors=spec.distractors.count,
+        distractor_variance=spec.distractors.scale**2,
+    )
+
+
+def write_figures(
+    report: Report, model: Predictor, step_size: float, trainer: pl.Trainer, run_dir: Path
+) -> None:
+    """The figures of the end of a run, as files and in TensorBoard."""
+    figures = {"learning_curve": learning_curve_figure(report.curves)}
+    if isinstance(model, GDSSM):
+        figures["weights"] = weights_figure(weights_beside_construction(model, step_size))
+    (run_dir / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(run_dir / "figures" / f"{name}.png", dpi=150)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for name, figure in figures.items():
+                logger.experiment.add_figure(f"test/{name}", figure, trainer.global_step)
+
+
+def log_final_metrics(report: Report, settings: dict[str, Any], trainer: pl.Trainer) -> None:
+    """The numbers of the test episodes, in TensorBoard as metrics of the hyperparameters."""
+    metrics = {name: metric.value for name, metric in report.model_metrics().items()}
+    names = ("model", "data", "optim", "seed", "max_steps", "batch_size", "positions")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            hyperparameters = {name: settings[name] for name in names}
+            logger.log_hyperparams(hyperparameters, metrics, step=trainer.global_step)
+        else:
+            logger.log_metrics(metrics, step=trainer.global_step)
+        logger.finalize("success")
+
+
+def card_of(
+    settings: dict[str, Any],
+    spec: EpisodeSpec,
+    report: Report,
+    trainer: pl.Trainer,
+    module: LitPredictor,
+    wall_time_s: float,
+) -> dict[str, Any]:
+    """The fields of the card that do not follow from the weights."""
+    measured = {"num_episodes": report.num_episodes, "eval_seed": EVAL_SEED}
+    optim = dict(settings["optim"])
+    schedule = {name: optim.pop(name) for name in ("warmup_steps", "decay_fraction")}
+    return {
+        "name": f"{module.hparams['model']}.{settings['checkpoint_tag']}",
+        "architecture": module.hparams["model"],
+        "model_args": module.hparams["model_args"],
+        "token_layout": module.model.token_layout,
+        "state_size": module.model.state_size(spec.num_context),
+        "data": spec.model_dump(),
+        "training": {
+            "steps": trainer.global_step,
+            "episodes": trainer.global_step * settings["batch_size"],
+            "batch_size": settings["batch_size"],
+            "optimizer": {"name": "AdamW", **optim},
+            "schedule": {"name": "linear warm-up and decay", **schedule},
+            "seed": settings["seed"],
+            "precision": str(trainer.precision),
+            "devices": trainer.world_size,
+            "wall_time_s": round(wall_time_s, 3),
+        },
+        "metrics": {n: m._asdict() | measured for n, m in report.model_metrics().items()},
+        "reference_metrics": {
+            name: error._asdict() | measured
+            for name, error in report.half_mse_query.items()
+            if name != "model"
+        },
+        "versions": {name: version(name) for name in ("icl-zoo", "torch", "lightning")},
+        "git_commit": git_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+        "created": datetime.now(UTC),
+        "license": "Apache-2.0",
+        "paper": "https://arxiv.org/abs/2410.11687",
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the code, None outside a git checkout."""
+    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(config: DictConfig) -> None:
+    """The command line. What a user got wrong is one line, not a trace."""
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    resume_hint = f"python train.py resume={shlex.quote(os.path.relpath(run_dir))}"
+    try:
+        if config.resume is not None and hydra_config.mode == RunMode.MULTIRUN:
+            raise ValueError("resume goes on with one run, without -m")
+        train(config_of_run(config, list(hydra_config.overrides.task)), run_dir)
+    except StoppedBySignal as stopped:
+        print(f"\n{stopped}; go on with\n  {resume_hint}", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+    except (ValueError, OSError, NonFiniteError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""icl-zoo: sequence models that learn in context, beside the algorithms they may be imitating."""
+
+from zoo import models as models
+from zoo import solvers as solvers
+from zoo.hub.io import load
+from zoo.predictor import Predictor
+from zoo.registry import create_model, create_solver, list_models, list_solvers
+
+__all__ = ["Predictor", "create_model", "create_solver", "list_models", "list_solvers", "load"]

@@ -1,0 +1,1 @@
+"""Functions of predictors and episodes: comparisons, constructions, figures."""

@@ -1,0 +1,1 @@
+"""Checkpoints: directories that explain themselves."""

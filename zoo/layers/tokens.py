@@ -1,0 +1,51 @@
+"""From pairs to tokens: how an episode becomes a sequence."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def interleave(x: Tensor, y: Tensor) -> Tensor:
+    """The token sequence x_1, y_1, ..., x_N, y_N, x_{N+1} with tokens of width d = max(d_x, d_y).
+
+    A narrower x fills the first d_x coordinates, a narrower y the last d_y; the rest is zero.
+
+    Args:
+        x: (batch, N + 1, d_x).
+        y: (batch, N + 1, d_y); the last one is not read.
+
+    Returns:
+        (batch, 2N + 1, d).
+    """
+    x_token, y_token = _widen(x, y)
+    pairs = torch.stack([x_token[:, :-1], y_token[:, :-1]], dim=2)  # (batch, N, 2, d)
+    return torch.cat([pairs.flatten(1, 2), x_token[:, -1:]], dim=1)
+
+
+def windows_of_tokens(tokens: Tensor) -> Tensor:
+    """The windows S_i = [s_{2i-1}; s_{2i}; s_{2i+1}], i = 1..N, of an interleaved sequence.
+
+    Args:
+        tokens: (batch, 2N + 1, d).
+
+    Returns:
+        (3, N, batch, d): one contiguous plane for each place in the window.
+    """
+    inputs = tokens[:, 0::2].transpose(0, 1)  # (N + 1, batch, d)
+    labels = tokens[:, 1::2].transpose(0, 1)  # (N, batch, d)
+    return torch.stack([inputs[:-1], labels, inputs[1:]])
+
+
+def windows_of_pairs(x: Tensor, y: Tensor) -> Tensor:
+    """`windows_of_tokens(interleave(x, y))` without making the sequence, (3, N, batch, d)."""
+    x_token, y_token = (part.transpose(0, 1) for part in _widen(x, y))
+    return torch.stack([x_token[:-1], y_token[:-1], x_token[1:]])
+
+
+def _widen(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    d_x, d_y = x.shape[-1], y.shape[-1]
+    if d_x < d_y:
+        x = pad(x, (0, d_y - d_x))
+    elif d_y < d_x:
+        y = pad(y, (d_x - d_y, 0))
+    return x, y

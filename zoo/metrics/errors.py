@@ -1,0 +1,83 @@
+"""Squared errors, their means with intervals, and ratios of paired errors."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+# Half the width of a normal 95 % interval in standard errors.
+Z_95 = 1.959964
+
+
+class Interval(NamedTuple):
+    """A mean over episodes with its 95 % interval, value - ci95 to value + ci95.
+
+    The interval is that of the normal approximation, which for the thousands of episodes used here
+    agrees with a bootstrap over episodes.
+    """
+
+    value: float
+    ci95: float
+
+
+def half_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """1/2 (prediction - target)^2, averaged over the output coordinates, the last dimension."""
+    return 0.5 * (prediction - target).square().mean(-1)
+
+
+def half_mse_of_episodes(prediction: Tensor, target: Tensor, scored: Tensor) -> Tensor:
+    """0.5*MSE over the scored positions of each episode.
+
+    Args:
+        prediction: (batch, length, d_y).
+        target: (batch, length, d_y).
+        scored: bool (batch, length), true at least once in each row.
+
+    Returns:
+        (batch,). Every episode counts the same, however many of its positions are scored, so the
+        mean over a batch does not depend on how it is split among devices.
+    """
+    errors = half_squared_error(prediction, target).masked_fill(~scored, 0.0)
+    return errors.sum(1) / scored.sum(1)
+
+
+def mean_interval(values: Tensor) -> Interval:
+    """Mean of independent values (num_episodes,) with its 95 % interval."""
+    values = values.double()
+    return Interval(values.mean().item(), Z_95 * values.std().item() / math.sqrt(len(values)))
+
+
+def ratio_interval(numerator: Tensor, denominator: Tensor) -> Interval:
+    """mean(numerator) / mean(denominator) of paired values, both (num_episodes,).
+
+    The interval is that of the delta method: with ratio R, the standard error of
+    mean(numerator - R denominator) / mean(denominator).
+    """
+    a, b = numerator.double(), denominator.double()
+    ratio = a.mean() / b.mean()
+    ci95 = Z_95 * (a - ratio * b).std() / (b.mean() * math.sqrt(len(a)))
+    return Interval(ratio.item(), ci95.item())
+
+
+class RatioOfMeans(Metric):
+    """Ratio of the mean errors of two predictors on the same episodes."""
+
+    full_state_update = False
+    numerator: Tensor
+    denominator: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("numerator", "denominator"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, numerator: Tensor, denominator: Tensor) -> None:
+        """Adds a batch of paired errors, each (batch,)."""
+        self.numerator += numerator.double().sum()
+        self.denominator += denominator.double().sum()
+
+    def compute(self) -> Tensor:
+        """Scalar ratio."""
+        return self.numerator / self.denominator

@@ -1,0 +1,3 @@
+"""The architectures. Importing this package registers them."""
+
+from zoo.models import gd_ssm as gd_ssm

@@ -1,0 +1,401 @@
+"""The GD-SSM: a diagonal recurrence whose state collects the gradient of a least-squares loss.
+
+Source: "State-space models can learn in-context by gradient descent", arXiv 2410.11687.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from zoo.layers.tokens import windows_of_pairs, windows_of_tokens
+from zoo.predictor import Predictor
+from zoo.registry import PredictorConfig, register_model
+
+Decay = Literal["elementwise", "none"]
+Method = Literal["chunked", "loop"]
+
+# Windows handled at once when all are asked for: the states of one chunk are in memory together,
+# and each costs a sum over the chunk.
+CHUNK = 16
+
+
+class GDSSMLayer(nn.Module):
+    """One layer: windowed multiplicative input, diagonal recurrence, multiplicative readout.
+
+    For the windows S_i = [s_{2i-1}; s_{2i}; s_{2i+1}] of an interleaved token sequence
+
+        U_i = S_i^T Q S_i                    input: cross products within the window
+        Z_i = Lambda_bar * Z_{i-1} + U_i     elementwise decay of a matrix state, Z_0 = 0
+        r_i = S_i^T D                        what the state is multiplied with
+        o_i = C Z_i^T r_i
+
+    with Lambda_bar[p, q] = exp(min(Lambda_re[p, q], 0) * exp(log_step[q])). Lambda_re is clamped
+    because training lets it drift above zero, where a long stream overflows. The prediction is +o;
+    the published code returns the same o and negates it afterwards.
+
+    Args:
+        d_token: Width d of a token.
+        decay: `"elementwise"` learns Lambda_bar (d, d); `"none"` fixes it to one.
+        scale_Q: Standard deviation of the random start of Q.
+        scale_C: Standard deviation of the random start of C, times sqrt(d).
+        scale_D: Standard deviation of the random start of D.
+
+    The start must be small: the prediction is a product of Q, C and D, zero is a saddle of the
+    loss, and from a large start the terms that do not matter take the signal down with them.
+    """
+
+    ssm_parameters: ClassVar[tuple[str, ...]] = ("Lambda_re", "log_step")
+
+    def __init__(
+        self,
+        d_token: int,
+        decay: Decay = "elementwise",
+        scale_Q: float = 0.01,
+        scale_C: float = 0.1,
+        scale_D: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.d_token = d_token
+        self.scale_Q, self.scale_C, self.scale_D = scale_Q, scale_C, scale_D
+        self.Q = nn.Parameter(torch.empty(3, 3))
+        self.C = nn.Parameter(torch.empty(d_token, d_token))
+        self.D = nn.Parameter(torch.empty(3))
+        if decay == "elementwise":
+            self.Lambda_re = nn.Parameter(torch.empty(d_token, d_token))
+            self.log_step = nn.Parameter(torch.empty(d_token, 1))
+        else:
+            self.register_parameter("Lambda_re", None)
+            self.register_parameter("log_step", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the random start from torch's global generator."""
+        nn.init.normal_(self.Q, std=self.scale_Q)
+        nn.init.normal_(self.C, std=self.scale_C / math.sqrt(self.d_token))
+        nn.init.normal_(self.D, std=self.scale_D)
+        if self.Lambda_re is not None:
+            nn.init.constant_(self.Lambda_re, -0.5)
+            nn.init.uniform_(self.log_step, math.log(1e-3), math.log(1e-1))
+
+    @property
+    def Lambda_bar(self) -> Tensor:
+        """The factor by which each entry of the state decays from window to window, (d, d)."""
+        if self.Lambda_re is None:
+            return self.Q.new_ones(self.d_token, self.d_token)
+        return self._log_Lambda_bar().exp()
+
+    def forward(self, tokens: Tensor, method: Method = "chunked") -> Tensor:
+        """The outputs of all windows.
+
+        Args:
+            tokens: (batch, 2N + 1, d_token) with N >= 1.
+            method: `"chunked"`, or the reference `"loop"` over windows.
+
+        Returns:
+            o_1, ..., o_N, (batch, N, d_token).
+
+        Raises:
+            ValueError: If the tokens do not form whole windows of width d_token.
+        """
+        if (
+            tokens.ndim != 3
+            or tokens.shape[1] < 3
+            or tokens.shape[1] % 2 == 0
+            or tokens.shape[2] != self.d_token
+        ):
+            raise ValueError(
+                f"tokens must be (batch, 2N + 1, {self.d_token}) with N >= 1, "
+                f"got {tuple(tokens.shape)}"
+            )
+        return self.all_windows(windows_of_tokens(tokens), method)
+
+    def all_windows(self, S: Tensor, method: Method = "chunked") -> Tensor:
+        """`forward` on windows S (3, N, batch, d_token) instead of tokens."""
+        if method not in ("chunked", "loop"):
+            raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
+        with torch.autocast(S.device.type, enabled=False):
+            dtype, S = S.dtype, self._in_state_type(S)
+            Z = S.new_zeros(S.shape[2], self.d_token, self.d_token)
+            run = self._loop if method == "loop" else self._chunk
+            chunks = []
+            for part in torch.split(S, CHUNK, dim=1):
+                Z_r, Z = run(part, Z)
+                chunks.append(Z_r)
+            o = torch.cat(chunks) @ self.C.to(S.dtype).mT  # (N, batch, d)
+            return o.transpose(0, 1).to(dtype)  # (batch, N, d)
+
+    def last_window(self, S: Tensor) -> Tensor:
+        """The output of the last window alone, `all_windows(S)[:, -1]`, (batch, d_token).
+
+        Neither a state nor U_i is ever formed: with K_i = Lambda_bar^(N-i), the row vectors
+        (S_i * r) K_i are one batched product over i, and
+
+            (Z_N^T r)[q] = sum_i sum_a ((S_i[a] * r) K_i)[q] (Q S_i)[a, q].
+        """
+        with torch.autocast(S.device.type, enabled=False):
+            dtype, S = S.dtype, self._in_state_type(S)
+            r = self._readout(S[:, -1])  # (batch, d)
+            Q_S = self._mix(S)  # (3, N, batch, d)
+            if self.Lambda_re is None:
+                K_S = (S * r).sum(-1, keepdim=True)  # (3, N, batch, 1)
+            else:
+                num_after = torch.arange(S.shape[1] - 1, -1, -1, device=S.device)
+                K_S = (S * r) @ self._power(num_after, S.dtype)  # (3, N, batch, d)
+            Z_r = (K_S * Q_S).sum((0, 1))  # (batch, d)
+            return (Z_r @ self.C.to(S.dtype).mT).to(dtype)
+
+    def advance(self, Z: Tensor, S: Tensor) -> Tensor:
+        """The state Z (batch, d, d) after the further windows S (3, N, batch, d), N >= 0."""
+        with torch.autocast(S.device.type, enabled=False):
+            S = self._in_state_type(S)
+            for part in torch.split(S, CHUNK, dim=1):
+                U = torch.einsum("anbp,anbq->nbpq", part, self._mix(part))
+                num_after = torch.arange(len(U) - 1, -1, -1, device=S.device)
+                Z = self._power(len(U), S.dtype) * Z + torch.einsum(
+                    "npq,nbpq->bpq", self._power(num_after, S.dtype), U
+                )
+            return Z
+
+    def virtual_window(self, Z: Tensor, S: Tensor) -> Tensor:
+        """The outputs of windows that are tried on a state and not added to it.
+
+        With Z_new = Lambda_bar * Z + S^T Q S, what is read out is
+        Z_new^T r = (Lambda_bar * Z)^T r + sum_a (S[a] . r) (Q S)[a]: no new state is formed.
+
+        Args:
+            Z: State after the completed windows, (batch, d, d).
+            S: One window for each query, (3, num_query, batch, d).
+
+        Returns:
+            (num_query, batch, d).
+        """
+        with torch.autocast(S.device.type, enabled=False):
+            dtype, S = S.dtype, self._in_state_type(S)
+            r = self._readout(S)  # (num_query, batch, d)
+            Z_r = torch.einsum("bpq,mbp->mbq", self._power(1, S.dtype) * Z, r)
+            Z_r = Z_r + ((S * r).sum(-1, keepdim=True) * self._mix(S)).sum(0)
+            return (Z_r @ self.C.to(S.dtype).mT).to(dtype)
+
+    def _loop(self, S: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
+        """Z_i^T r_i for each window, (N, batch, d), and the last state: the reference."""
+        Lambda_bar, Q, D = (part.to(S.dtype) for part in (self.Lambda_bar, self.Q, self.D))
+        rows = []
+        for S_i in S.unbind(1):  # (3, batch, d)
+            Z = Lambda_bar * Z + torch.einsum("abp,ac,cbq->bpq", S_i, Q, S_i)
+            r_i = torch.einsum("abp,a->bp", S_i, D)
+            rows.append(torch.einsum("bpq,bp->bq", Z, r_i))
+        return torch.stack(rows), Z
+
+    def _chunk(self, S: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
+        """`_loop` without a loop, for a few windows."""
+        r, Q_S = self._readout(S), self._mix(S)
+        if self.Lambda_re is None:  # causal linear attention with three keys for each window
+            scores = torch.einsum("jbp,aibp->abji", r, S).tril()
+            Z_r = torch.einsum("abji,aibq->jbq", scores, Q_S) + torch.einsum("bpq,jbp->jbq", Z, r)
+            return Z_r, Z + torch.einsum("aibp,aibq->bpq", S, Q_S)
+        U = torch.einsum("aibp,aibq->ibpq", S, Q_S)
+        step = torch.arange(len(U), device=S.device)
+        lag = step[:, None] - step  # (j, i): windows from i to j
+        kernel = self._power(lag.clamp(min=0), S.dtype) * (lag >= 0)[..., None, None]
+        states = torch.einsum("jipq,ibpq->jbpq", kernel, U)
+        states = states + self._power(step + 1, S.dtype)[:, None] * Z
+        return torch.einsum("jbpq,jbp->jbq", states, r), states[-1]
+
+    def _readout(self, S: Tensor) -> Tensor:
+        return torch.einsum("a...,a->...", S, self.D.to(S.dtype))
+
+    def _mix(self, S: Tensor) -> Tensor:
+        return torch.mm(self.Q.to(S.dtype), S.reshape(3, -1)).view(S.shape)
+
+    def _power(self, exponent: Tensor | int, dtype: torch.dtype) -> Tensor:
+        """Lambda_bar to whole powers, (*exponent.shape, d, d); (1, 1) matrices without decay."""
+        exponent = torch.as_tensor(exponent, device=self.Q.device)[..., None, None]
+        if self.Lambda_re is None:
+            return torch.ones_like(exponent, dtype=dtype)
+        return torch.exp(exponent * self._log_Lambda_bar().to(dtype))
+
+    def _log_Lambda_bar(self) -> Tensor:
+        assert self.Lambda_re is not None
+        assert self.log_step is not None
+        return self.Lambda_re.clamp(max=0) * self.log_step.squeeze(-1).exp()
+
+    def _in_state_type(self, S: Tensor) -> Tensor:
+        """The windows in the type of the state: that of tokens and weights, float32 at least."""
+        dtype = torch.promote_types(S.dtype, self.Q.dtype)
+        return S.to(torch.promote_types(dtype, torch.float32))
+
+
+class GDSSMConfig(PredictorConfig):
+    """Arguments of `gd_ssm`; those beside d_x and d_y are explained at `GDSSMLayer`."""
+
+    decay: Decay = "elementwise"
+    scale_Q: NonNegativeFloat = 0.01
+    scale_C: NonNegativeFloat = 0.1
+    scale_D: NonNegativeFloat = 0.1
+
+
+class GDSSMState(NamedTuple):
+    """What the GD-SSM remembers of the examples; its size does not grow.
+
+    Attributes:
+        Z: State after the completed windows, (batch, d, d).
+        x: Input of the newest example, whose window waits for the next input, (batch, d_x).
+        y: Its label, (batch, d_y).
+        num_seen: Number of examples seen.
+    """
+
+    Z: Tensor
+    x: Tensor
+    y: Tensor
+    num_seen: int
+
+
+@register_model("gd_ssm", GDSSMConfig)
+class GDSSM(Predictor):
+    """One GD-SSM layer on the interleaved tokens x_1, y_1, ..., x_N, y_N, x_{N+1}.
+
+    The prediction at position i + 1 is the last d_y coordinates of o_i. Position 0 has no example
+    before it and predicts zero.
+    """
+
+    token_layout: ClassVar[str] = "interleaved"
+
+    def __init__(self, config: GDSSMConfig) -> None:
+        super().__init__(config.d_x, config.d_y)
+        self.layer = GDSSMLayer(
+            max(config.d_x, config.d_y),
+            decay=config.decay,
+            scale_Q=config.scale_Q,
+            scale_C=config.scale_C,
+            scale_D=config.scale_D,
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.check_pairs(x, y)
+        start = x.new_zeros(x.shape[0], 1, self.d_y)
+        if x.shape[1] == 1:
+            return start
+        o = self.layer.all_windows(windows_of_pairs(x, y))  # (batch, N, d)
+        return torch.cat([start, o[..., -self.d_y :]], dim=1)  # (batch, N + 1, d_y)
+
+    def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
+        self.check_pairs(x, y)
+        if x.shape[1] == 1:
+            return x.new_zeros(x.shape[0], self.d_y)
+        return self.layer.last_window(windows_of_pairs(x, y))[:, -self.d_y :]
+
+    def init_state(
+        self,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> GDSSMState:
+        like = self.layer.Q
+        Z = torch.zeros(
+            (batch_size, self.layer.d_token, self.layer.d_token),
+            device=device or like.device,
+            dtype=torch.promote_types(dtype or like.dtype, torch.float32),
+        )
+        return GDSSMState(
+            Z, Z.new_zeros(batch_size, self.d_x), Z.new_zeros(batch_size, self.d_y), 0
+        )
+
+    def observe(self, state: GDSSMState, x: Tensor, y: Tensor) -> GDSSMState:
+        self.check_pairs(x, y)
+        num_seen = state.num_seen + x.shape[1]
+        if state.num_seen > 0:
+            x = torch.cat([state.x[:, None], x], dim=1)
+            y = torch.cat([state.y[:, None], y], dim=1)
+        Z = self.layer.advance(state.Z, windows_of_pairs(x, y))
+        return GDSSMState(Z, x[:, -1], y[:, -1], num_seen)
+
+    def predict(self, state: GDSSMState, x_query: Tensor) -> Tensor:
+        self.check_queries(x_query)
+        if state.num_seen == 0:
+            return x_query.new_zeros(*x_query.shape[:2], self.d_y)
+        batch, num_query, _ = x_query.shape
+        # A window for each query: batch and queries side by side, the query as second input.
+        x = torch.stack([state.x[:, None].expand_as(x_query), x_query], dim=2).flatten(0, 1)
+        y = state.y[:, None, None].expand(-1, num_query, 2, -1).flatten(0, 1)
+        S = windows_of_pairs(x, y).view(3, batch, num_query, -1).transpose(1, 2)
+        o = self.layer.virtual_window(state.Z, S)  # (num_query, batch, d)
+        return o.transpose(0, 1)[..., -self.d_y :]
+
+    def state_size(self, num_context: int) -> int:
+        return self.layer.d_token**2 + self.d_x + self.d_y
+
+    def identifiable_weights(self) -> dict[str, Tensor]:
+        """The weights that the loss determines, up to the symmetry aQ, bD, C/(ab).
+
+        Of C and Lambda_bar only the blocks that carry labels count: where d_y < d_x the other rows
+        of C receive no gradient, and the other columns of the state no signal.
+        """
+        return {
+            "Q": self.layer.Q,
+            "Lambda_bar": self.layer.Lambda_bar[: self.d_x, -self.d_y :],
+            "D": self.layer.D,
+            "C": self.layer.C[-self.d_y :, -self.d_y :],
+        }
+
+
+@torch.no_grad()
+def construct_gradient_descent_(model: GDSSM, step_size: float) -> GDSSM:
+    """Sets the weights, in place, that make the model one step of gradient descent from zero.
+
+    Q = e_1 e_2^T, Lambda_bar = 1, D = e_3, C = eta I give the prediction
+    eta sum_i y_i (x_i . x_query) = W_1 x_query at every position.
+
+    Args:
+        model: A `gd_ssm`.
+        step_size: eta; multiplies the gradient of the sum over examples of half the squared error.
+
+    Returns:
+        The same model.
+    """
+    layer = model.layer
+    layer.Q.zero_()[0, 1] = 1
+    layer.D.zero_()[2] = 1
+    layer.C.zero_().fill_diagonal_(step_size)
+    if layer.Lambda_re is not None:
+        layer.Lambda_re.zero_()
+    return model
+
+
+@torch.no_grad()
+def load_published_parameters_(layer: GDSSMLayer, parameters: Mapping[str, Any]) -> GDSSMLayer:
+    """Copies parameters of the published implementation into a layer, in place.
+
+    Args:
+        layer: A layer with `decay="elementwise"`.
+        parameters: Arrays `Q (3, 3)`, `C (d, d)`, `D (3,)`, `Lambda_re (d, d)`, `log_step (d, 1)`,
+            such as an opened .npz file; other keys are not read.
+
+    Returns:
+        The same layer. Its outputs are those of the published layer.
+
+    Raises:
+        ValueError: If an array is missing, has another shape or is not finite, or if Lambda_re is
+            positive anywhere: the published layer then grows where this one is clamped.
+    """
+    arrays = {}
+    for name, parameter in layer.named_parameters():
+        if name not in parameters:
+            raise ValueError(f"parameter {name!r} is missing, got {sorted(parameters)}")
+        array = torch.as_tensor(parameters[name])
+        if array.shape != parameter.shape:
+            raise ValueError(f"{name} must be {tuple(parameter.shape)}, got {tuple(array.shape)}")
+        if not array.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+        arrays[name] = array
+    if "Lambda_re" in arrays and (arrays["Lambda_re"] > 0).any():
+        raise ValueError(
+            f"Lambda_re must not be positive, got a maximum of {arrays['Lambda_re'].max():.3g}: "
+            "the published layer would grow without bound where this one does not decay"
+        )
+    for name, parameter in layer.named_parameters():
+        parameter.copy_(arrays[name])
+    return layer

@@ -1,0 +1,48 @@
+"""Alignment with the reference algorithm over training."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from zoo.metrics.alignment import QueryResponse, alignment, query_response
+from zoo.training.module import Batch, LitPredictor
+
+
+class AlignmentMonitor(pl.Callback):
+    """Logs prediction difference, model difference and cosine at every validation.
+
+    They compare the model with the module's reference on the first validation episodes.
+
+    Args:
+        num_episodes: How many.
+    """
+
+    def __init__(self, num_episodes: int = 1_000) -> None:
+        self.num_episodes = num_episodes
+        self._reference_response: QueryResponse | None = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(pl_module, LitPredictor)
+        if batch_idx > 0 or pl_module.reference is None:
+            return
+        x, y = batch[0][: self.num_episodes], batch[1][: self.num_episodes]
+        if self._reference_response is None:
+            self._reference_response = query_response(pl_module.reference, x, y)
+        measured = alignment(query_response(pl_module.model, x, y), self._reference_response)
+        for name in ("prediction_difference", "model_difference", "cosine"):
+            pl_module.log(
+                f"alignment/{name}",
+                torch.tensor(getattr(measured, name).value, device=x.device),
+                batch_size=len(x),
+                on_epoch=True,
+                sync_dist=True,
+            )

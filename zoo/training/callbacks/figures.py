@@ -1,0 +1,70 @@
+"""Figures over the course of training, in TensorBoard."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from zoo.analysis.compare import errors_at_every_position
+from zoo.analysis.construction import weights_beside_construction
+from zoo.analysis.figures import learning_curve_figure, weights_figure
+from zoo.metrics.errors import mean_interval
+from zoo.models.gd_ssm import GDSSM
+from zoo.predictor import Predictor
+from zoo.solvers.moment import GradientDescent
+from zoo.training.module import Batch, LitPredictor
+
+
+class FigureMonitor(pl.Callback):
+    """Draws the learning curve, and for `gd_ssm` the weights beside the construction.
+
+    Args:
+        every_n_steps: Drawn at the first validation in every stretch of so many steps, since
+            drawing takes longer than validating.
+        num_episodes: Validation episodes behind the learning curve.
+    """
+
+    def __init__(self, every_n_steps: int = 500, num_episodes: int = 1_000) -> None:
+        self.every_n_steps = every_n_steps
+        self.num_episodes = num_episodes
+        self._last_stretch = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(pl_module, LitPredictor)
+        stretch = trainer.global_step // self.every_n_steps
+        if batch_idx > 0 or stretch == self._last_stretch or not trainer.is_global_zero:
+            return
+        self._last_stretch = stretch
+        writers = [
+            logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
+        ]
+        if not writers:
+            return
+        predictors: dict[str, Predictor] = {"model": pl_module.model}
+        if pl_module.reference is not None:
+            predictors["gradient_descent"] = pl_module.reference
+        x, y, target = (part[: self.num_episodes] for part in batch[:3])
+        errors = errors_at_every_position(predictors, x, y, target)
+        curves = {
+            name: [mean_interval(column) for column in values.unbind(1)]
+            for name, values in errors.items()
+        }
+        for writer in writers:
+            writer.add_figure("learning_curve", learning_curve_figure(curves), trainer.global_step)
+            if isinstance(pl_module.model, GDSSM) and isinstance(
+                pl_module.reference, GradientDescent
+            ):
+                with torch.inference_mode(False):
+                    weights = weights_beside_construction(
+                        pl_module.model, pl_module.reference.step_size
+                    )
+                writer.add_figure("weights", weights_figure(weights), trainer.global_step)

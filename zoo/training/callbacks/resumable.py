@@ -1,0 +1,93 @@
+"""Saving between optimizer steps, and stopping there when a signal asks for it."""
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class StoppedBySignal(Exception):
+    """Training ended between two optimizer steps because of a signal; its state was saved.
+
+    Attributes:
+        signum: The signal.
+        step: Optimizer steps done.
+    """
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+        self.signum = signum
+        self.step = step
+
+
+class Resumable(Checkpoint):
+    """Keeps `DIRECTORY/last.ckpt` such that a run resumed from it ends as if never interrupted.
+
+    It is saved every `every_n_steps` optimizer steps, at the last step, and when SIGINT or SIGTERM
+    came: then the optimizer step under way is finished on all ranks, the state saved and
+    `StoppedBySignal` raised. A second SIGINT exits at once and leaves the checkpoint before.
+
+    Args:
+        directory: Where the checkpoint goes.
+        every_n_steps: Steps between two saves.
+    """
+
+    def __init__(self, directory: Path, every_n_steps: int = 500) -> None:
+        super().__init__()
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        self.path = directory / "last.ckpt"
+        self.every_n_steps = every_n_steps
+        self.wall_time_s = 0.0
+        self._signum: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._last_step = 0
+        self._last_time = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"wall_time_s": self.wall_time_s}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.wall_time_s = state_dict["wall_time_s"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning has set its own SIGTERM handler by now, which would stop in the middle of a
+        # step; it puts the original one back when the trainer is torn down.
+        self._handlers = {
+            signum: signal.signal(signum, self._request_stop)
+            for signum in (signal.SIGINT, signal.SIGTERM)
+        }
+        self._last_step = trainer.global_step
+        self._last_time = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        step = trainer.global_step
+        if step == self._last_step:  # between accumulated batches
+            return
+        self._last_step = step
+        stop = self._signum is not None
+        if trainer.world_size > 1:  # a signal may reach one rank alone, or each at another step
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
+            now = time.monotonic()
+            self.wall_time_s += now - self._last_time
+            self._last_time = now
+            trainer.save_checkpoint(self.path)
+        if stop:
+            raise StoppedBySignal(self._signum or signal.SIGTERM, step)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}
+
+    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self._signum == signal.SIGINT:
+            raise SystemExit(128 + signum)
+        self._signum = signum

@@ -1,0 +1,36 @@
+"""When a run first came close enough."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+
+class TimeToSolution(pl.Callback):
+    """Notes the first validation at which a ratio was at most `threshold`.
+
+    Attributes:
+        first_step: The optimizer step of that validation, None before it; as exact as the
+            interval between validations.
+
+    Args:
+        metric: Logged name of the ratio.
+        threshold: What it has to come down to.
+    """
+
+    def __init__(
+        self, metric: str = "val/ratio_to_gradient_descent", threshold: float = 1.01
+    ) -> None:
+        self.metric = metric
+        self.threshold = threshold
+        self.first_step: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first_step": self.first_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.first_step = state_dict["first_step"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        value = trainer.callback_metrics.get(self.metric)
+        if self.first_step is None and value is not None and value <= self.threshold:
+            self.first_step = trainer.global_step

@@ -1,0 +1,142 @@
+"""The one LightningModule: a predictor with its loss, optimizer and validation."""
+
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from zoo.metrics.errors import RatioOfMeans, half_mse_of_episodes, half_squared_error
+from zoo.predictor import Predictor
+from zoo.registry import create_model
+from zoo.training.optim import OptimConfig, create_optimizer, create_schedule
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient was infinite or not a number; the weights are those before the step."""
+
+
+class LitPredictor(pl.LightningModule):
+    """Trains a predictor on batches of episodes `(x, y, target, scored)`.
+
+    The loss is 0.5*MSE over scored positions, episodes and output coordinates.
+
+    Args:
+        model: Registered name of the architecture.
+        model_args: Its arguments, plain data.
+        optim: The fields of `OptimConfig`, plain data.
+        log_every_n_steps: Steps between two logged training losses, as the trainer has it.
+        positions: `"last"` trains on the query alone, `"all"` on every scored position.
+        seed: Of the initialisation.
+        reference: An algorithm whose validation error the model's is divided by. Not saved.
+
+    Raises:
+        ValueError: If an argument is unknown or out of range.
+    """
+
+    model: Predictor
+
+    def __init__(
+        self,
+        model: str,
+        model_args: dict[str, Any],
+        optim: dict[str, Any],
+        log_every_n_steps: int = 50,
+        positions: Literal["last", "all"] = "last",
+        seed: int = 0,
+        reference: Predictor | None = None,
+    ) -> None:
+        super().__init__()
+        if positions not in ("last", "all"):
+            raise ValueError(f"positions must be 'last' or 'all', got {positions!r}")
+        self.save_hyperparameters(ignore=["reference"])
+        self.optim = OptimConfig(**optim)
+        self.positions = positions
+        self.log_every_n_steps = log_every_n_steps
+        self.reference = reference
+        self.val_query = MeanMetric()
+        self.val_all = MeanMetric()
+        self.val_ratio = RatioOfMeans()
+        self._loss_sum: Tensor | None = None  # over the batches of the optimizer step under way
+
+    @property
+    def train_metric(self) -> str:
+        """Name under which the training loss is logged."""
+        return "train/half_mse_query" if self.positions == "last" else "train/half_mse_all"
+
+    def configure_model(self) -> None:
+        """Builds the model once, from the seed and without a trace in the global generators."""
+        if "model" in self._modules:
+            return
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.hparams["seed"])
+            self.model = create_model(self.hparams["model"], **self.hparams["model_args"])
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The model's predictions, (batch, length, d_y)."""
+        prediction: Tensor = self.model(x, y)
+        return prediction
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, y, target, scored = batch
+        if self.positions == "last":
+            errors = half_squared_error(self.model.predict_query(x, y), target[:, -1])
+        else:
+            errors = half_mse_of_episodes(self.model(x, y), target, scored)
+        loss = errors.mean()
+        self._loss_sum = loss.detach() + (0 if self._loss_sum is None else self._loss_sum)
+        if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
+            self.log(self.train_metric, loss.detach(), sync_dist=True)
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradient of the step and stops the run if it or the loss is not finite."""
+        clip_norm = float("inf") if self.optim.clip_norm is None else self.optim.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        loss, self._loss_sum = self._loss_sum, None
+        assert loss is not None
+        # A gradient scaler meets infinite gradients as a matter of course and skips their step.
+        norm_counts = self.trainer.scaler is None
+        bad = not torch.isfinite(loss + norm if norm_counts else loss).item()
+        if self.trainer.world_size > 1:
+            bad = self.trainer.strategy.reduce_boolean_decision(bad, all=False)
+        if bad:
+            raise NonFiniteError(
+                f"optimizer step {self.trainer.global_step + 1}: loss {loss.item():.4g}, gradient "
+                f"norm {norm.item():.4g}. The weights were not touched by this step. A smaller "
+                "optim.lr, a smaller optim.clip_norm or a longer warm-up usually helps"
+            )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        x, y, target, scored = batch
+        if self.positions == "last":
+            prediction = self.model.predict_query(x, y)
+        else:
+            all_positions = self.model(x, y)
+            prediction = all_positions[:, -1]
+            self.val_all(half_mse_of_episodes(all_positions, target, scored))
+            self.log("val/half_mse_all", self.val_all)
+        errors = half_squared_error(prediction, target[:, -1])
+        self.val_query(errors)
+        self.log("val/half_mse_query", self.val_query)
+        if self.reference is not None:
+            reference_errors = half_squared_error(self.reference.predict_query(x, y), target[:, -1])
+            self.val_ratio.update(errors, reference_errors)
+            self.log("val/ratio_to_gradient_descent", self.val_ratio)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, and a schedule that is stepped after every optimizer step."""
+        optimizer = create_optimizer(self.model, self.optim)
+        schedule = create_schedule(optimizer, self.optim, self.trainer.max_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
