@@ -44,12 +44,15 @@ warnings.filterwarnings("ignore", ".*LeafSpec.*")
 OmegaConf.register_new_resolver("new_run", run_directory, use_cache=True)
 
 
-def train(config: DictConfig, run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def train(
+    config: DictConfig, run_dir: Path, console: Console
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trains, tests and exports; `run_dir` may hold an earlier part of the same run.
 
     Args:
         config: As composed from `configs/train.yaml`.
         run_dir: Where everything is written.
+        console: Where the tables at the end are printed.
 
     Returns:
         The content of `metrics.json` (empty on all ranks but the first), and the objects that took
@@ -114,7 +117,6 @@ def train(config: DictConfig, run_dir: Path) -> tuple[dict[str, Any], dict[str, 
     log_final_metrics(report, settings, trainer)
     card = card_of(settings, spec, report, trainer, module, resumable.wall_time_s)
     save_checkpoint(run_dir / "checkpoint", module.model, card)
-    console = Console()
     for table in report_tables(report):
         console.print(table)
     console.print(f"checkpoint  {run_dir / 'checkpoint'}", soft_wrap=True)
@@ -229,7 +231,7 @@ def main(config: DictConfig) -> None:
     try:
         if config.resume is not None and hydra_config.mode == RunMode.MULTIRUN:
             raise ValueError("resume goes on with one run, without -m")
-        train(config_of_run(config, list(hydra_config.overrides.task)), run_dir)
+        train(config_of_run(config, list(hydra_config.overrides.task)), run_dir, Console())
     except StoppedBySignal as stopped:
         print(f"\n{stopped}; go on with\n  {resume_hint}", file=sys.stderr)
         sys.exit(128 + stopped.signum)

@@ -39,13 +39,13 @@ class EpisodeDataModule(pl.LightningDataModule):
         eval_batch_size: int = 2_000,
     ) -> None:
         super().__init__()
-        for name, value in [
-            ("batch_size", batch_size),
-            ("eval_episodes", eval_episodes),
-            ("eval_batch_size", eval_batch_size),
+        for name, value, least in [
+            ("batch_size", batch_size, 1),
+            ("eval_episodes", eval_episodes, 2),  # one alone has no interval
+            ("eval_batch_size", eval_batch_size, 1),
         ]:
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         self.sampler = create_sampler(spec)
         self.seed = seed
         self.batch_size = batch_size

@@ -96,7 +96,7 @@ class EpisodeSampler:
         target = spec.function.sample(x, spec.d_y, generators("weights"))
         y = target
         if spec.noise > 0:
-            y = y + spec.noise * _randn_like(y, generators("noise"))
+            y = y + _normal_like(y, spec.noise, generators("noise"))
         if spec.distractors.count > 0:
             generator = generators("corruption")
             order = torch.rand(
@@ -104,7 +104,7 @@ class EpisodeSampler:
             ).argsort(dim=1)
             replaced = torch.zeros(batch_size, length, 1, dtype=torch.bool, device=x.device)
             replaced[:, :-1, 0] = order < spec.distractors.count
-            y = torch.where(replaced, spec.distractors.scale * _randn_like(y, generator), y)
+            y = torch.where(replaced, _normal_like(y, spec.distractors.scale, generator), y)
         scored = torch.ones(batch_size, length, dtype=torch.bool, device=x.device)
         return Episodes(x, y, target, scored)
 
@@ -118,5 +118,5 @@ def create_sampler(spec: EpisodeSpec | Mapping[str, Any]) -> EpisodeSampler:
     return EpisodeSampler(spec if isinstance(spec, EpisodeSpec) else EpisodeSpec(**spec))
 
 
-def _randn_like(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device)
+def _normal_like(like: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    return torch.empty_like(like).normal_(0, scale, generator=generator)

@@ -34,5 +34,6 @@ class Linear(Spec):
             (batch, length, d_y).
         """
         shape = (x.shape[0], d_y, x.shape[2])
-        W = torch.randn(shape, generator=generator, device=x.device).mul_(self.scale)
+        W = torch.empty(shape, dtype=x.dtype, device=x.device)
+        W.normal_(0, self.scale, generator=generator)
         return x @ W.mT

@@ -33,8 +33,8 @@ class Uniform(Spec):
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draws float32 inputs of the given shape on the generator's device."""
-        unit = torch.rand(shape, generator=generator, device=generator.device)
-        return unit.mul_(2 * self.r).sub_(self.r)
+        x = torch.empty(shape, dtype=torch.float32, device=generator.device)
+        return x.uniform_(-self.r, self.r, generator=generator)
 
 
 class Gaussian(Spec):
@@ -55,5 +55,5 @@ class Gaussian(Spec):
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draws float32 inputs of the given shape on the generator's device."""
-        unit = torch.randn(shape, generator=generator, device=generator.device)
-        return unit.mul_(math.sqrt(self.variance))
+        x = torch.empty(shape, dtype=torch.float32, device=generator.device)
+        return x.normal_(0, math.sqrt(self.variance), generator=generator)

@@ -117,8 +117,9 @@ def create_report(
         ratio={n: ratio_interval(errors["model"][:, -1], errors[n][:, -1]) for n in inexact},
         closed_form=closed_form,
         alignment={
-            name: getattr(agreement, name)
-            for name in ("prediction_difference", "model_difference", "cosine")
+            name: value
+            for name, value in agreement._asdict().items()
+            if isinstance(value, Interval)
         },
         num_zero_norm=agreement.num_zero_norm,
         weights=weights,

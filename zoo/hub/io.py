@@ -102,7 +102,7 @@ def load(
     except ValueError as error:
         raise CheckpointError(f"{directory / CARD}: {error}") from None
     _check_fits(directory, state, model.state_dict())
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=True)  # keeps the type they are stored in
     return model.to(device=device, dtype=dtype).eval()
 
 

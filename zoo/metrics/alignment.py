@@ -29,13 +29,14 @@ class Alignment(NamedTuple):
     Attributes:
         prediction_difference: mean |f - g|_2.
         model_difference: mean |J_f - J_g|_F, J the Jacobian with respect to the query input.
-        cosine: mean <J_f, J_g> / (|J_f| |J_g|) over the episodes where both norms are positive.
+        cosine: mean <J_f, J_g> / (|J_f| |J_g|) over the episodes where both norms are positive,
+            None where these are fewer than two.
         num_zero_norm: Episodes left out of the cosine because a norm is zero.
     """
 
     prediction_difference: Interval
     model_difference: Interval
-    cosine: Interval
+    cosine: Interval | None
     num_zero_norm: int
 
 
@@ -70,6 +71,6 @@ def alignment(f: QueryResponse, g: QueryResponse) -> Alignment:
     return Alignment(
         prediction_difference=mean_interval((f.prediction - g.prediction).norm(dim=1)),
         model_difference=mean_interval((J_f - J_g).norm(dim=1)),
-        cosine=mean_interval(cosines),
+        cosine=mean_interval(cosines) if len(cosines) > 1 else None,
         num_zero_norm=int((~defined).sum()),
     )

@@ -44,7 +44,13 @@ def half_mse_of_episodes(prediction: Tensor, target: Tensor, scored: Tensor) -> 
 
 
 def mean_interval(values: Tensor) -> Interval:
-    """Mean of independent values (num_episodes,) with its 95 % interval."""
+    """Mean of independent values (num_episodes,) with its 95 % interval.
+
+    Raises:
+        ValueError: If there are fewer than two, which say nothing of their spread.
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval needs at least 2 episodes, got {len(values)}")
     values = values.double()
     return Interval(values.mean().item(), Z_95 * values.std().item() / math.sqrt(len(values)))
 

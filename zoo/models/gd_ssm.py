@@ -206,7 +206,7 @@ class GDSSMLayer(nn.Module):
         return torch.einsum("jbpq,jbp->jbq", states, r), states[-1]
 
     def _readout(self, S: Tensor) -> Tensor:
-        return torch.einsum("a...,a->...", S, self.D.to(S.dtype))
+        return (self.D.to(S.dtype) @ S.flatten(1)).view(S.shape[1:])
 
     def _mix(self, S: Tensor) -> Tensor:
         return torch.mm(self.Q.to(S.dtype), S.reshape(3, -1)).view(S.shape)

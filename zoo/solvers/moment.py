@@ -180,4 +180,5 @@ def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _prefix_sums(terms: Tensor) -> Tensor:
     """Sums over the first 0, 1, ..., N examples, (batch, N + 1, ...)."""
-    return torch.cat([torch.zeros_like(terms[:, :1]), terms], dim=1).cumsum(1)
+    nothing = terms.new_zeros(terms.shape[0], 1, *terms.shape[2:])
+    return torch.cat([nothing, terms], dim=1).cumsum(1)

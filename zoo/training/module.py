@@ -99,8 +99,8 @@ class LitPredictor(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips the gradient of the step and stops the run if it or the loss is not finite."""
-        clip_norm = float("inf") if self.optim.clip_norm is None else self.optim.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         loss, self._loss_sum = self._loss_sum, None
         assert loss is not None
         # A gradient scaler meets infinite gradients as a matter of course and skips their step.
@@ -112,8 +112,11 @@ class LitPredictor(pl.LightningModule):
             raise NonFiniteError(
                 f"optimizer step {self.trainer.global_step + 1}: loss {loss.item():.4g}, gradient "
                 f"norm {norm.item():.4g}. The weights were not touched by this step. A smaller "
-                "optim.lr, a smaller optim.clip_norm or a longer warm-up usually helps"
+                "optim.lr or a longer optim.warmup_steps usually helps"
             )
+        clip_norm = self.optim.clip_norm
+        if clip_norm is not None and norm > clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y, target, scored = batch

@@ -39,9 +39,12 @@ class AlignmentMonitor(pl.Callback):
             self._reference_response = query_response(pl_module.reference, x, y)
         measured = alignment(query_response(pl_module.model, x, y), self._reference_response)
         for name in ("prediction_difference", "model_difference", "cosine"):
+            interval = getattr(measured, name)
+            # A step at which no cosine is defined has a gap in the chart.
+            value = float("nan") if interval is None else interval.value
             pl_module.log(
                 f"alignment/{name}",
-                torch.tensor(getattr(measured, name).value, device=x.device),
+                torch.tensor(value, device=x.device),
                 batch_size=len(x),
                 on_epoch=True,
                 sync_dist=True,

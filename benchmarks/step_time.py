@@ -1,0 +1,131 @@
+"""Time of one optimizer step of the GD-SSM: in a bare loop, and inside `train.py`.
+
+    python -m benchmarks.step_time
+
+A step draws a batch, goes forward and backward, clips, checks and updates. The published figures
+are those of the paper's JAX implementation, jitted, on a 2-core x86-64 machine, CPU only; they were
+not measured in the same run, so the factor depends on the machine.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra import compose, initialize
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import zoo
+from datamodules import EpisodeDataModule, EpisodeSpec
+from train import train
+from zoo.metrics.errors import half_squared_error
+from zoo.training.optim import OptimConfig, create_optimizer, create_schedule
+
+# batch, d, N, steps to time, published ms, wanted factor
+ROWS = [
+    (64, 10, 10, 1000, 4.0, 4),
+    (1024, 10, 10, 300, 47.0, 12),
+    (256, 20, 40, 200, 218.0, 40),
+    (64, 50, 50, 200, 532.0, 100),
+]
+WARM_UP = 50
+REPEATS = 3
+
+
+class StepTimer(pl.Callback):
+    """Seconds from the end of step `WARM_UP` to the end of the last step."""
+
+    last: "StepTimer"
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._start = 0.0
+        StepTimer.last = self
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == WARM_UP:
+            self._start = time.perf_counter()
+        elif trainer.global_step == trainer.max_steps:
+            self.seconds = time.perf_counter() - self._start
+
+
+def bare_step_ms(batch: int, d: int, num_context: int, steps: int) -> float:
+    """Milliseconds of a step in a plain loop."""
+    data = EpisodeDataModule(EpisodeSpec(d_x=d, d_y=d, num_context=num_context), 0, batch)
+    model = zoo.create_model("gd_ssm", d_x=d, d_y=d)
+    config = OptimConfig()
+    optimizer = create_optimizer(model, config)
+    schedule = create_schedule(optimizer, config, steps + WARM_UP)
+    parameters = list(model.parameters())
+    start = 0.0
+    for step in range(steps + WARM_UP):
+        if step == WARM_UP:
+            start = time.perf_counter()
+        x, y, target, _ = data.train_episodes(step)
+        loss = half_squared_error(model.predict_query(x, y), target[:, -1]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        assert torch.isfinite(loss + norm)
+        if norm > 1.0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
+        optimizer.step()
+        schedule.step()
+    return (time.perf_counter() - start) / steps * 1e3
+
+
+def trainer_step_ms(batch: int, d: int, num_context: int, steps: int) -> float:
+    """Milliseconds of a step inside `train.py`, between two validations."""
+    overrides = [
+        f"data.d_x={d}",
+        f"data.num_context={num_context}",
+        f"batch_size={batch}",
+        f"max_steps={steps + WARM_UP}",
+        f"val_every={steps + WARM_UP}",
+        f"checkpoint_every={steps + WARM_UP}",
+        "eval_episodes=100",
+        "trainer=cpu",
+        "checkpoint_tag=benchmark",
+        "+callbacks.timer._target_=benchmarks.step_time.StepTimer",
+        "~callbacks.figures",
+    ]
+    with tempfile.TemporaryDirectory() as directory:
+        with initialize(version_base="1.3", config_path="../configs"):
+            config = compose("train", [*overrides, f"run_dir={directory}"])
+        train(config, Path(directory), Console(quiet=True))
+    # The class in the configuration is imported by name, apart from the one of this script.
+    from benchmarks.step_time import StepTimer as ImportedTimer
+
+    return ImportedTimer.last.seconds / steps * 1e3
+
+
+def main() -> None:
+    table = Table(title=f"ms per step, best of {REPEATS}, {torch.get_num_threads()} threads")
+    headings = "batch, d, N|published|bare|factor|wanted|train.py|over bare|over bare, wanted"
+    for heading in headings.split("|"):
+        table.add_column(heading, justify="right")
+    for batch, d, num_context, steps, published, wanted in track(ROWS, "timing"):
+        bare, inside = float("inf"), float("inf")
+        for _ in range(REPEATS):  # interleaved, so that both meet the same machine
+            bare = min(bare, bare_step_ms(batch, d, num_context, steps))
+            inside = min(inside, trainer_step_ms(batch, d, num_context, steps))
+        small = batch == 64 and d == 10
+        table.add_row(
+            f"{batch}, {d}, {num_context}",
+            f"{published:.1f}",
+            f"{bare:.2f}",
+            f"{published / bare:.1f} x",
+            f"{wanted} x",
+            f"{inside:.2f}",
+            f"+{inside - bare:.2f} ms" if small else f"+{100 * (inside / bare - 1):.0f} %",
+            "+1.00 ms" if small else "+15 %",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Fixtures that more than one test file needs."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+MakePairs = Callable[..., tuple[Tensor, Tensor]]
+
+
+@pytest.fixture
+def make_pairs() -> MakePairs:
+    """Random float64 pairs, x (batch, length, d_x) and y (batch, length, d_y)."""
+
+    def make(
+        d_x: int, d_y: int, length: int, batch: int = 3, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(batch, length, d_x, generator=generator, dtype=torch.float64)
+        y = torch.randn(batch, length, d_y, generator=generator, dtype=torch.float64)
+        return x, y
+
+    return make
+
+
+@pytest.fixture
+def card_fields() -> dict[str, Any]:
+    """Fields of a card that do not follow from the weights, for a `gd_ssm` with d_x = d_y = 3."""
+    metric = {"value": 0.2, "ci95": 0.01, "num_episodes": 100, "eval_seed": 0}
+    return {
+        "name": "gd_ssm.test",
+        "architecture": "gd_ssm",
+        "model_args": {"d_x": 3, "d_y": 3},
+        "token_layout": "interleaved",
+        "state_size": 15,
+        "data": {"d_x": 3},
+        "training": {
+            "steps": 1,
+            "episodes": 64,
+            "batch_size": 64,
+            "optimizer": {},
+            "schedule": {},
+            "seed": 0,
+            "precision": "32-true",
+            "devices": 1,
+            "wall_time_s": 1.0,
+        },
+        "metrics": {"test/half_mse_query": metric},
+        "reference_metrics": {"zero": metric},
+        "versions": {},
+        "git_commit": None,
+        "command": "python train.py",
+        "created": datetime.now(UTC),
+        "license": "Apache-2.0",
+        "paper": "https://arxiv.org/abs/2410.11687",
+    }

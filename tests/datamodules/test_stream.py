@@ -1,0 +1,95 @@
+"""Which episodes are drawn when: a pure function of seed, split and optimizer step."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules import EpisodeDataModule, EpisodeSpec
+from datamodules.stream import Generators
+
+SPEC = EpisodeSpec(d_x=3, d_y=3, num_context=4)
+
+
+class FakeTrainer:
+    """As much of a trainer as the data module looks at."""
+
+    def __init__(self, rank: int = 0, world_size: int = 1, accumulate: int = 1) -> None:
+        self.global_rank, self.world_size = rank, world_size
+        self.accumulate_grad_batches = accumulate
+        self.training = True
+        self.global_step = 0
+
+
+def module_on(trainer: FakeTrainer, **arguments: Any) -> EpisodeDataModule:
+    module = EpisodeDataModule(SPEC, **arguments)
+    module.trainer = trainer  # type: ignore[assignment]
+    module.setup("fit")
+    return module
+
+
+def test_steps_seeds_splits_and_components_draw_different_numbers() -> None:
+    keys = [(0, "train", 0), (0, "train", 1), (1, "train", 0), (0, "val", 0), (0, "test", 0)]
+    draws = [
+        torch.rand(4, generator=Generators(*key, "cpu")(component))
+        for key in keys
+        for component in ("weights", "inputs", "noise", "corruption")
+    ]
+    assert len(torch.stack(draws).unique(dim=0)) == 20
+    again = torch.rand(4, generator=Generators(*keys[0], "cpu")("weights"))
+    assert torch.equal(again, draws[0])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_ranks_and_accumulation_share_out_the_same_global_batch(
+    world_size: int, accumulate: int
+) -> None:
+    whole = EpisodeDataModule(SPEC, seed=5, batch_size=8)
+    for step in (0, 1, 7):
+        rows = {}
+        for rank in range(world_size):
+            trainer = FakeTrainer(rank, world_size, accumulate)
+            trainer.global_step = step  # any step can be the first, as after a resume
+            module = module_on(trainer, seed=5, batch_size=8)
+            for part in range(accumulate):
+                rows[part, rank] = module.transfer_batch_to_device(None, torch.device("cpu"), 0)
+        together = torch.cat([rows[key].x for key in sorted(rows)])
+        assert torch.equal(together, whole.train_episodes(step).x)
+
+
+def test_the_global_random_state_is_neither_read_nor_touched() -> None:
+    module = EpisodeDataModule(SPEC)
+    before = torch.random.get_rng_state()
+    first = module.train_episodes(3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        assert torch.equal(module.train_episodes(3).x, first.x)
+
+
+def test_evaluation_episodes_are_10000_and_do_not_depend_on_the_seed() -> None:
+    one, two = EpisodeDataModule(SPEC, seed=1), EpisodeDataModule(SPEC, seed=2)
+    assert len(one.val_episodes().x) == len(one.test_episodes().x) == 10_000
+    assert torch.equal(one.val_episodes().x, two.val_episodes().x)
+    assert torch.equal(one.test_episodes().y, two.test_episodes().y)
+    assert not torch.equal(one.val_episodes().x, one.test_episodes().x)
+    assert not torch.equal(one.train_episodes(0).x, two.train_episodes(0).x)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_validation_episode_belongs_to_one_rank(world_size: int) -> None:
+    parts = []
+    for rank in range(world_size):
+        module = module_on(
+            FakeTrainer(rank, world_size), batch_size=6, eval_episodes=100, eval_batch_size=30
+        )
+        parts += [batch.x for batch in module.val_dataloader()]
+    assert torch.equal(torch.cat(parts), module.val_episodes().x)
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_numbers() -> None:
+    with pytest.raises(ValueError, match="64 episodes.*3 ranks x 2 accumulated.*multiple of 6"):
+        module_on(FakeTrainer(world_size=3, accumulate=2), batch_size=64)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        EpisodeDataModule(SPEC, batch_size=0)

@@ -1,0 +1,92 @@
+"""Errors, intervals and alignment."""
+
+import pytest
+import torch
+
+import zoo
+from tests.conftest import MakePairs
+from zoo.metrics.alignment import alignment, query_response
+from zoo.metrics.errors import (
+    RatioOfMeans,
+    half_mse_of_episodes,
+    half_squared_error,
+    mean_interval,
+    ratio_interval,
+)
+
+
+def bootstrap_half_width(statistic: torch.Tensor) -> float:
+    low, high = torch.quantile(statistic, torch.tensor([0.025, 0.975], dtype=statistic.dtype))
+    return (high - low).item() / 2
+
+
+def test_intervals_agree_with_a_bootstrap_over_episodes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(5000, generator=generator, dtype=torch.float64).square()
+    b = a + 0.3 * torch.randn(5000, generator=generator, dtype=torch.float64).square()
+    drawn = torch.randint(5000, (2000, 5000), generator=generator)
+    means = a[drawn].mean(1)
+    ratios = means / b[drawn].mean(1)
+    assert mean_interval(a).ci95 == pytest.approx(bootstrap_half_width(means), rel=0.06)
+    assert ratio_interval(a, b).ci95 == pytest.approx(bootstrap_half_width(ratios), rel=0.06)
+    assert ratio_interval(a, b).value == pytest.approx((a.mean() / b.mean()).item())
+
+
+def test_half_squared_error_averages_over_outputs() -> None:
+    prediction, target = torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 4.0]])
+    assert half_squared_error(prediction, target).item() == 0.5 * (4 + 1) / 2
+
+
+def test_positions_that_are_not_scored_do_not_count() -> None:
+    prediction = torch.tensor([[[1.0], [100.0], [3.0]], [[1.0], [1.0], [1.0]]])
+    scored = torch.tensor([[True, False, True], [True, True, True]])
+    errors = half_mse_of_episodes(prediction, torch.zeros(2, 3, 1), scored)
+    assert errors.tolist() == [0.5 * (1 + 9) / 2, 0.5]
+
+
+def test_ratio_of_means_does_not_depend_on_batches() -> None:
+    metric = RatioOfMeans()
+    metric.update(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 2.0]))
+    metric.update(torch.tensor([6.0]), torch.tensor([5.0]))
+    assert metric.compute().item() == 1.0
+
+
+def test_jacobian_of_a_linear_solver_is_its_weights(make_pairs: MakePairs) -> None:
+    x, y = make_pairs(4, 3, 8)
+    solver = zoo.create_solver("ridge", d_x=4, d_y=3, penalty=0.5)
+    response = query_response(solver, x, y)
+    state = solver.observe(solver.init_state(3), x[:, :-1], y[:, :-1])
+    W = solver.weights(state.A, state.B)  # type: ignore[operator]
+    torch.testing.assert_close(response.jacobian, W.mT)
+    torch.testing.assert_close(response.prediction, solver.predict_query(x, y))
+
+
+def test_a_predictor_aligns_with_itself_and_not_with_zero(make_pairs: MakePairs) -> None:
+    x, y = make_pairs(4, 3, 8)
+    solver = zoo.create_solver("ridge", d_x=4, d_y=3, penalty=0.5)
+    own = query_response(solver, x, y)
+    same = alignment(own, own)
+    assert same.prediction_difference.value == same.model_difference.value == 0
+    assert same.cosine is not None
+    assert same.cosine.value == pytest.approx(1)
+    zero = query_response(zoo.create_solver("zero", d_x=4, d_y=3), x, y)
+    other = alignment(own, zero)
+    assert other.num_zero_norm == len(x)
+    assert other.cosine is None
+    expected = own.jacobian.flatten(1).norm(dim=1).mean().item()
+    assert other.model_difference.value == pytest.approx(expected)
+
+
+def test_query_response_works_inside_inference_mode(make_pairs: MakePairs) -> None:
+    model = zoo.create_model("gd_ssm", d_x=3, d_y=3).double()
+    x, y = make_pairs(3, 3, 5)
+    expected = query_response(model, x, y)
+    with torch.inference_mode():
+        made_inside = query_response(model, x + 0, y + 0)
+    torch.testing.assert_close(made_inside, expected)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_one_episode_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least 2 episodes, got 1"):
+        mean_interval(torch.zeros(1))

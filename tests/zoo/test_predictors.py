@@ -1,0 +1,215 @@
+"""The Predictor contract, over the whole registry: a new entry is tested by being registered."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from tests.conftest import MakePairs
+from zoo.hub.io import load, save_checkpoint
+from zoo.predictor import Predictor
+
+SOLVER_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "gradient_descent": {"step_size": 0.1, "num_steps": 3},
+    "ridge": {"penalty": 0.5},
+}
+SIZES = [(4, 4), (5, 2), (2, 3)]
+
+
+def create(kind: str, name: str, d_x: int, d_y: int) -> Predictor:
+    """A float64 predictor; models start at random."""
+    if kind == "solver":
+        return zoo.create_solver(name, d_x=d_x, d_y=d_y, **SOLVER_ARGUMENTS.get(name, {}))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return zoo.create_model(name, d_x=d_x, d_y=d_y).double()
+
+
+predictors = pytest.mark.parametrize(
+    ("kind", "name"),
+    [("model", name) for name in zoo.list_models()]
+    + [("solver", name) for name in zoo.list_solvers()],
+)
+sizes = pytest.mark.parametrize(("d_x", "d_y"), SIZES)
+
+
+@predictors
+@sizes
+@pytest.mark.parametrize("length", [1, 2, 3, 12])
+def test_shapes_types_and_finite_values(
+    kind: str, name: str, d_x: int, d_y: int, length: int, make_pairs: MakePairs
+) -> None:
+    predictor = create(kind, name, d_x, d_y)
+    x, y = make_pairs(d_x, d_y, length)
+    prediction = predictor(x, y)
+    assert prediction.shape == y.shape
+    assert prediction.dtype == x.dtype
+    assert prediction.isfinite().all()
+    torch.testing.assert_close(predictor.predict_query(x, y), prediction[:, -1])
+    assert predictor.state_size(length) >= 0
+
+
+@predictors
+@sizes
+def test_a_position_depends_on_earlier_examples_and_its_own_input_alone(
+    kind: str, name: str, d_x: int, d_y: int, make_pairs: MakePairs
+) -> None:
+    predictor = create(kind, name, d_x, d_y)
+    x, y = make_pairs(d_x, d_y, 6)
+    for i in range(6):
+        other_x, other_y = x.clone(), y.clone()
+        other_x[:, i + 1 :] += 3
+        other_y[:, i:] -= 5
+        torch.testing.assert_close(predictor(other_x, other_y)[:, i], predictor(x, y)[:, i])
+
+
+@predictors
+@sizes
+def test_nan_in_the_last_label_changes_nothing(
+    kind: str, name: str, d_x: int, d_y: int, make_pairs: MakePairs
+) -> None:
+    predictor = create(kind, name, d_x, d_y)
+    x, y = make_pairs(d_x, d_y, 5)
+    ignored = y.clone()
+    ignored[:, -1] = torch.nan
+    assert torch.equal(predictor(x, ignored), predictor(x, y))
+    assert torch.equal(predictor.predict_query(x, ignored), predictor.predict_query(x, y))
+
+
+@predictors
+@sizes
+def test_episodes_of_a_batch_do_not_see_each_other(
+    kind: str, name: str, d_x: int, d_y: int, make_pairs: MakePairs
+) -> None:
+    predictor = create(kind, name, d_x, d_y)
+    x, y = make_pairs(d_x, d_y, 5, batch=4)
+    together = predictor(x, y)
+    for b in range(4):
+        torch.testing.assert_close(predictor(x[b : b + 1], y[b : b + 1]), together[b : b + 1])
+
+
+@predictors
+@sizes
+@pytest.mark.parametrize("length", [1, 2, 20])
+def test_streaming_equals_forward_one_by_one_and_all_at_once(
+    kind: str, name: str, d_x: int, d_y: int, length: int, make_pairs: MakePairs
+) -> None:
+    predictor = create(kind, name, d_x, d_y)
+    x, y = make_pairs(d_x, d_y, length)
+    state = predictor.init_state(len(x), dtype=x.dtype)
+    predictions = []
+    for i in range(length):
+        predictions.append(predictor.predict(state, x[:, i : i + 1]))
+        state = predictor.observe(state, x[:, i : i + 1], y[:, i : i + 1])
+    torch.testing.assert_close(torch.cat(predictions, dim=1), predictor(x, y))
+
+    at_once = predictor.observe(predictor.init_state(len(x), dtype=x.dtype), x, y)
+    queries = make_pairs(d_x, d_y, 4, seed=1)[0]
+    expected = predictor.predict(state, queries)
+    torch.testing.assert_close(predictor.predict(at_once, queries), expected)
+    for i in range(4):  # queries do not see each other
+        alone = predictor.predict(at_once, queries[:, i : i + 1])
+        torch.testing.assert_close(alone, expected[:, i : i + 1])
+
+
+@predictors
+def test_states_are_values(kind: str, name: str, make_pairs: MakePairs) -> None:
+    predictor = create(kind, name, 3, 2)
+    x, y = make_pairs(3, 2, 4)
+    state = predictor.observe(predictor.init_state(3, dtype=x.dtype), x, y)
+    before = predictor.predict(state, x)
+    predictor.observe(state, x, y)
+    assert torch.equal(predictor.predict(state, x), before)
+
+
+@predictors
+def test_disagreeing_shapes_are_refused_with_both_shapes(kind: str, name: str) -> None:
+    predictor = create(kind, name, 3, 2)
+    for x_shape, y_shape in [
+        ((2, 5, 3), (2, 4, 2)),
+        ((2, 5, 3), (3, 5, 2)),
+        ((2, 5, 4), (2, 5, 2)),
+        ((2, 5, 3), (2, 5, 3)),
+        ((5, 3), (5, 2)),
+    ]:
+        x, y = torch.zeros(x_shape), torch.zeros(y_shape)
+        for call in (predictor, predictor.predict_query):
+            with pytest.raises(ValueError, match="same batch and length") as error:
+                call(x, y)
+            assert str(x_shape) in str(error.value)
+            assert str(y_shape) in str(error.value)
+
+
+@predictors
+def test_a_length_that_cannot_be_taken_is_refused(kind: str, name: str) -> None:
+    predictor = create(kind, name, 3, 2)
+    with pytest.raises(ValueError, match="length 0"):
+        predictor(torch.zeros(2, 0, 3), torch.zeros(2, 0, 2))
+
+
+@predictors
+def test_queries_of_the_wrong_width_are_refused(kind: str, name: str) -> None:
+    predictor = create(kind, name, 3, 2)
+    with pytest.raises(ValueError, match=r"num_query, 3\), got \(2, 1, 4\)"):
+        predictor.predict(predictor.init_state(2), torch.zeros(2, 1, 4))
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_parameter_receives_a_gradient(name: str, make_pairs: MakePairs) -> None:
+    model = create("model", name, 4, 4)
+    x, y = make_pairs(4, 4, 5)
+    model(x, y).square().mean().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_models_run_under_vmap_over_stacked_parameters(name: str, make_pairs: MakePairs) -> None:
+    models = [create("model", name, 3, 2) for _ in range(2)]
+    with torch.no_grad():
+        for parameter in models[1].parameters():
+            parameter.mul_(1.5)
+    parameters, buffers = torch.func.stack_module_state(list[nn.Module](models))
+    x, y = make_pairs(3, 2, 20)
+
+    def predict(state: Any) -> torch.Tensor:
+        return torch.func.functional_call(models[0], state, (x, y))
+
+    together = torch.vmap(predict)((parameters, buffers))
+    torch.testing.assert_close(together, torch.stack([model(x, y) for model in models]))
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_a_checkpoint_gives_the_same_predictions(
+    name: str, make_pairs: MakePairs, tmp_path: Any, card_fields: dict[str, Any]
+) -> None:
+    model = create("model", name, 4, 3)
+    card_fields |= {"architecture": name, "model_args": {"d_x": 4, "d_y": 3}}
+    save_checkpoint(tmp_path / "checkpoint", model, card_fields)
+    x, y = make_pairs(4, 3, 5)
+    loaded = load(tmp_path / "checkpoint")
+    assert torch.equal(loaded(x, y), model(x, y))
+    assert not loaded.training
+
+
+class Buffered(Predictor):
+    """A predictor without a streaming state of its own: the mean of the labels so far."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.check_pairs(x, y)
+        sums = torch.cat([torch.zeros_like(y[:, :1]), y[:, :-1]], dim=1).cumsum(1)
+        return sums / torch.arange(x.shape[1], dtype=x.dtype).clamp(min=1)[:, None]
+
+
+def test_default_streaming_keeps_the_examples(make_pairs: MakePairs) -> None:
+    predictor = Buffered(3, 2)
+    x, y = make_pairs(3, 2, 6)
+    state = predictor.init_state(3, dtype=x.dtype)
+    for i in range(6):
+        expected = predictor(x, y)[:, i]
+        torch.testing.assert_close(predictor.predict(state, x[:, i : i + 1])[:, 0], expected)
+        state = predictor.observe(state, x[:, i : i + 1], y[:, i : i + 1])
+    assert sum(part[0].numel() for part in state) == predictor.state_size(6) == 30
