@@ -80,7 +80,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[None]:
         """Endless ticks; `transfer_batch_to_device` turns each into the rows of this rank."""
-        return DataLoader(_Ticks(), batch_size=None)
+        # A loader without a generator of its own takes a number from the global one.
+        return DataLoader(_Ticks(), batch_size=None, generator=torch.Generator())
 
     def val_dataloader(self) -> DataLoader[Episodes]:
         """The validation episodes of this rank, in batches."""
@@ -93,7 +94,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             episodes.rows(first, min(first + self.eval_batch_size, stop))
             for first in range(start, stop, self.eval_batch_size)
         ]
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(batches, batch_size=None, generator=torch.Generator())  # type: ignore
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

@@ -118,7 +118,7 @@ def test_a_bare_name_is_not_a_directory(checkpoint: Path, monkeypatch: pytest.Mo
         ),
         (
             lambda c: edit_card(c, lambda card: card["model_args"].update(d_x=4)),
-            r"the model has torch.float32 \(4, 4\)",
+            r"is torch.float32 \(3, .*the model has torch.float32 \(4, ",
         ),
         (
             lambda c: edit_card(

@@ -26,7 +26,7 @@ class Progress(ProgressBar):
         self.refresh_every = refresh_every
         self._console = Console()
         self._bar: Bar | None = None
-        self._loss = float("nan")
+        self._loss: float | None = None
         self._first_step = 0
         self._start = 0.0
 
@@ -93,7 +93,9 @@ class Progress(ProgressBar):
 
     def _text(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
         assert isinstance(pl_module, LitPredictor)
-        parts = [f"{pl_module.train_metric} {self._loss:.4f}"]
+        parts = []
+        if self._loss is not None:
+            parts.append(f"{pl_module.train_metric} {self._loss:.4f}")
         metrics = trainer.callback_metrics
         for name in ("val/half_mse_query", "val/ratio_to_gradient_descent", "alignment/cosine"):
             if name in metrics:

@@ -1,0 +1,63 @@
+"""Every shipped configuration composes, builds and trains."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from rich.console import Console
+
+import zoo
+from train import train
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GROUPS = {
+    "model": "model",
+    "data": "data",
+    "data/inputs": "data/inputs",
+    "optim": "optim",
+    "trainer": "trainer",
+    "experiment": "experiment",
+}
+CHOICES = [
+    f"{group}={path.stem}"
+    for group, folder in GROUPS.items()
+    for path in sorted((CONFIGS / folder).glob("*.yaml"))
+]
+SHORT = ["max_steps=2", "val_every=1", "batch_size=4", "eval_episodes=20", "checkpoint_tag=test"]
+
+
+def config_of(*overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return compose("train", list(overrides))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
+    if choice == "trainer=ddp" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    if choice == "trainer=ddp_cpu":
+        pytest.skip("starts processes: tests/test_train.py")
+    config = config_of(choice, *SHORT, f"run_dir={tmp_path}")
+    metrics, objects = train(config, tmp_path, Console(quiet=True))
+    assert metrics["steps"] == 2
+    assert objects["trainer"].global_step == 2
+    zoo.load(tmp_path / "checkpoint")
+
+
+def test_training_touches_no_global_random_state(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_seed_alone_decides_the_start(tmp_path: Path) -> None:
+    starts = []
+    for number, seed in enumerate((0, 0, 1)):
+        overrides = [*SHORT, "optim.lr=1e-12", "optim.ssm_lr=1e-12", f"seed={seed}"]
+        directory = tmp_path / str(number)
+        train(config_of(*overrides, f"run_dir={directory}"), directory, Console(quiet=True))
+        starts.append(next(zoo.load(directory / "checkpoint").parameters()))
+    assert torch.equal(starts[0], starts[1])
+    assert (starts[0] - starts[2]).abs().max() > 1e-3

@@ -1,0 +1,306 @@
+"""`python train.py` as a user runs it: real processes, real signals, real files."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import zoo
+from datamodules import EpisodeDataModule, EpisodeSpec
+from zoo.hub.io import read_card
+from zoo.metrics.errors import half_squared_error, mean_interval
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "trainer=cpu",
+    "data.d_x=4",
+    "data.num_context=5",
+    "eval_episodes=200",
+    "~callbacks.figures",
+]
+# Long enough to be caught in the middle, with a save and a validation well before the end.
+LONG = [*SMALL, "max_steps=600", "val_every=50", "checkpoint_every=100"]
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "train.py", *overrides]
+
+
+def start(*overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*overrides),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(*overrides: str, expect: int = 0) -> str:
+    process = start(*overrides)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == expect, output
+    return output
+
+
+def stop_at(process: subprocess.Popen[str], step: int, signum: signal.Signals) -> str:
+    """Sends a signal soon after the line of a step was printed; returns all output."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(f"step {step}/"):
+            time.sleep(0.05)
+            process.send_signal(signum)
+            break
+    lines += process.stdout.readlines()
+    process.wait(timeout=120)
+    return "".join(lines)
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "checkpoint" / "model.safetensors")
+
+
+def assert_same_bits(one: Path, two: Path) -> None:
+    expected, found = weights(one), weights(two)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `LONG` that nothing disturbed."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    run(*LONG, f"hydra.run.dir={directory}")
+    return directory
+
+
+def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
+    names = {str(path.relative_to(whole_run)) for path in whole_run.rglob("*") if path.is_file()}
+    expected = {
+        "config.yaml",
+        "metrics.json",
+        "checkpoint/model.safetensors",
+        "checkpoint/card.json",
+        "checkpoints/last.ckpt",
+        "figures/learning_curve.png",
+        "figures/weights.png",
+        "csv/version_0/metrics.csv",
+    }
+    assert expected <= names
+    assert not [name for name in names if "writing" in name]
+
+
+def test_the_checkpoint_reproduces_its_card(whole_run: Path) -> None:
+    model, card = zoo.load(whole_run / "checkpoint"), read_card(whole_run / "checkpoint")
+    data = EpisodeDataModule(EpisodeSpec(**card.data), eval_episodes=200)
+    x, y, target, _ = data.test_episodes()
+    with torch.no_grad():
+        errors = half_squared_error(model.predict_query(x, y), target[:, -1])
+    stated = card.metrics["test/half_mse_query"]
+    assert mean_interval(errors).value == pytest.approx(stated.value, rel=1e-4)
+    assert (stated.num_episodes, stated.eval_seed) == (200, 0)
+    assert card.training.steps == 600
+    assert card.training.episodes == 600 * 64
+    assert card.data["d_x"] == 4
+
+
+def test_metrics_and_card_hold_the_same_numbers(whole_run: Path) -> None:
+    metrics = json.loads((whole_run / "metrics.json").read_text())
+    card = read_card(whole_run / "checkpoint")
+    for name, value in metrics["model"].items():
+        assert card.metrics[name].value == value["value"]
+    for name, values in metrics["references"].items():
+        assert card.reference_metrics[name].value == values["test/half_mse_query"]["value"]
+    assert metrics["steps"] == 600
+
+
+def test_tensorboard_and_csv_hold_the_course_of_the_run(whole_run: Path) -> None:
+    events = EventAccumulator(str(whole_run / "tensorboard"), {"images": 0, "scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {
+        "train/half_mse_query",
+        "val/half_mse_query",
+        "val/ratio_to_gradient_descent",
+        "alignment/prediction_difference",
+        "alignment/model_difference",
+        "alignment/cosine",
+        "test/half_mse_query",
+    } <= set(tags["scalars"])
+    assert {"test/weights", "test/learning_curve"} <= set(tags["images"])
+    final = [event for event in events.Scalars("test/half_mse_query")]
+    assert [event.step for event in final] == [600]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    with (whole_run / "csv/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len([row for row in rows if row["val/half_mse_query"]]) == 12
+
+
+def test_warm_up_and_decay_really_happen(whole_run: Path) -> None:
+    events = EventAccumulator(str(whole_run / "tensorboard"))
+    events.Reload()
+    for group, peak in [("decay", 3e-3), ("no_decay", 3e-3), ("ssm", 1e-3)]:
+        rates = {event.step: event.value for event in events.Scalars(f"lr-AdamW/{group}")}
+        assert rates[49] == pytest.approx(peak * 50 / 101)
+        assert rates[149] == rates[299] == pytest.approx(peak)
+        assert rates[449] == pytest.approx(peak * 151 / 300)
+        assert rates[599] == pytest.approx(peak / 300)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(whole_run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "killed"
+    stop_at(start(*LONG, f"hydra.run.dir={directory}"), 250, signal.SIGKILL)
+    assert not (directory / "checkpoint").exists()
+    run(f"resume={directory}")
+    assert_same_bits(whole_run, directory)
+    # What was logged before the kill is still there.
+    assert (directory / "csv/version_0/metrics.csv").exists()
+    assert (directory / "csv/version_1/metrics.csv").exists()
+
+
+def test_a_run_killed_before_its_first_save_starts_again(whole_run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "killed"
+    stop_at(start(*LONG, f"hydra.run.dir={directory}"), 50, signal.SIGKILL)
+    assert not (directory / "checkpoints/last.ckpt").exists()
+    run(f"resume={directory}")
+    assert_same_bits(whole_run, directory)
+
+
+def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "interrupted"
+    process = start(*LONG, f"hydra.run.dir={directory}")
+    output = stop_at(process, 150, signal.SIGINT)
+    assert process.returncode == 130, output
+    hint = re.search(r"stopped by SIGINT after step (\d+); go on with\n  python (.*)", output)
+    assert hint is not None, output
+    assert 150 <= int(hint[1]) < 600
+    moved = directory.rename(tmp_path / "moved")  # a run directory may move in between
+    assert str(os.path.relpath(directory, ROOT)) in hint[2]
+    run(f"resume={moved}")
+    assert_same_bits(whole_run, moved)
+
+
+def test_sigterm_between_accumulated_batches_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    accumulated = [*LONG, "trainer.accumulate_grad_batches=2"]
+    run(*accumulated, f"hydra.run.dir={tmp_path / 'whole'}")
+    directory = tmp_path / "terminated"
+    process = start(*accumulated, f"hydra.run.dir={directory}")
+    output = stop_at(process, 150, signal.SIGTERM)
+    assert process.returncode == 143, output
+    assert "stopped by SIGTERM" in output
+    run(f"resume={directory}")
+    assert_same_bits(tmp_path / "whole", directory)
+
+
+def test_two_ranks_see_the_same_global_batches_and_learn_the_same_weights(tmp_path: Path) -> None:
+    settings = [*SMALL[1:], "max_steps=20", "val_every=10"]
+    for name, trainer in [("one", ["trainer=cpu"]), ("two", ["trainer=ddp_cpu"])]:
+        recorder = [
+            "+callbacks.recorder._target_=tests.recorder.Recorder",
+            f"+callbacks.recorder.directory={tmp_path / name}-batches",
+        ]
+        run(*settings, *trainer, *recorder, f"hydra.run.dir={tmp_path / name}")
+    for step in range(20):
+        one, two = (
+            [torch.load(p) for p in sorted((tmp_path / f"{n}-batches").glob(f"{step:04d}-*"))]
+            for n in ("one", "two")
+        )
+        assert (len(one), len(two)) == (1, 2)
+        assert torch.equal(one[0], torch.cat(two))
+    expected = weights(tmp_path / "one")
+    for name, tensor in weights(tmp_path / "two").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_non_finite_loss_stops_the_run_with_the_step_and_keeps_the_weights(
+    tmp_path: Path,
+) -> None:
+    output = run(*SMALL, "data.inputs.r=1e30", f"hydra.run.dir={tmp_path / 'run'}", expect=1)
+    assert re.search(r"NonFiniteError: optimizer step 1: loss (inf|nan)", output), output
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_a_run_that_diverges_later_keeps_its_last_finite_checkpoint(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    output = run(
+        *SMALL,
+        "optim.lr=1e12",
+        "optim.warmup_steps=1000000",
+        "max_steps=2000",
+        "checkpoint_every=1",
+        f"hydra.run.dir={directory}",
+        expect=1,
+    )
+    step = re.search(r"NonFiniteError: optimizer step (\d+)", output)
+    assert step is not None, output
+    last = torch.load(directory / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == int(step[1]) - 1
+    assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=gd_smm"], "Could not find 'model/gd_smm'"),
+        (["+model.depth=2"], "unknown argument of gd_ssm 'depth'"),
+        (["+data.nois=1"], "nois"),
+        (["data.d_x=-1"], "d_x"),
+        (["optim.lr=-1"], "lr"),
+        (["batch_size=63", "trainer.accumulate_grad_batches=2"], "63 episodes.*multiple of 2"),
+        (["positions=first"], "'last' or 'all', got 'first'"),
+        (["resume=runs/nowhere-at-all"], "is not a run directory"),
+        (["data.distractors.count=10"], "num_distractors must be from 0 to 9"),
+    ],
+)
+def test_what_a_user_got_wrong_is_said_without_a_trace(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    where = [] if overrides[0].startswith("resume") else [f"hydra.run.dir={tmp_path}"]
+    output = run(*overrides, *where, expect=1)
+    assert re.search(message, output, re.DOTALL), output
+    assert "Traceback" not in output
+    assert not (ROOT / "runs" / "nowhere-at-all").exists()
+
+
+def test_resuming_refuses_what_conflicts_and_takes_more_steps(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    for override in ("optim.lr=0.1", "max_steps=100", "data=linear_scalar", "+foo=1"):
+        output = run(f"resume={whole_run}", override, expect=1)
+        assert f"{override!r} conflicts with the run's own configuration" in output
+    output = run(*LONG, "seed=1", f"hydra.run.dir={whole_run}", expect=1)
+    assert "holds another run" in output
+    longer = tmp_path / "longer"
+    subprocess.run(["cp", "-r", whole_run, longer], check=True)
+    run(f"resume={longer}", "max_steps=650", "seed=0")
+    assert read_card(longer / "checkpoint").training.steps == 650
+    assert OmegaConf.load(longer / "config.yaml").max_steps == 650
+
+
+def test_resuming_with_multirun_is_refused(whole_run: Path) -> None:
+    assert "without -m" in run("-m", f"resume={whole_run}", expect=1)
+
+
+def test_training_on_all_positions_learns_them(tmp_path: Path) -> None:
+    run(*SMALL, "positions=all", "max_steps=400", f"hydra.run.dir={tmp_path}")
+    metrics: dict[str, Any] = json.loads((tmp_path / "metrics.json").read_text())
+    untrained = metrics["references"]["zero"]["test/half_mse_all"]["value"]
+    assert metrics["model"]["test/half_mse_all"]["value"] < 0.85 * untrained

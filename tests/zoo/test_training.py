@@ -1,0 +1,115 @@
+"""Parts of training that need no process of their own."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+import zoo
+from zoo.training.checkpointing import AtomicCheckpointIO
+from zoo.training.module import LitPredictor
+from zoo.training.optim import OptimConfig, create_optimizer, parameter_groups, rate_factor
+
+
+def test_parameter_groups_hold_every_parameter_once_at_its_rate() -> None:
+    model = zoo.create_model("gd_ssm", d_x=3, d_y=3)
+    config = OptimConfig(lr=0.1, ssm_lr=0.02, weight_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = {
+        group["name"]: ({names[id(p)] for p in group["params"]}, group["lr"], group["weight_decay"])
+        for group in parameter_groups(model, config)
+    }
+    assert groups == {
+        "decay": ({"layer.Q", "layer.C"}, 0.1, 0.5),
+        "no_decay": ({"layer.D"}, 0.1, 0.0),
+        "ssm": ({"layer.Lambda_re", "layer.log_step"}, 0.02, 0.0),
+    }
+    optimizer = create_optimizer(model, config)
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_without_a_recurrence_there_is_no_empty_group() -> None:
+    model = zoo.create_model("gd_ssm", d_x=3, d_y=3, decay="none")
+    assert [group["name"] for group in parameter_groups(model, OptimConfig())] == [
+        "decay",
+        "no_decay",
+    ]
+
+
+def test_rate_rises_stays_and_falls_to_zero() -> None:
+    config = OptimConfig(warmup_steps=10, decay_fraction=0.5)
+    rates = [rate_factor(step, config, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:51] == [1.0] * 41
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[99] == pytest.approx(1 / 50)
+    assert rate_factor(100, config, 100) == 0.0
+    constant = OptimConfig(warmup_steps=0, decay_fraction=0.0)
+    assert {rate_factor(step, constant, 100) for step in range(100)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0}, {"lr": float("inf")}, {"beta1": 1.0}, {"learning_rate": 1e-3}]
+)
+def test_wrong_optimizer_settings_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        LitPredictor("gd_ssm", {"d_x": 1, "d_y": 1}, optim=wrong)
+
+
+def test_the_model_starts_from_its_seed_and_leaves_the_global_state() -> None:
+    before = torch.random.get_rng_state()
+    modules = [LitPredictor("gd_ssm", {"d_x": 3, "d_y": 3}, {}, seed=s) for s in (1, 1, 2)]
+    for module in modules:
+        module.configure_model()
+    first, same, other = (module.model.layer.Q for module in modules)
+    assert torch.equal(first, same)  # type: ignore[arg-type]
+    assert not torch.equal(first, other)  # type: ignore[arg-type]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class FullDisk:
+    """A file that takes a few bytes and then none."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb")
+
+    def __enter__(self) -> "FullDisk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> int:
+        self.file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint({"step": torch.tensor(1)}, path)
+    monkeypatch.setattr(Path, "open", lambda self, mode: FullDisk(self))
+    with pytest.raises(OSError, match=r"could not save .*last.ckpt.*before it.*unharmed"):
+        io.save_checkpoint({"step": torch.tensor(2)}, path)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    assert io.load_checkpoint(path)["step"] == 1
+
+
+def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"state_dict": Malicious()}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    assert not (tmp_path / "executed").exists()
