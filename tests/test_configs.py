@@ -40,6 +40,7 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
     if choice == "trainer=ddp_cpu":
         pytest.skip("starts processes: tests/test_train.py")
     config = config_of(choice, *SHORT, f"run_dir={tmp_path}")
+    assert config.keys() == config_of().keys()  # an experiment that is not global adds a key
     metrics, objects = train(config, tmp_path, Console(quiet=True))
     assert metrics["steps"] == 2
     assert objects["trainer"].global_step == 2

@@ -1,6 +1,7 @@
 """Figures, as matplotlib objects that nobody has to close."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -12,14 +13,18 @@ def learning_curve_figure(curves: Mapping[str, Sequence[Interval]]) -> Figure:
     """0.5*MSE against the number of examples, with 95 % bands.
 
     Args:
-        curves: For each predictor its error after 0, 1, ... examples.
+        curves: For each predictor its error after 0, 1, ... examples; `"model"` stands out.
     """
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
         num_examples = range(len(curve))
         values = [point.value for point in curve]
-        (line,) = axes.plot(num_examples, values, marker="o", markersize=3, label=name)
+        # A model may lie exactly on an algorithm: it goes on top, and lets through what is below.
+        style: dict[str, Any] = (
+            {"color": "black", "linestyle": "--", "zorder": 3} if name == "model" else {}
+        )
+        (line,) = axes.plot(num_examples, values, marker="o", markersize=3, label=name, **style)
         axes.fill_between(
             num_examples,
             [point.value - point.ci95 for point in curve],
@@ -49,7 +54,7 @@ def weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         limit = max(w.abs().max().item() for w in pair) or 1.0
         for row, (kind, w) in enumerate(zip(("trained", "constructed"), pair, strict=True)):
             image = axes[row, column].imshow(
-                w.reshape(w.shape[0], -1).cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit
+                w.reshape(-1, w.shape[-1]).cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit
             )
             axes[row, column].set_title(f"{name}, {kind}", fontsize=9)
             axes[row, column].set_xticks([])

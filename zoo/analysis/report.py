@@ -148,4 +148,5 @@ def report_tables(report: Report) -> list[Table]:
 
 
 def _text(interval: Interval) -> str:
-    return f"{interval.value:.5f} ± {interval.ci95:.5f}"
+    digits = ".5f" if abs(interval.value) >= 1e-4 else ".1e"
+    return f"{interval.value:{digits}} ± {interval.ci95:{digits}}"
