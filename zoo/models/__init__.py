@@ -1,3 +1,5 @@
 """The architectures. Importing this package registers them."""
 
 from zoo.models import gd_ssm as gd_ssm
+from zoo.models import linear_transformer as linear_transformer
+from zoo.models import transformer as transformer
