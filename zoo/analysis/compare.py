@@ -15,7 +15,7 @@ def errors_at_every_position(
     x: Tensor,
     y: Tensor,
     target: Tensor,
-    batch_size: int = 1_000,
+    batch_size: int = 200,
 ) -> dict[str, Tensor]:
     """Half the squared error of each predictor, averaged over output coordinates.
 
@@ -24,7 +24,7 @@ def errors_at_every_position(
         x: (num_episodes, length, d_x).
         y: (num_episodes, length, d_y).
         target: (num_episodes, length, d_y).
-        batch_size: Episodes at once.
+        batch_size: Episodes at once; solvers hold (batch_size, length, d_x, d_x) in float64.
 
     Returns:
         (num_episodes, length) for each predictor; the last column is the error at the query.

@@ -49,11 +49,16 @@ class MomentSolver(Predictor):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
-        context_x, context_y = x[:, :-1].double(), y[:, :-1].double()
-        A = context_x[..., :, None] * context_x[..., None, :]  # (batch, N, d_x, d_x)
-        B = context_x[..., :, None] * context_y[..., None, :]  # (batch, N, d_x, d_y)
-        W = self.weights(_prefix_sums(A), _prefix_sums(B))  # (batch, N + 1, d_x, d_y)
-        return torch.einsum("bip,bipq->biq", x.double(), W).to(x.dtype)
+        return self._prefixes_from(0, x, y)
+
+    def _prefixes_from(self, first: int, x: Tensor, y: Tensor) -> Tensor:
+        """`forward(x, y)[:, first:]`."""
+        A, B = _moments(x[:, :first], y[:, :first])
+        later_x, later_y = x[:, first:-1].double(), y[:, first:-1].double()
+        A = _prefix_sums(A, later_x[..., :, None] * later_x[..., None, :])
+        B = _prefix_sums(B, later_x[..., :, None] * later_y[..., None, :])
+        W = self.weights(A, B)  # (batch, N + 1 - first, d_x, d_y)
+        return torch.einsum("bip,bipq->biq", x[:, first:].double(), W).to(x.dtype)
 
     def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
@@ -92,6 +97,10 @@ class Zero(MomentSolver):
     def weights(self, A: Tensor, B: Tensor) -> Tensor:
         return torch.zeros_like(B)
 
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.check_pairs(x, y)
+        return torch.zeros_like(y, dtype=x.dtype)
+
     def state_size(self, num_context: int) -> int:
         return 0
 
@@ -123,30 +132,73 @@ class GradientDescent(MomentSolver):
             W = W - self.step_size * (A @ W - B)
         return W
 
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """All prefixes without their moments.
+
+        With W_0 = 0 and steps that commute, the prediction x W_k is the sum over j of
+        eta v_j B, where v_0 = x and v_(j+1) = v_j - eta v_j A; v A and v B are sums over the
+        examples so far, weighted by their products with v.
+        """
+        self.check_pairs(x, y)
+        v = x.double()  # (batch, N + 1, d_x)
+        context_x, context_y = v[:, :-1], y[:, :-1].double()
+        prediction = torch.zeros_like(y, dtype=torch.float64)
+        for _ in range(self.num_steps):
+            products = self.step_size * (v @ context_x.mT).tril(-1)  # (batch, N + 1, N)
+            prediction = prediction + products @ context_y
+            v = v - products @ context_x
+        return prediction.to(x.dtype)
+
 
 @register_solver("least_squares", PredictorConfig)
 class LeastSquares(MomentSolver):
     """The W of minimum norm among those that minimise sum_i |x_i W - y_i|^2: W = A^+ B.
 
-    By Cholesky factors where A is safely invertible, else by eigenvectors of A, where directions
-    with less than 1e-6 of the largest singular value of the inputs are left out.
+    By Cholesky factors where they are safe: of A or, with fewer examples than coordinates, of the
+    inner products of the inputs. Else by eigenvectors of A, where directions with less than 1e-6 of
+    the largest singular value of the inputs are left out.
     """
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__(config.d_x, config.d_y)
 
     def weights(self, A: Tensor, B: Tensor) -> Tensor:
-        L, info = torch.linalg.cholesky_ex(A)
-        pivots = torch.diagonal(L, dim1=-2, dim2=-1)
-        safe = (info == 0) & (
-            pivots.amin(-1) > 10 * RELATIVE_RANK_TOLERANCE * pivots.amax(-1)
-        )  # (...)
+        L, safe = _safe_cholesky(A)
         W = torch.zeros_like(B)
         W[safe] = torch.cholesky_solve(B[safe], L[safe])
         singular = ~safe
         inverse = torch.linalg.pinv(A[singular], rtol=RELATIVE_RANK_TOLERANCE**2, hermitian=True)
         W[singular] = inverse @ B[singular]
         return W
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.check_pairs(x, y)
+        num_dual = min(x.shape[1] - 1, self.d_x)
+        prediction = torch.empty_like(y, dtype=x.dtype)
+        dual, safe = self._dual_prefixes(x[:, : num_dual + 1], y[:, :num_dual])
+        prediction[:, : num_dual + 1] = dual.to(x.dtype)
+        if num_dual < x.shape[1] - 1:
+            prediction[:, num_dual + 1 :] = self._prefixes_from(num_dual + 1, x, y)
+        unsafe = ~safe
+        prediction[unsafe] = super().forward(x[unsafe], y[unsafe])
+        return prediction
+
+    def _dual_prefixes(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions for n + 1 inputs from the n <= d_x labels before them.
+
+        W_i = X_i^T (X_i X_i^T)^-1 Y_i, and the Cholesky factors of all X_i X_i^T are the leading
+        blocks of one, L. With Z = L^-1 X x^T and V = L^-1 Y, prediction i is
+        sum_(t < i) Z[t, i] V[t].
+
+        Returns:
+            Predictions (batch, n + 1, d_y) in float64, and which episodes they are good for.
+        """
+        x = x.double()
+        products = x[:, :-1] @ x.mT  # (batch, n, n + 1)
+        L, safe = _safe_cholesky(products[..., :-1])
+        Z = torch.linalg.solve_triangular(L, products, upper=False)
+        V = torch.linalg.solve_triangular(L, y.double(), upper=False)
+        return Z.triu(1).mT @ V, safe
 
 
 class RidgeConfig(PredictorConfig):
@@ -172,13 +224,26 @@ class Ridge(MomentSolver):
         return torch.cholesky_solve(B, torch.linalg.cholesky(A + shift))
 
 
+def _safe_cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors of (..., n, n), and for which of them (...) their pivots are far from zero.
+
+    A factor that is not safe is replaced by the identity.
+    """
+    L, info = torch.linalg.cholesky_ex(A)
+    if A.shape[-1] == 0:
+        return L, info == 0
+    pivots = torch.diagonal(L, dim1=-2, dim2=-1)
+    safe = (info == 0) & (pivots.amin(-1) > 10 * RELATIVE_RANK_TOLERANCE * pivots.amax(-1))
+    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return torch.where(safe[..., None, None], L, identity), safe
+
+
 def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """A (batch, d_x, d_x) and B (batch, d_x, d_y) of all the given examples."""
     x_t = x.double().mT  # (batch, d_x, num_examples)
     return x_t @ x_t.mT, x_t @ y.double()
 
 
-def _prefix_sums(terms: Tensor) -> Tensor:
-    """Sums over the first 0, 1, ..., N examples, (batch, N + 1, ...)."""
-    nothing = terms.new_zeros(terms.shape[0], 1, *terms.shape[2:])
-    return torch.cat([nothing, terms], dim=1).cumsum(1)
+def _prefix_sums(start: Tensor, terms: Tensor) -> Tensor:
+    """`start` (batch, ...) plus the first 0, ..., n of the terms (batch, n, ...), side by side."""
+    return torch.cat([start[:, None], terms], dim=1).cumsum(1)
