@@ -167,7 +167,7 @@ class LinearTransformer(Predictor):
             return buffer
         self.check_pairs(x, y)
         examples = torch.cat([x, y], dim=-1)
-        _, M = self._run_causal(examples, examples.new_zeros(len(x), 0, x.shape[-1]), state.M)
+        _, M = self._run_causal(examples, examples[:, :0], state.M)
         return CausalState(M, state.num_seen + x.shape[1])
 
     def predict(self, state: BufferState | CausalState, x_query: Tensor) -> Tensor:
