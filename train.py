@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import warnings
@@ -235,6 +236,9 @@ def main(config: DictConfig) -> None:
     except StoppedBySignal as stopped:
         print(f"\n{stopped}; go on with\n  {resume_hint}", file=sys.stderr)
         sys.exit(128 + stopped.signum)
+    except KeyboardInterrupt:  # after training, whose end is saved
+        print(f"\ninterrupted; go on with\n  {resume_hint}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, NonFiniteError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

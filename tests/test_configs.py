@@ -1,5 +1,6 @@
 """Every shipped configuration composes, builds and trains."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 
 import zoo
 from train import train
+from zoo.training.module import NonFiniteError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = {
@@ -51,6 +53,20 @@ def test_training_touches_no_global_random_state(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_training_leaves_the_signal_handlers_as_they_were(tmp_path: Path) -> None:
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(signum) for signum in signals]
+    train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True))
+    assert [signal.getsignal(signum) for signum in signals] == before
+    with pytest.raises(NonFiniteError):
+        train(
+            config_of(*SHORT, "data.inputs.r=1e30", f"run_dir={tmp_path / 'b'}"),
+            tmp_path / "b",
+            Console(quiet=True),
+        )
+    assert [signal.getsignal(signum) for signum in signals] == before
 
 
 def test_the_seed_alone_decides_the_start(tmp_path: Path) -> None:

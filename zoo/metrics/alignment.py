@@ -40,19 +40,39 @@ class Alignment(NamedTuple):
     num_zero_norm: int
 
 
-def query_response(predictor: Predictor, x: Tensor, y: Tensor) -> QueryResponse:
+def query_response(
+    predictor: Predictor, x: Tensor, y: Tensor, batch_size: int = 500
+) -> QueryResponse:
     """Prediction and Jacobian at the query of each episode, without gradients of the parameters.
 
+    The examples are observed once; the d_y backward passes go through `predict` alone.
+
     Args:
-        predictor: Any predictor; d_y backward passes are made through it.
-        x: (batch, length, d_x).
-        y: (batch, length, d_y).
+        predictor: Any predictor.
+        x: (num_episodes, length, d_x).
+        y: (num_episodes, length, d_y).
+        batch_size: Episodes at once.
     """
+    parts = [
+        _query_response(predictor, x_part, y_part)
+        for x_part, y_part in zip(
+            torch.split(x, batch_size), torch.split(y, batch_size), strict=True
+        )
+    ]
+    predictions, jacobians = zip(*parts, strict=True)
+    return QueryResponse(torch.cat(predictions), torch.cat(jacobians))
+
+
+def _query_response(predictor: Predictor, x: Tensor, y: Tensor) -> QueryResponse:
+    # Tensors made in inference mode cannot take part in a backward pass; their clones can.
+    with torch.inference_mode(False), torch.no_grad():
+        x, y = x.clone(), y.clone()
+        state = predictor.init_state(len(x), device=x.device, dtype=x.dtype)
+        if x.shape[1] > 1:
+            state = predictor.observe(state, x[:, :-1], y[:, :-1])
     with torch.inference_mode(False), torch.enable_grad():
-        # Tensors made in inference mode cannot take part in a backward pass; their clones can.
-        x, y = x.detach().clone(), y.detach().clone()
-        query = x[:, -1:].clone().requires_grad_()
-        prediction = predictor.predict_query(torch.cat([x[:, :-1], query], dim=1), y)
+        query = x[:, -1:].requires_grad_()
+        prediction = predictor.predict(state, query)[:, 0]
         if not prediction.requires_grad:  # it does not depend on the query, such as zero
             return QueryResponse(prediction, x.new_zeros(*prediction.shape, x.shape[-1]))
         rows = [

@@ -82,7 +82,16 @@ class Resumable(Checkpoint):
         if stop:
             raise StoppedBySignal(self._signum or signal.SIGTERM, step)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        # Before Lightning tears down its own, or the signals of the rest of the process go to it.
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
