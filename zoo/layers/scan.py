@@ -9,7 +9,10 @@ Method = Literal["chunked", "loop"]
 
 # Steps in a chunk. A scan makes about 2 * CHUNK calls for every level of chunks, each on all chunks
 # side by side, so that a call is long enough to be worth making and short enough to stay in cache.
-CHUNK = 32
+CHUNK = 16
+
+# Numbers of a product that is summed at once.
+PIECE = 2**14
 
 
 def diagonal_scan(
@@ -76,7 +79,9 @@ class _Scan(torch.autograd.Function):
         return h
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor
+    ) -> None:
         a, _, h_0, reverse = inputs
         ctx.reverse = reverse
         ctx.save_for_backward(a, h_0, output)
@@ -85,20 +90,23 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         # With g_t the gradient with respect to h_t by all ways: g_t = grad_t + conj(a_{t+1}) g_{t+1}
         a, h_0, h = ctx.saved_tensors
+        reverse = ctx.reverse
         conj_a = a.conj().resolve_conj()
-        invariant = a.ndim < h.ndim
-        first = -1 if ctx.reverse else 0
-        # What multiplies g at the far end is never used: there is no gradient from beyond it.
-        after = conj_a if invariant else conj_a.roll(1 if ctx.reverse else -1, dims=1)
-        g = _Scan.apply(after, grad, torch.zeros_like(h_0), not ctx.reverse)
+        if a.ndim == h.ndim:  # the factor rolled to the far end meets the zero start
+            conj_a = conj_a.roll(1 if reverse else -1, dims=1)
+        g = _Scan.apply(conj_a, grad, torch.zeros_like(h_0), not reverse)
+        first, later, earlier = (
+            (-1, slice(-1), slice(1, None)) if reverse else (0, slice(1, None), slice(-1))
+        )
+        g_first, g_later, h_earlier = g[:, first], g[:, later], h[:, earlier]
         grad_a = grad_h_0 = None
-        if ctx.needs_input_grad[0]:
-            before = _states_before(h, h_0, ctx.reverse)
-            grad_a = g * before.conj()
-            if invariant:
-                grad_a = grad_a.sum((0, 1))
+        if ctx.needs_input_grad[0] and a.ndim == h.ndim:
+            parts = [(g_first * h_0.conj())[:, None], g_later * h_earlier.conj()]
+            grad_a = torch.cat(parts[::-1] if reverse else parts, dim=1)
+        elif ctx.needs_input_grad[0]:
+            grad_a = (g_first * h_0.conj()).sum(0) + _sum_of_products(g_later, h_earlier)
         if ctx.needs_input_grad[2]:
-            grad_h_0 = (conj_a if invariant else conj_a[:, first]) * g[:, first]
+            grad_h_0 = (a if a.ndim < h.ndim else a[:, first]).conj() * g_first
         return grad_a, g, grad_h_0, None
 
     @staticmethod
@@ -122,47 +130,47 @@ class _Scan(torch.autograd.Function):
         return _Scan.apply(a, b, h_0, reverse), 2
 
 
-def _states_before(h: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
-    """The state each step started from, in the shape of h."""
-    if reverse:
-        return torch.cat([h[:, 1:], h_0[:, None]], dim=1)
-    return torch.cat([h_0[:, None], h[:, :-1]], dim=1)
-
-
 def _fill(h: Tensor, a: Tensor, b: Tensor, h_0: Tensor, reverse: bool) -> None:
     """Writes the states into h."""
     length = b.shape[1]
-    num_chunks = length // CHUNK if length >= 2 * CHUNK else 0
-    num_single = length - num_chunks * CHUNK  # what does not fill a chunk comes first
+    num_chunks = length // CHUNK if length >= 4 * CHUNK else 0
+    in_chunks = num_chunks * CHUNK
     order = slice(None, None, -1 if reverse else 1)
+    # Steps that do not fill a chunk come first, wherever the recurrence starts.
+    single = slice(in_chunks, None) if reverse else slice(None, length - in_chunks)
+    chunks = slice(None, in_chunks) if reverse else slice(length - in_chunks, None)
+    invariant = a.ndim < b.ndim
 
-    def split(tensor: Tensor) -> tuple[Tensor, Tensor]:
-        if reverse:
-            chunks, single = tensor.tensor_split([num_chunks * CHUNK], dim=1)
-        else:
-            single, chunks = tensor.tensor_split([num_single], dim=1)
-        return single, chunks
-
-    def steps(tensor: Tensor, dim: int) -> list[Tensor]:
-        if tensor.ndim < b.ndim:
-            return [tensor] * (num_single if dim == 1 else CHUNK)
-        part = split(tensor)[dim - 1]
-        if dim == 2:
-            part = part.unflatten(1, (num_chunks, CHUNK))
-        return list(part.unbind(dim)[order])
-
-    for a_t, b_t, h_t in zip(steps(a, 1), steps(b, 1), steps(h, 1), strict=True):
+    b_steps, h_steps = (part[:, single].unbind(1)[order] for part in (b, h))
+    a_steps = [a] * len(b_steps) if invariant else a[:, single].unbind(1)[order]
+    for a_t, b_t, h_t in zip(a_steps, b_steps, h_steps, strict=True):
         h_0 = torch.addcmul(b_t, a_t, h_0, out=h_t)
     if num_chunks == 0:
         return
 
-    a_steps, b_steps, h_steps = steps(a, 2), steps(b, 2), steps(h, 2)
-    decay, end = a_steps[0], b_steps[0]  # over a whole chunk; (batch, num_chunks, *state)
+    def by_step(tensor: Tensor) -> tuple[Tensor, ...]:  # each (batch, num_chunks, *state)
+        return tensor[:, chunks].unflatten(1, (num_chunks, CHUNK)).unbind(2)[order]
+
+    b_steps, h_steps = by_step(b), by_step(h)
+    a_steps = [a] * CHUNK if invariant else by_step(a)
+    decay, end = a_steps[0], b_steps[0]
     for a_t, b_t in zip(a_steps[1:], b_steps[1:], strict=True):
         decay = decay * a_t
         end = torch.addcmul(b_t, a_t, end)
     ends = torch.empty_like(end)
     _fill(ends, decay, end, h_0, reverse)
-    state = _states_before(ends, h_0, reverse)
+    if reverse:
+        state = torch.cat([ends[:, 1:], h_0[:, None]], dim=1)
+    else:
+        state = torch.cat([h_0[:, None], ends[:, :-1]], dim=1)
     for a_t, b_t, h_t in zip(a_steps, b_steps, h_steps, strict=True):
         state = torch.addcmul(b_t, a_t, state, out=h_t)
+
+
+def _sum_of_products(g: Tensor, h: Tensor) -> Tensor:
+    """Sum over batch and length of g * conj(h), both (batch, length, *state), in small pieces."""
+    if g.shape[1] == 0:
+        return torch.zeros_like(g).sum((0, 1))
+    size = max(1, PIECE * g.shape[1] // max(1, g.numel()))
+    pieces = zip(g.split(size, dim=1), h.split(size, dim=1), strict=True)
+    return torch.stack([(g_i * h_i.conj()).sum((0, 1)) for g_i, h_i in pieces]).sum(0)

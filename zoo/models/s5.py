@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, linear
 
 from zoo.layers.discretization import Discretization, bilinear, zoh
 from zoo.layers.initialization import diagonal_hippo, lecun_normal
@@ -126,11 +126,11 @@ class S5Layer(nn.Module):
             u = u.to(torch.promote_types(torch.promote_types(dtype, self.D.dtype), torch.float32))
             Lambda_bar, B_bar = self._discretize(u.dtype)
             # Products with u, C and y are real, on real and imaginary parts side by side.
-            Bu = torch.einsum("blh,phr->blpr", u, torch.view_as_real(B_bar))
-            states = diagonal_scan(Lambda_bar, torch.view_as_complex(Bu), x, method)
-            C = self.C.to(u.dtype)
-            C = torch.stack([2 * C[..., 0], -2 * C[..., 1]], dim=-1)
-            y = torch.einsum("blpr,hpr->blh", torch.view_as_real(states), C)
+            B_pairs = torch.view_as_real(B_bar).mT.flatten(0, 1)  # (2P, d_model)
+            C_pairs = (self.C.to(u.dtype) * self.C.new_tensor([2, -2])).flatten(1)  # (d_model, 2P)
+            Bu = torch.view_as_complex(linear(u, B_pairs).unflatten(-1, (-1, 2)))
+            states = diagonal_scan(Lambda_bar, Bu, x, method)  # (batch, length, P)
+            y = linear(torch.view_as_real(states).flatten(-2), C_pairs)
             y = torch.addcmul(y, self.D.to(u.dtype), u)
             # A copy, so that the state of a stream does not keep all the others in memory.
             return y.to(dtype), states[:, -1].clone()
