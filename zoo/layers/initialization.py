@@ -45,8 +45,8 @@ def diagonal_hippo(d_state: int, num_blocks: int = 1) -> tuple[Tensor, Tensor]:
     skew = S - torch.diag(S.diagonal())
     # i times a skew-symmetric matrix is Hermitian: real eigenvalues, in rising order.
     imaginary, V = torch.linalg.eigh(-1j * skew)
-    Lambda = torch.complex(S.diagonal(), imaginary)[: size // 2]
-    return Lambda.repeat(num_blocks), torch.block_diag(*[V[:, : size // 2]] * num_blocks)
+    Lambda, V = torch.complex(S.diagonal(), imaginary)[: size // 2], V[:, : size // 2]
+    return Lambda.repeat(num_blocks), torch.kron(torch.eye(num_blocks, dtype=V.dtype), V)
 
 
 def lecun_normal(*shape: int) -> Tensor:

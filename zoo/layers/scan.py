@@ -1,5 +1,6 @@
 """The diagonal linear recurrence h_t = a_t h_{t-1} + b_t."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -7,11 +8,11 @@ from torch import Tensor
 
 Method = Literal["chunked", "loop"]
 
-# Steps in a chunk. A scan makes about 2 * CHUNK calls for every level of chunks, each on all chunks
-# side by side, so that a call is long enough to be worth making and short enough to stay in cache.
+# Steps in a chunk. Every level of chunks costs some 3 * CHUNK calls, whatever the length, and each
+# call works on all chunks side by side; that pays from 4 * CHUNK steps on.
 CHUNK = 16
 
-# Numbers of a product that is summed at once.
+# Numbers in a product that is only made to be summed: few enough to stay in cache.
 PIECE = 2**14
 
 
@@ -56,8 +57,7 @@ def diagonal_scan(
     if method == "loop":
         return _loop(a, b, h_0)
     if method == "chunked":
-        h: Tensor = _Scan.apply(a, b, h_0, False)
-        return h
+        return _scan(a, b, h_0, False)
     raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
 
 
@@ -88,13 +88,14 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
-        # With g_t the gradient with respect to h_t by all ways: g_t = grad_t + conj(a_{t+1}) g_{t+1}
+        # The full gradient g_t with respect to h_t comes from the output and from the next state:
+        # g_t = grad_t + conj(a_{t+1}) g_{t+1}. Then b_t has g_t, and a_t has g_t conj(h_{t-1}).
         a, h_0, h = ctx.saved_tensors
         reverse = ctx.reverse
         conj_a = a.conj().resolve_conj()
-        if a.ndim == h.ndim:  # the factor rolled to the far end meets the zero start
+        if a.ndim == h.ndim:  # the one that comes round meets the zero start
             conj_a = conj_a.roll(1 if reverse else -1, dims=1)
-        g = _Scan.apply(conj_a, grad, torch.zeros_like(h_0), not reverse)
+        g = _scan(conj_a, grad, torch.zeros_like(h_0), not reverse)
         first, later, earlier = (
             (-1, slice(-1), slice(1, None)) if reverse else (0, slice(1, None), slice(-1))
         )
@@ -127,7 +128,10 @@ class _Scan(torch.autograd.Function):
         mapped = a.ndim - (in_dims[0] is not None), b.ndim - (in_dims[1] is not None)
         a = in_state(a, in_dims[0], 0 if mapped[0] < mapped[1] else 2)
         b, h_0 = in_state(b, in_dims[1], 2), in_state(h_0, in_dims[2], 1)
-        return _Scan.apply(a, b, h_0, reverse), 2
+        return _scan(a, b, h_0, reverse), 2
+
+
+_scan: Callable[[Tensor, Tensor, Tensor, bool], Tensor] = _Scan.apply
 
 
 def _fill(h: Tensor, a: Tensor, b: Tensor, h_0: Tensor, reverse: bool) -> None:
@@ -149,7 +153,8 @@ def _fill(h: Tensor, a: Tensor, b: Tensor, h_0: Tensor, reverse: bool) -> None:
         return
 
     def by_step(tensor: Tensor) -> tuple[Tensor, ...]:  # each (batch, num_chunks, *state)
-        return tensor[:, chunks].unflatten(1, (num_chunks, CHUNK)).unbind(2)[order]
+        shape = (len(b), num_chunks, CHUNK, *b.shape[2:])
+        return tensor[:, chunks].view(shape).unbind(2)[order]
 
     b_steps, h_steps = by_step(b), by_step(h)
     a_steps = [a] * CHUNK if invariant else by_step(a)
@@ -169,8 +174,6 @@ def _fill(h: Tensor, a: Tensor, b: Tensor, h_0: Tensor, reverse: bool) -> None:
 
 def _sum_of_products(g: Tensor, h: Tensor) -> Tensor:
     """Sum over batch and length of g * conj(h), both (batch, length, *state), in small pieces."""
-    if g.shape[1] == 0:
-        return torch.zeros_like(g).sum((0, 1))
     size = max(1, PIECE * g.shape[1] // max(1, g.numel()))
-    pieces = zip(g.split(size, dim=1), h.split(size, dim=1), strict=True)
+    pieces = zip(torch.split(g, size, dim=1), torch.split(h, size, dim=1), strict=True)
     return torch.stack([(g_i * h_i.conj()).sum((0, 1)) for g_i, h_i in pieces]).sum(0)
