@@ -127,7 +127,7 @@ def test_the_start_has_the_published_scales() -> None:
     B, C = torch.view_as_complex(layer.B.detach()), torch.view_as_complex(layer.C.detach())
     assert B.abs().square().mean().sqrt() == pytest.approx(128**-0.5, rel=0.03)
     assert C.abs().square().mean().sqrt() == pytest.approx((2 / 128) ** 0.5, rel=0.03)
-    assert layer.D.std() == pytest.approx(1, rel=0.15)
+    assert layer.D.detach().std() == pytest.approx(1, rel=0.15)
     step = layer.log_step.detach().exp()
     assert 1e-3 <= step.min() < 2e-3
     assert 5e-2 < step.max() <= 1e-1
@@ -147,13 +147,13 @@ def test_zoh_and_bilinear_agree_for_small_steps_and_at_lambda_zero() -> None:
 
 def test_clipped_layers_do_not_grow() -> None:
     clipped, free = random_layer(), random_layer(clip_eigs=False)
-    u = torch.randn(1, 3000, 5, dtype=torch.float64)
+    u = torch.randn(1, 1000, 5, dtype=torch.float64)
     torch.testing.assert_close(clipped(u)[0], free(u)[0])  # no real part to clip at the start
     with torch.no_grad():
-        clipped.Lambda_re.fill_(0.5)
-        free.Lambda_re.fill_(0.5)
+        clipped.Lambda_re.fill_(0.2)
+        free.Lambda_re.fill_(0.2)
     assert clipped(u)[0].abs().max() < 1e4
-    assert free(u)[0].abs().max() > 1e20
+    assert free(u)[0].abs().max() > 1e10
 
 
 def test_bfloat16_tokens_keep_a_complex64_state() -> None:

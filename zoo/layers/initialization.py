@@ -45,7 +45,7 @@ def diagonal_hippo(d_state: int, num_blocks: int = 1) -> tuple[Tensor, Tensor]:
     skew = S - torch.diag(S.diagonal())
     # i times a skew-symmetric matrix is Hermitian: real eigenvalues, in rising order.
     imaginary, V = torch.linalg.eigh(-1j * skew)
-    Lambda, V = torch.complex(S.diagonal(), imaginary)[: size // 2], V[:, : size // 2]
+    Lambda, V = torch.complex(S.diagonal(), imaginary)[: size // 2], V[:, : size // 2].contiguous()
     return Lambda.repeat(num_blocks), torch.kron(torch.eye(num_blocks, dtype=V.dtype), V)
 
 
