@@ -75,7 +75,7 @@ def selective_scan(
         else:
             # Time first, and d_inner last: what is broadcast then meets long contiguous rows.
             x, delta, B, C = (part.transpose(0, 1) for part in (delta * u, delta, B, C))
-            y, h, _ = _SelectiveScan.apply(x, delta, A.mT, B, C, h_0.mT)  # type: ignore[no-untyped-call]
+            y, h, _ = _Scan.apply(x, delta, A.mT, B, C, h_0.mT)  # type: ignore[no-untyped-call]
             y, h = y.transpose(0, 1), h.mT
         return (y + D * u).to(y_dtype), h
 
@@ -92,103 +92,139 @@ def _loop(
     return torch.stack(y, dim=1), h
 
 
-class _SelectiveScan(Function):
+# Operators, so that torch.compile takes each as it is instead of tracing every step of its loop.
+# They know nothing of autograd and vmap: that is the business of the functions below, because a
+# registered operator cannot be differentiated under torch.func.
+@torch.library.custom_op("zoo::selective_scan", mutates_args=())
+def _selective_scan(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """`_loop`, with x = delta * u instead of u, time first and the state transposed.
 
     Shapes: x, delta (length, batch, d_inner), A (d_state, d_inner), B, C (length, batch, d_state),
     h_0 (batch, d_state, d_inner). Beside y and the last state it returns the states at which the
     chunks start, (num_chunks, batch, d_state, d_inner): all that is kept for the way back.
     """
+    length = len(x)
+    y, h_last, starts = _like_results(x, delta, A, B, C, h_0)
+    a_buffer, h_buffer = _buffers(h_0, length)
+    h_last.copy_(h_0)
+    for k, start in enumerate(starts):
+        start.copy_(h_last)
+        now = slice(k * CHUNK, min((k + 1) * CHUNK, length))
+        a, h = a_buffer[: now.stop - now.start], h_buffer[: now.stop - now.start + 1]
+        _fill_chunk(x[now], delta[now], A, B[now], start, a, h)
+        y[now] = torch.einsum("tbn,tbni->tbi", C[now], h[1:])
+        h_last.copy_(h[-1])
+    return y, h_last, starts
+
+
+@torch.library.custom_op("zoo::selective_scan_gradient", mutates_args=())
+def _selective_scan_gradient(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+    dy: Tensor,
+    dh_last: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of the six arguments of `_selective_scan` from those of y and h_last."""
+    length = len(x)
+    dx, ddelta, dA, dB, dC, dh_0 = _like_gradients(x, delta, A, B, C, starts, dy, dh_last)
+    dA.zero_()
+    a_buffer, h_buffer = _buffers(dh_0, length)
+    dh_buffer = torch.empty_like(a_buffer)
+    dh_0.copy_(dh_last)  # on the way: what reaches the last state of a chunk from the steps behind
+    for k in reversed(range(len(starts))):
+        now = slice(k * CHUNK, min((k + 1) * CHUNK, length))
+        num_steps = now.stop - now.start
+        a, h, dh = a_buffer[:num_steps], h_buffer[: num_steps + 1], dh_buffer[:num_steps]
+        _fill_chunk(x[now], delta[now], A, B[now], starts[k], a, h)
+        # dh_t = dy_t C_t + a_{t+1} * dh_{t+1}
+        torch.mul(dy[now, :, None], C[now, ..., None], out=dh)
+        a_t, dh_t = a.unbind(0), dh.unbind(0)
+        dh_t[-1].add_(dh_0)
+        for t in range(num_steps - 1, 0, -1):
+            torch.addcmul(dh_t[t - 1], a_t[t], dh_t[t], out=dh_t[t - 1])
+        torch.mul(a_t[0], dh_t[0], out=dh_0)
+        dC[now] = torch.einsum("tbni,tbi->tbn", h[1:], dy[now])
+        dB[now] = torch.einsum("tbni,tbi->tbn", dh, x[now])
+        dx[now] = torch.einsum("tbn,tbni->tbi", B[now], dh)
+        # With a_t = exp(delta_t A), the gradient of delta_t A is dh_t * a_t * h_{t-1}.
+        d_exponent = dh.mul_(a).mul_(h[:-1])
+        ddelta[now] = torch.mul(d_exponent, A, out=a).sum(2)
+        dA += d_exponent.mul_(delta[now, :, None]).sum((0, 1))
+    return dx, ddelta, dA, dB, dC, dh_0
+
+
+@_selective_scan.register_fake
+def _like_results(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_chunks = -(-len(x) // CHUNK)
+    return torch.empty_like(x), h_0.new_empty(h_0.shape), h_0.new_empty(num_chunks, *h_0.shape)
+
+
+@_selective_scan_gradient.register_fake
+def _like_gradients(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+    dy: Tensor,
+    dh_last: Tensor,
+) -> tuple[Tensor, ...]:
+    return (*map(torch.empty_like, (x, delta, A, B, C)), starts.new_empty(starts.shape[1:]))
+
+
+class _Scan(Function):
+    """`_selective_scan`, differentiable; `starts` is there to be kept, not to be read."""
 
     @staticmethod
-    def forward(
-        x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        length = len(x)
-        y = torch.empty_like(x)
-        starts = x.new_empty(-(-length // CHUNK), *h_0.shape)
-        a_buffer, h_buffer = _buffers(h_0, length)
-        h_last = h_0
-        for k, start in enumerate(starts):
-            start.copy_(h_last)
-            now = slice(k * CHUNK, min((k + 1) * CHUNK, length))
-            a, h = a_buffer[: now.stop - now.start], h_buffer[: now.stop - now.start + 1]
-            _fill_chunk(x[now], delta[now], A, B[now], start, a, h)
-            y[now] = torch.einsum("tbn,tbni->tbi", C[now], h[1:])
-            h_last = h[-1]
-        return y, h_last.clone(), starts
+    def forward(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, h_last, starts = _selective_scan(*args)
+        return y, h_last, starts
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        x, delta, A, B, C, _ = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
         starts = output[2]
         ctx.mark_non_differentiable(starts)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, delta, A, B, C, starts)
+        ctx.save_for_backward(*inputs[:5], starts)
 
     @staticmethod
     def backward(
         ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    ) -> tuple[Tensor, ...]:
         x, delta, A, B, C, starts = ctx.saved_tensors
-        if dy is None:
-            dy = torch.zeros_like(x)
-        if dh_last is None:
-            dh_last = torch.zeros_like(starts[0])
-        with torch.autocast(x.device.type, enabled=False):
-            gradients: tuple[Tensor | None, ...] = _SelectiveScanGradient.apply(  # type: ignore[no-untyped-call]
-                x, delta, A, B, C, starts, dy, dh_last
-            )
+        dy = torch.zeros_like(x) if dy is None else dy
+        dh_last = torch.zeros_like(starts[0]) if dh_last is None else dh_last
+        gradients: tuple[Tensor, ...] = _ScanGradient.apply(  # type: ignore[no-untyped-call]
+            x, delta, A, B, C, starts, dy, dh_last
+        )
         return gradients
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> Any:
-        return _one_replica_after_another(_SelectiveScan, info, in_dims, args)
+        return _one_replica_after_another(_Scan, info, in_dims, args)
 
 
-class _SelectiveScanGradient(Function):
-    """The gradient of `_SelectiveScan`: a function of its own, since vmap may run over it too."""
-
-    @staticmethod
-    def forward(
-        x: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        starts: Tensor,
-        dy: Tensor,
-        dh_last: Tensor,
-    ) -> tuple[Tensor, ...]:
-        length = len(x)
-        dx, ddelta, dB, dC = (torch.empty_like(part) for part in (x, delta, B, C))
-        dA = torch.zeros_like(A)
-        a_buffer, h_buffer = _buffers(starts[0], length)
-        dh_buffer = torch.empty_like(a_buffer)
-        dh_next = dh_last  # what reaches the last state of a chunk from the steps behind it
-        for k in reversed(range(len(starts))):
-            now = slice(k * CHUNK, min((k + 1) * CHUNK, length))
-            num_steps = now.stop - now.start
-            a, h, dh = a_buffer[:num_steps], h_buffer[: num_steps + 1], dh_buffer[:num_steps]
-            _fill_chunk(x[now], delta[now], A, B[now], starts[k], a, h)
-            # dh_t = dy_t C_t + a_{t+1} * dh_{t+1}
-            torch.mul(dy[now, :, None], C[now, ..., None], out=dh)
-            a_t, dh_t = a.unbind(0), dh.unbind(0)
-            dh_t[-1].add_(dh_next)
-            for t in range(num_steps - 1, 0, -1):
-                torch.addcmul(dh_t[t - 1], a_t[t], dh_t[t], out=dh_t[t - 1])
-            dh_next = a_t[0] * dh_t[0]
-            dC[now] = torch.einsum("tbni,tbi->tbn", h[1:], dy[now])
-            dB[now] = torch.einsum("tbni,tbi->tbn", dh, x[now])
-            dx[now] = torch.einsum("tbn,tbni->tbi", B[now], dh)
-            # With a_t = exp(delta_t A), the gradient of delta_t A is dh_t * a_t * h_{t-1}.
-            d_exponent = dh.mul_(a).mul_(h[:-1])
-            ddelta[now] = torch.mul(d_exponent, A, out=a).sum(2)
-            dA += d_exponent.mul_(delta[now, :, None]).sum((0, 1))
-        return dx, ddelta, dA, dB, dC, dh_next
+class _ScanGradient(Function):
+    """`_selective_scan_gradient` as a function of its own, since vmap may run over it too."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    def forward(*args: Tensor) -> tuple[Tensor, ...]:
+        # Backward passes may run under an autocast that the forward pass switched off.
+        with torch.autocast(args[0].device.type, enabled=False):
+            gradients: tuple[Tensor, ...] = _selective_scan_gradient(*args)
+        return gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
         pass
 
     @staticmethod
@@ -197,7 +233,20 @@ class _SelectiveScanGradient(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> Any:
-        return _one_replica_after_another(_SelectiveScanGradient, info, in_dims, args)
+        return _one_replica_after_another(_ScanGradient, info, in_dims, args)
+
+
+def _one_replica_after_another(
+    function: type[Function], info: Any, in_dims: tuple[int | None, ...], args: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Results stacked over the replicas: steps in place cannot be batched without copies."""
+    rows = []
+    for i in range(info.batch_size):
+        pairs = zip(args, in_dims, strict=True)
+        replica = (arg if dim is None else arg.select(dim, i) for arg, dim in pairs)
+        rows.append(function.apply(*replica))  # type: ignore[no-untyped-call]
+    outputs = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+    return outputs, (0,) * len(outputs)
 
 
 def _buffers(h_0: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -218,23 +267,6 @@ def _fill_chunk(
         torch.addcmul(h_t[t + 1], a_t, h_t[t], out=h_t[t + 1])
 
 
-def _one_replica_after_another(
-    function: type[Function], info: Any, in_dims: tuple[int | None, ...], args: tuple[Tensor, ...]
-) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Results stacked over the replicas. In-place steps cannot be batched without copies."""
-    rows = [
-        function.apply(  # type: ignore[no-untyped-call]
-            *(
-                arg if dim is None else arg.select(dim, i)
-                for arg, dim in zip(args, in_dims, strict=True)
-            )
-        )
-        for i in range(info.batch_size)
-    ]
-    outputs = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-    return outputs, (0,) * len(outputs)
-
-
 @functools.cache
 def _installed_kernel() -> Callable[..., Any] | None:
     try:
@@ -247,7 +279,7 @@ def _installed_kernel() -> Callable[..., Any] | None:
 
 
 def _kernel_for(u: Tensor, h_0: Tensor) -> Callable[..., Any] | None:
-    """The fused kernel, if it can take the place of `_SelectiveScan` for these arguments.
+    """The fused kernel, if it can take the place of `_selective_scan` for these arguments.
 
     It starts from zero, knows float32 and narrower, and cannot be transformed by torch.func.
     """
