@@ -232,3 +232,13 @@ def test_on_a_cpu_the_fused_kernel_is_never_looked_for(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(scan_module, "_installed_kernel", fail)
     selective_scan(*arguments(2))
+
+
+def test_a_compiled_scan_gives_the_same_values_and_gradients() -> None:
+    results = []
+    for run in (selective_scan, torch.compile(selective_scan, backend="aot_eager")):
+        parts = arguments(CHUNK + 2)
+        y, h = run(*parts)
+        results.append((y, h, torch.autograd.grad(loss(y, h), parts)))
+    for part, expected in zip(*results, strict=True):
+        close(part, expected)
