@@ -9,6 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from zoo.training.module import NonFiniteError
+
 
 class StoppedBySignal(Exception):
     """Training ended between two optimizer steps because of a signal; its state was saved.
@@ -28,8 +30,9 @@ class Resumable(Checkpoint):
     """Keeps `DIRECTORY/last.ckpt` such that a run resumed from it ends as if never interrupted.
 
     It is saved every `every_n_steps` optimizer steps, at the last step, and when SIGINT or SIGTERM
-    came: then the optimizer step under way is finished on all ranks, the state saved and
-    `StoppedBySignal` raised. A second SIGINT exits at once and leaves the checkpoint before.
+    came: then the optimizer step under way is finished on all ranks, with its validation if one is
+    due, the state saved and `StoppedBySignal` raised. A second SIGINT exits at once and leaves the
+    checkpoint before.
 
     Args:
         directory: Where the checkpoint goes.
@@ -64,13 +67,26 @@ class Resumable(Checkpoint):
         self._last_step = trainer.global_step
         self._last_time = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step == self._last_step:  # between accumulated batches
-            return
-        self._last_step = step
+        # The step before is over, with the validation that may belong to it.
+        if trainer.global_step > self._last_step:  # and this is no accumulated batch of a new one
+            self._between_steps(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        try:
+            self._between_steps(trainer, pl_module)
+        finally:
+            self._restore_handlers()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore_handlers()
+
+    def _between_steps(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        step = self._last_step = trainer.global_step
         stop = self._signum is not None
         if trainer.world_size > 1:  # a signal may reach one rank alone, or each at another step
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
@@ -78,17 +94,12 @@ class Resumable(Checkpoint):
             now = time.monotonic()
             self.wall_time_s += now - self._last_time
             self._last_time = now
+            for name, parameter in pl_module.named_parameters():
+                if not parameter.isfinite().all():
+                    raise NonFiniteError(f"after optimizer step {step}, {name} is not finite")
             trainer.save_checkpoint(self.path)
         if stop:
             raise StoppedBySignal(self._signum or signal.SIGTERM, step)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore_handlers()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self._restore_handlers()
 
     def _restore_handlers(self) -> None:
         # Before Lightning tears down its own, or the signals of the rest of the process go to it.
