@@ -67,18 +67,23 @@ class Resumable(Checkpoint):
         self._last_step = trainer.global_step
         self._last_time = time.monotonic()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        # The step before is over, with the validation that may belong to it.
-        if trainer.global_step > self._last_step:  # and this is no accumulated batch of a new one
+        # Lightning does not come back to a validation that follows a step after which it was saved.
+        num_batches = trainer.global_step * trainer.accumulate_grad_batches
+        interval = trainer.val_check_batch
+        validation_follows = interval is not None and num_batches % interval == 0
+        if trainer.global_step > self._last_step and not validation_follows:
             self._between_steps(trainer, pl_module)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._between_steps(trainer, pl_module)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        try:
-            self._between_steps(trainer, pl_module)
-        finally:
-            self._restore_handlers()
+        self._restore_handlers()
+        if self._signum is not None:  # it came after the last step was saved
+            raise StoppedBySignal(self._signum, trainer.global_step)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
