@@ -22,8 +22,9 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY)  ## Train the main job: python train.py
 	$(BIN)/python train.py
 
+# One thread: tensors here are small, and threads that wait for each other take most of the time.
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff check .

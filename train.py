@@ -8,17 +8,19 @@ import subprocess
 import sys
 import warnings
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hydra
 import lightning.pytorch as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
 from rich.console import Console
 
 import zoo
@@ -30,11 +32,20 @@ from zoo.analysis.report import Report, create_report, report_tables
 from zoo.hub.io import save_checkpoint
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
+from zoo.registry import explain
 from zoo.solvers.theory import LinearEpisodes, optimal_half_mse, optimal_step_size
 from zoo.training.callbacks import Resumable, StoppedBySignal, TimeToSolution
 from zoo.training.checkpointing import AtomicCheckpointIO
 from zoo.training.module import LitPredictor, NonFiniteError
-from zoo.training.run import config_of_run, run_directory, save_config, write_json
+from zoo.training.run import (
+    CONFIG,
+    RunSettings,
+    check_resume,
+    config_of_run,
+    run_directory,
+    save_config,
+    write_json,
+)
 
 # Which devices there are, how ticks could be loaded by more workers, and what Lightning's own
 # internals should call differently, is nothing a user can act on.
@@ -43,6 +54,10 @@ warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")
 
 OmegaConf.register_new_resolver("new_run", run_directory, use_cache=True)
+# Lightning's own choice may be an Apple GPU, which lacks the float64 that solvers and metrics need.
+OmegaConf.register_new_resolver(
+    "gpu_or_cpu", lambda: "cuda" if torch.cuda.is_available() else "cpu", use_cache=True
+)
 
 
 def train(
@@ -59,34 +74,32 @@ def train(
         The content of `metrics.json` (empty on all ranks but the first), and the objects that took
         part: trainer, module, datamodule.
     """
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    spec = EpisodeSpec(**settings["data"])
-    datamodule = EpisodeDataModule(
-        spec, settings["seed"], settings["batch_size"], settings["eval_episodes"]
-    )
+    settings = RunSettings.of(config)
+    spec = EpisodeSpec(**settings.data)
+    datamodule = EpisodeDataModule(spec, settings.seed, settings.batch_size, settings.eval_episodes)
     theory = moments_of(spec)
     sizes = {"d_x": spec.d_x, "d_y": spec.d_y}
     gradient_descent = zoo.create_solver(
         "gradient_descent", **sizes, step_size=optimal_step_size(theory)
     )
-    model_args = {**settings["model"], **sizes}
+    model_args = {**settings.model, **sizes}
     module = LitPredictor(
         model=model_args.pop("name"),
         model_args=model_args,
-        optim=settings["optim"],
-        log_every_n_steps=settings["trainer"]["log_every_n_steps"],
-        positions=settings["positions"],
-        seed=settings["seed"],
+        optim=settings.optim,
+        log_every_n_steps=settings.trainer.log_every_n_steps,
+        positions=settings.positions,
+        seed=settings.seed,
         reference=gradient_descent,
     )
-    resumable = Resumable(run_dir / "checkpoints", settings["checkpoint_every"])
-    callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c]
-    loggers = [instantiate(logger, _convert_="all") for logger in config.logger.values() if logger]
+    resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
+    callbacks = [instantiate(c, _convert_="all") for c in settings.callbacks.values() if c]
+    loggers = [instantiate(part, _convert_="all") for part in settings.logger.values() if part]
     trainer: pl.Trainer = instantiate(
         config.trainer,
         _convert_="all",
-        max_steps=settings["max_steps"],
-        val_check_interval=settings["val_every"] * settings["trainer"]["accumulate_grad_batches"],
+        max_steps=settings.max_steps,
+        val_check_interval=settings.val_every * settings.trainer.accumulate_grad_batches,
         callbacks=[*callbacks, resumable],
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
@@ -114,15 +127,15 @@ def train(
         "steps": trainer.global_step,
     }
     write_json(run_dir / "metrics.json", metrics)
-    write_figures(report, module.model, gradient_descent.step_size, trainer, run_dir)
-    log_final_metrics(report, settings, trainer)
     card = card_of(settings, spec, report, trainer, module, resumable.wall_time_s)
     save_checkpoint(run_dir / "checkpoint", module.model, card)
+    write_figures(report, module.model, gradient_descent.step_size, trainer, run_dir)
+    log_final_metrics(report, settings, trainer)
     for table in report_tables(report):
         console.print(table)
     console.print(f"checkpoint  {run_dir / 'checkpoint'}", soft_wrap=True)
     console.print(f"metrics     {run_dir / 'metrics.json'}", soft_wrap=True)
-    console.print("curves      tensorboard --logdir runs", soft_wrap=True)
+    console.print(f"curves      tensorboard --logdir {run_dir.parent}", soft_wrap=True)
     return metrics, objects
 
 
@@ -156,13 +169,13 @@ def write_figures(
                 logger.experiment.add_figure(f"test/{name}", figure, trainer.global_step)
 
 
-def log_final_metrics(report: Report, settings: dict[str, Any], trainer: pl.Trainer) -> None:
+def log_final_metrics(report: Report, settings: RunSettings, trainer: pl.Trainer) -> None:
     """The numbers of the test episodes, in TensorBoard as metrics of the hyperparameters."""
     metrics = {name: metric.value for name, metric in report.model_metrics().items()}
     names = ("model", "data", "optim", "seed", "max_steps", "batch_size", "positions")
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            hyperparameters = {name: settings[name] for name in names}
+            hyperparameters = {name: getattr(settings, name) for name in names}
             logger.log_hyperparams(hyperparameters, metrics, step=trainer.global_step)
         else:
             logger.log_metrics(metrics, step=trainer.global_step)
@@ -170,7 +183,7 @@ def log_final_metrics(report: Report, settings: dict[str, Any], trainer: pl.Trai
 
 
 def card_of(
-    settings: dict[str, Any],
+    settings: RunSettings,
     spec: EpisodeSpec,
     report: Report,
     trainer: pl.Trainer,
@@ -179,10 +192,10 @@ def card_of(
 ) -> dict[str, Any]:
     """The fields of the card that do not follow from the weights."""
     measured = {"num_episodes": report.num_episodes, "eval_seed": EVAL_SEED}
-    optim = dict(settings["optim"])
+    optim = dict(settings.optim)
     schedule = {name: optim.pop(name) for name in ("warmup_steps", "decay_fraction")}
     return {
-        "name": f"{module.hparams['model']}.{settings['checkpoint_tag']}",
+        "name": f"{module.hparams['model']}.{settings.checkpoint_tag}",
         "architecture": module.hparams["model"],
         "model_args": module.hparams["model_args"],
         "token_layout": module.model.token_layout,
@@ -190,11 +203,11 @@ def card_of(
         "data": spec.model_dump(),
         "training": {
             "steps": trainer.global_step,
-            "episodes": trainer.global_step * settings["batch_size"],
-            "batch_size": settings["batch_size"],
+            "episodes": trainer.global_step * settings.batch_size,
+            "batch_size": settings.batch_size,
             "optimizer": {"name": "AdamW", **optim},
             "schedule": {"name": "linear warm-up and decay", **schedule},
-            "seed": settings["seed"],
+            "seed": settings.seed,
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
             "wall_time_s": round(wall_time_s, 3),
@@ -205,7 +218,11 @@ def card_of(
             for name, error in report.half_mse_query.items()
             if name != "model"
         },
-        "versions": {name: version(name) for name in ("icl-zoo", "torch", "lightning")},
+        "versions": {
+            "icl-zoo": zoo.__version__,
+            "torch": torch.__version__,
+            "lightning": pl.__version__,
+        },
         "git_commit": git_commit(),
         "command": shlex.join(["python", *sys.argv]),
         "created": datetime.now(UTC),
@@ -228,22 +245,29 @@ def main(config: DictConfig) -> None:
     """The command line. What a user got wrong is one line, not a trace."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
-    resume_hint = f"python train.py resume={shlex.quote(os.path.relpath(run_dir))}"
+    script = shlex.quote(os.path.relpath(sys.argv[0]))
+    resume_hint = f"python {script} resume={shlex.quote(os.path.relpath(run_dir))}"
     try:
         if config.resume is not None and hydra_config.mode == RunMode.MULTIRUN:
             raise ValueError("resume goes on with one run, without -m")
-        train(config_of_run(config, list(hydra_config.overrides.task)), run_dir, Console())
+        train(config_of_run(config, hydra.compose("train")), run_dir, Console())
     except StoppedBySignal as stopped:
         print(f"\n{stopped}; go on with\n  {resume_hint}", file=sys.stderr)
         sys.exit(128 + stopped.signum)
-    except KeyboardInterrupt:  # after training, whose end is saved
-        print(f"\ninterrupted; go on with\n  {resume_hint}", file=sys.stderr)
+    except KeyboardInterrupt:  # before or after training
+        if (run_dir / CONFIG).exists():
+            print(f"\ninterrupted; go on with\n  {resume_hint}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except (ValueError, OSError, NonFiniteError) as error:
+    except (ValueError, OSError, NonFiniteError, MisconfigurationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.exit(f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where)")
+        text = explain(error) if isinstance(error, ValidationError) else str(error)
+        sys.exit(f"{type(error).__name__}: {text}\n(HYDRA_FULL_ERROR=1 shows where)")
 
 
 if __name__ == "__main__":
+    try:
+        check_resume(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"ValueError: {error}")
     main()

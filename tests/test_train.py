@@ -75,6 +75,15 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "checkpoint" / "model.safetensors")
 
 
+def validated_steps(path: Path) -> list[int]:
+    with path.open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["val/half_mse_query"]]
+
+
+def first_step(run_dir: Path) -> Any:
+    return json.loads((run_dir / "metrics.json").read_text())["first_step_within_1_percent"]
+
+
 def assert_same_bits(one: Path, two: Path) -> None:
     expected, found = weights(one), weights(two)
     assert expected.keys() == found.keys()
@@ -169,9 +178,10 @@ def test_a_killed_run_resumes_to_the_same_bits(whole_run: Path, tmp_path: Path) 
     assert not (directory / "checkpoint").exists()
     run(f"resume={directory}")
     assert_same_bits(whole_run, directory)
-    # What was logged before the kill is still there.
-    assert (directory / "csv/version_0/metrics.csv").exists()
-    assert (directory / "csv/version_1/metrics.csv").exists()
+    # What was logged before the kill is still there, and nothing is missing after it.
+    logged = [validated_steps(directory / f"csv/version_{n}/metrics.csv") for n in (0, 1)]
+    assert sorted({*logged[0], *logged[1]}) == list(range(49, 600, 50))
+    assert first_step(directory) == first_step(whole_run)
 
 
 def test_a_run_killed_before_its_first_save_starts_again(whole_run: Path, tmp_path: Path) -> None:
@@ -196,6 +206,38 @@ def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(
     assert str(os.path.relpath(directory, ROOT)) in hint[2]
     run(f"resume={moved}")
     assert_same_bits(whole_run, moved)
+    logged = [validated_steps(moved / f"csv/version_{n}/metrics.csv") for n in (0, 1)]
+    assert [*logged[0], *logged[1]] == list(range(49, 600, 50))
+
+
+def test_a_second_ctrl_c_exits_at_once(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    # A step of a batch this large takes long enough to send two signals in the middle of it.
+    process = start(*LONG, "batch_size=400000", f"hydra.run.dir={directory}")
+    while not (directory / "csv").exists():
+        time.sleep(0.1)
+    time.sleep(5)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not (directory / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_damaged_checkpoint_is_named(whole_run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    subprocess.run(["cp", "-r", whole_run, directory], check=True)
+    last = directory / "checkpoints/last.ckpt"
+    for content in (b"", last.read_bytes()[:1000], b"nonsense"):
+        last.write_bytes(content)
+        output = run(f"resume={directory}", expect=1)
+        assert "last.ckpt is damaged or not a checkpoint" in output
+        assert "Traceback" not in output
+    (directory / "config.yaml").write_text("seed: [")
+    assert "config.yaml cannot be read" in run(f"resume={directory}", expect=1)
+    (directory / "config.yaml").write_text("seed: 0")
+    assert "'data' is missing" in run(f"resume={directory}", expect=1)
 
 
 def test_sigterm_between_accumulated_batches_resumes_to_the_same_bits(tmp_path: Path) -> None:
@@ -268,6 +310,13 @@ def test_a_run_that_diverges_later_keeps_its_last_finite_checkpoint(tmp_path: Pa
         (["positions=first"], "'last' or 'all', got 'first'"),
         (["resume=runs/nowhere-at-all"], "is not a run directory"),
         (["data.distractors.count=10"], "num_distractors must be from 0 to 9"),
+        (["seed=abc"], "seed: .*integer, got 'abc'"),
+        (["max_steps=1e3"], "max_steps: .*integer, got 1000.0"),
+        (["val_every=0"], "val_every: .*greater than 0, got 0"),
+        (["eval_episodes=1"], "eval_episodes: .*greater than or equal to 2, got 1"),
+        (["checkpoint_tag=a+b"], "checkpoint_tag: .*pattern.*got 'a\\+b'"),
+        (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches: .*got 0"),
+        (["callbacks.figures.every_n_steps=0"], "every_n_steps must be at least 1, got 0"),
     ],
 )
 def test_what_a_user_got_wrong_is_said_without_a_trace(
@@ -283,20 +332,30 @@ def test_what_a_user_got_wrong_is_said_without_a_trace(
 def test_resuming_refuses_what_conflicts_and_takes_more_steps(
     whole_run: Path, tmp_path: Path
 ) -> None:
-    for override in ("optim.lr=0.1", "max_steps=100", "data=linear_scalar", "+foo=1"):
+    for override, key in [
+        ("optim.lr=0.1", "optim.lr"),
+        ("max_steps=100", "max_steps"),
+        ("data=linear_scalar", "data.d_y"),
+        ("experiment=large_start", "checkpoint_tag"),
+        ("~callbacks.alignment", "callbacks.alignment._target_"),
+        ("+foo=1", "foo"),
+    ]:
         output = run(f"resume={whole_run}", override, expect=1)
-        assert f"{override!r} conflicts with the run's own configuration" in output
+        assert f"resume: {key} = " in output
+        assert f"conflicts with {key} = " in output
     output = run(*LONG, "seed=1", f"hydra.run.dir={whole_run}", expect=1)
     assert "holds another run" in output
     longer = tmp_path / "longer"
     subprocess.run(["cp", "-r", whole_run, longer], check=True)
-    run(f"resume={longer}", "max_steps=650", "seed=0")
+    # What the run was started with does not conflict with it.
+    run(f"resume={longer}", "max_steps=650", "seed=0", "data.d_x=4", "~callbacks.figures")
     assert read_card(longer / "checkpoint").training.steps == 650
     assert OmegaConf.load(longer / "config.yaml").max_steps == 650
 
 
 def test_resuming_with_multirun_is_refused(whole_run: Path) -> None:
-    assert "without -m" in run("-m", f"resume={whole_run}", expect=1)
+    sweep = f"hydra.sweep.dir={whole_run.parent / 'sweep'}"
+    assert "without -m" in run("-m", f"resume={whole_run}", sweep, expect=1)
 
 
 def test_training_on_all_positions_learns_them(tmp_path: Path) -> None:

@@ -6,4 +6,6 @@ from zoo.hub.io import load
 from zoo.predictor import Predictor
 from zoo.registry import create_model, create_solver, list_models, list_solvers
 
+__version__ = "0.1.0"
+
 __all__ = ["Predictor", "create_model", "create_solver", "list_models", "list_solvers", "load"]

@@ -113,7 +113,7 @@ class Predictor(nn.Module):
         return num_context * (self.d_x + self.d_y)
 
     def check_pairs(self, x: Tensor, y: Tensor) -> None:
-        """Raises ValueError unless x is (batch, length, d_x) and y (batch, length, d_y)."""
+        """Raises ValueError unless x (batch, length, d_x) and y (batch, length, d_y) are floats."""
         if (
             x.ndim != 3
             or y.ndim != 3
@@ -125,6 +125,8 @@ class Predictor(nn.Module):
                 f"x must be (batch, length, {self.d_x}) and y (batch, length, {self.d_y}) with the "
                 f"same batch and length, got x {tuple(x.shape)} and y {tuple(y.shape)}"
             )
+        if not x.is_floating_point() or not y.is_floating_point():
+            raise ValueError(f"x and y must be floating point, got {x.dtype} and {y.dtype}")
         if x.shape[1] == 0:
             raise ValueError("x and y must hold at least one position, got length 0")
 

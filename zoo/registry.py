@@ -63,6 +63,20 @@ def list_solvers() -> list[str]:
     return sorted(_solvers)
 
 
+def explain(error: ValidationError) -> str:
+    """What is wrong with the data that a pydantic model refused, on one line."""
+    problems = []
+    for detail in error.errors():
+        where = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "missing":
+            problems.append(f"{where!r} is missing")
+        elif detail["type"] == "extra_forbidden":
+            problems.append(f"{where!r} is unknown")
+        else:
+            problems.append(f"{where}: {detail['msg']}, got {detail['input']!r}")
+    return "; ".join(problems)
+
+
 def _register(entries: _Entries, name: str, config: type[PredictorConfig]) -> Callable[[T], T]:
     def decorate(cls: T) -> T:
         if name in entries:
@@ -83,9 +97,7 @@ def _create(entries: _Entries, kind: str, name: str, arguments: dict[str, Any]) 
     try:
         config = config_class(**arguments)
     except ValidationError as error:
-        raise ValueError(
-            f"{kind} {name}: " + "; ".join(_explain(e) for e in error.errors())
-        ) from None
+        raise ValueError(f"{kind} {name}: {explain(error)}") from None
     build: Any = predictor_class  # registered classes take their own config
     predictor: Predictor = build(config)
     return predictor
@@ -95,10 +107,3 @@ def _unknown(what: str, given: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, list(allowed), n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"unknown {what} {given!r}.{hint} Known: {', '.join(sorted(allowed))}"
-
-
-def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        return f"argument {where!r} is missing"
-    return f"{where}: {error['msg']}, got {error['input']!r}"

@@ -107,6 +107,37 @@ def test_state_stays_float32_under_autocast(make_pairs: MakePairs) -> None:
     assert half(x.bfloat16(), y.bfloat16()).dtype == torch.bfloat16
 
 
+def test_streaming_equals_the_loop_when_every_term_matters(make_pairs: MakePairs) -> None:
+    for decay in ("elementwise", "none"):
+        model = large_random_model(5, 3, decay)
+        x, y = make_pairs(5, 3, 40)
+        expected = model.layer.all_windows(windows_of_pairs(x, y), "loop")[..., -3:]
+        state = model.observe(model.init_state(len(x)), x[:, :30], y[:, :30])
+        assert state.Z.dtype == torch.float64
+        assert model.state_size(40) == state.Z[0].numel() + 5 + 3
+        for i in range(30, 40):
+            prediction = model.predict(state, x[:, i : i + 1])[:, 0]
+            torch.testing.assert_close(prediction, expected[:, i - 1], rtol=1e-10, atol=1e-10)
+            state = model.observe(state, x[:, i : i + 1], y[:, i : i + 1])
+        low = copy.deepcopy(model).bfloat16()
+        pairs = x.bfloat16(), y.bfloat16()
+        assert low.observe(low.init_state(len(x)), *pairs).Z.dtype == torch.float32
+
+
+def test_the_start_has_the_scales_that_were_asked_for() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [GDSSMLayer(50, scale_Q=0.3, scale_C=2.0, scale_D=0.7) for _ in range(50)]
+    for name, std in [("Q", 0.3), ("C", 2.0 / 50**0.5), ("D", 0.7)]:
+        drawn = torch.stack([getattr(layer, name) for layer in layers])
+        assert drawn.std().item() == pytest.approx(std, rel=0.15)
+        assert drawn.mean().item() == pytest.approx(0, abs=std / 4)
+    log_step = torch.stack([layer.log_step for layer in layers]).exp()
+    assert 1e-3 <= log_step.min() < 1.2e-3
+    assert 0.08 < log_step.max() <= 0.1
+    assert all((layer.Lambda_re == -0.5).all() for layer in layers)
+
+
 def test_growing_modes_are_clamped() -> None:
     layer = GDSSMLayer(3)
     torch.nn.init.constant_(layer.Lambda_re, 0.7)

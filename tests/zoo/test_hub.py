@@ -55,6 +55,12 @@ def test_what_is_loaded_is_what_was_saved(checkpoint: Path, model: Predictor) ->
     assert next(zoo.load(str(checkpoint), dtype=torch.float64).parameters()).dtype == torch.float64
 
 
+def test_a_loaded_model_streams_without_a_history(checkpoint: Path) -> None:
+    model = zoo.load(checkpoint)
+    state = model.observe(model.init_state(1), torch.zeros(1, 2, 3), torch.zeros(1, 2, 3))
+    assert not state.Z.requires_grad
+
+
 def test_loading_touches_no_global_random_state(checkpoint: Path) -> None:
     before = torch.random.get_rng_state()
     zoo.load(checkpoint)
@@ -100,6 +106,7 @@ def test_a_bare_name_is_not_a_directory(checkpoint: Path, monkeypatch: pytest.Mo
         ),
         (lambda c: (c / "card.json").write_text("{"), "is not JSON"),
         (lambda c: (c / "card.json").write_bytes(b"\xff\xfe"), "is not JSON"),
+        (lambda c: (c / "card.json").write_text("[" * 500_000), "is not JSON"),
         (lambda c: (c / "card.json").write_text("[1]"), "is not a card"),
         (lambda c: (c / "card.json").write_text("x" * 2_000_000), "a card at most"),
         (
@@ -182,6 +189,41 @@ def test_a_failed_save_leaves_the_checkpoint_before_it(
         save_checkpoint(checkpoint, model, card_fields)
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["checkpoint"]
     zoo.load(checkpoint)
+
+
+def test_a_failed_rename_leaves_the_checkpoint_before_it(
+    checkpoint: Path,
+    model: Predictor,
+    card_fields: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".writing"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        save_checkpoint(checkpoint, model, card_fields)
+    zoo.load(checkpoint)
+
+
+def test_numbers_that_are_none_are_not_saved(
+    tmp_path: Path, model: Predictor, card_fields: dict[str, Any]
+) -> None:
+    card_fields["metrics"] = {
+        "test/half_mse_query": {
+            "value": float("nan"),
+            "ci95": 0.0,
+            "num_episodes": 10,
+            "eval_seed": 0,
+        }
+    }
+    with pytest.raises(ValueError, match="finite number"):
+        save_checkpoint(tmp_path / "checkpoint", model, card_fields)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_saving_again_replaces_the_checkpoint(

@@ -75,6 +75,8 @@ def test_a_predictor_aligns_with_itself_and_not_with_zero(make_pairs: MakePairs)
     assert other.cosine is None
     expected = own.jacobian.flatten(1).norm(dim=1).mean().item()
     assert other.model_difference.value == pytest.approx(expected)
+    expected = own.prediction.square().sum(1).sqrt().mean().item()
+    assert other.prediction_difference.value == pytest.approx(expected)
 
 
 def test_query_response_works_inside_inference_mode(make_pairs: MakePairs) -> None:

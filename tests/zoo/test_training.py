@@ -113,3 +113,42 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="(?i)weights.only"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
     assert not (tmp_path / "executed").exists()
+
+
+def test_the_gradient_is_clipped_to_its_norm(tmp_path: Path) -> None:
+    import lightning.pytorch as pl
+
+    from datamodules import EpisodeDataModule, EpisodeSpec
+
+    norms = []
+
+    class Norms(pl.Callback):
+        def on_before_zero_grad(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+        ) -> None:
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            if grads:
+                norms.append(torch.nn.utils.get_total_norm(grads).item())
+
+    def train(clip_norm: float | None) -> list[float]:
+        norms.clear()
+        scales = {"scale_Q": 0.5, "scale_C": 1.0, "scale_D": 1.0}
+        pl.Trainer(
+            accelerator="cpu",
+            max_steps=10,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            callbacks=[Norms()],
+            default_root_dir=tmp_path,
+        ).fit(
+            LitPredictor("gd_ssm", {"d_x": 3, "d_y": 3, **scales}, {"clip_norm": clip_norm}),
+            EpisodeDataModule(EpisodeSpec(d_x=3, d_y=3, inputs={"name": "gaussian"})),
+        )
+        return list(norms)
+
+    free, clipped = train(None), train(0.25)
+    assert min(free) > 0.25
+    assert clipped == pytest.approx([0.25] * len(clipped), rel=1e-4)

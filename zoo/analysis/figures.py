@@ -54,7 +54,10 @@ def weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         limit = max(w.abs().max().item() for w in pair) or 1.0
         for row, (kind, w) in enumerate(zip(("trained", "constructed"), pair, strict=True)):
             image = axes[row, column].imshow(
-                w.reshape(-1, w.shape[-1]).cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit
+                w.reshape(-1, w.shape[-1]).float().cpu().numpy(),
+                cmap="RdBu_r",
+                vmin=-limit,
+                vmax=limit,
             )
             axes[row, column].set_title(f"{name}, {kind}", fontsize=9)
             axes[row, column].set_xticks([])

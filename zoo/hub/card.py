@@ -8,7 +8,9 @@ SCHEMA_VERSION = 1
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class FileEntry(_Strict):
@@ -84,7 +86,7 @@ class Card(_Strict):
         reference_metrics: The same number for exact algorithms on the same episodes.
         versions: Of the packages that trained it.
         git_commit: Of the code that trained it, if known.
-        command: That trained it.
+        command: Of the process that finished the training.
         created: Time of writing.
         license: Of the weights.
         paper: Address of the paper that the architecture comes from.

@@ -56,14 +56,21 @@ def save_checkpoint(directory: Path, model: Predictor, card: dict[str, Any]) -> 
     staging = directory.with_name(f"{directory.name}.writing")
     replaced = directory.with_name(f"{directory.name}.replaced")
     try:
-        for leftover in (staging, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        if replaced.exists() and not directory.exists():  # a process was killed between two renames
+            replaced.rename(directory)
+        shutil.rmtree(replaced, ignore_errors=True)
         staging.mkdir(parents=True)
         _write(staging / WEIGHTS, weights)
         _write(staging / CARD, full_card.model_dump_json(indent=2).encode() + b"\n")
         if directory.exists():
             directory.rename(replaced)
-        staging.rename(directory)
+        try:
+            staging.rename(directory)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(directory)
+            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -75,7 +82,10 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Predictor:
-    """Rebuilds the model of a checkpoint directory, in eval mode.
+    """Rebuilds the model of a checkpoint directory, ready for predictions.
+
+    It is in eval mode and its parameters require no gradient, so that a stream of any length keeps
+    no history; `model.requires_grad_()` turns that back on.
 
     Args:
         path: The directory, such as `runs/NAME/checkpoint`. A string without a separator is taken
@@ -97,13 +107,13 @@ def load(
     card = read_card(directory)
     state = _read_weights(directory, card)
     try:
-        with torch.random.fork_rng():
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             model = create_model(card.architecture, **card.model_args)
     except ValueError as error:
         raise CheckpointError(f"{directory / CARD}: {error}") from None
     _check_fits(directory, state, model.state_dict())
     model.load_state_dict(state, assign=True)  # keeps the type they are stored in
-    return model.to(device=device, dtype=dtype).eval()
+    return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 
 def read_card(directory: Path) -> Card:
@@ -122,7 +132,7 @@ def read_card(directory: Path) -> Card:
         )
     try:
         fields = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from None
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:

@@ -4,7 +4,7 @@ Source: "State-space models can learn in-context by gradient descent", arXiv 241
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -18,9 +18,8 @@ from zoo.registry import PredictorConfig, register_model
 Decay = Literal["elementwise", "none"]
 Method = Literal["chunked", "loop"]
 
-# Windows handled at once when all are asked for: the states of one chunk are in memory together,
-# and each costs a sum over the chunk.
-CHUNK = 16
+# Windows that attend to each other at once where nothing decays; longer contexts go chunk by chunk.
+CHUNK = 64
 
 
 class GDSSMLayer(nn.Module):
@@ -144,7 +143,8 @@ class GDSSMLayer(nn.Module):
                 K_S = (S * r).sum(-1, keepdim=True)  # (3, N, batch, 1)
             else:
                 num_after = torch.arange(S.shape[1] - 1, -1, -1, device=S.device)
-                K_S = (S * r) @ self._power(num_after, S.dtype)  # (3, N, batch, d)
+                log_K = num_after[:, None, None] * self._log_Lambda_bar().to(S.dtype)
+                K_S = (S * r) @ log_K.exp()  # (3, N, batch, d)
             Z_r = (K_S * Q_S).sum((0, 1))  # (batch, d)
             return (Z_r @ self.C.to(S.dtype).mT).to(dtype)
 
@@ -152,12 +152,9 @@ class GDSSMLayer(nn.Module):
         """The state Z (batch, d, d) after the further windows S (3, N, batch, d), N >= 0."""
         with torch.autocast(S.device.type, enabled=False):
             S = self._in_state_type(S)
-            for part in torch.split(S, CHUNK, dim=1):
-                U = torch.einsum("anbp,anbq->nbpq", part, self._mix(part))
-                num_after = torch.arange(len(U) - 1, -1, -1, device=S.device)
-                Z = self._power(len(U), S.dtype) * Z + torch.einsum(
-                    "npq,nbpq->bpq", self._power(num_after, S.dtype), U
-                )
+            Z, Lambda_bar = Z.to(S.dtype), self.Lambda_bar.to(S.dtype)
+            for U_i in self._inputs(S):
+                Z = torch.addcmul(U_i, Lambda_bar, Z)
             return Z
 
     def virtual_window(self, Z: Tensor, S: Tensor) -> Tensor:
@@ -176,7 +173,7 @@ class GDSSMLayer(nn.Module):
         with torch.autocast(S.device.type, enabled=False):
             dtype, S = S.dtype, self._in_state_type(S)
             r = self._readout(S)  # (num_query, batch, d)
-            Z_r = torch.einsum("bpq,mbp->mbq", self._power(1, S.dtype) * Z, r)
+            Z_r = torch.einsum("bpq,mbp->mbq", self.Lambda_bar.to(S.dtype) * Z.to(S.dtype), r)
             Z_r = Z_r + ((S * r).sum(-1, keepdim=True) * self._mix(S)).sum(0)
             return (Z_r @ self.C.to(S.dtype).mT).to(dtype)
 
@@ -191,32 +188,31 @@ class GDSSMLayer(nn.Module):
         return torch.stack(rows), Z
 
     def _chunk(self, S: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
-        """`_loop` without a loop, for a few windows."""
-        r, Q_S = self._readout(S), self._mix(S)
+        """`_loop` for a few windows, with as little as possible done window by window."""
+        r = self._readout(S)
         if self.Lambda_re is None:  # causal linear attention with three keys for each window
+            Q_S = self._mix(S)
             scores = torch.einsum("jbp,aibp->abji", r, S).tril()
             Z_r = torch.einsum("abji,aibq->jbq", scores, Q_S) + torch.einsum("bpq,jbp->jbq", Z, r)
             return Z_r, Z + torch.einsum("aibp,aibq->bpq", S, Q_S)
-        U = torch.einsum("aibp,aibq->ibpq", S, Q_S)
-        step = torch.arange(len(U), device=S.device)
-        lag = step[:, None] - step  # (j, i): windows from i to j
-        kernel = self._power(lag.clamp(min=0), S.dtype) * (lag >= 0)[..., None, None]
-        states = torch.einsum("jipq,ibpq->jbpq", kernel, U)
-        states = states + self._power(step + 1, S.dtype)[:, None] * Z
-        return torch.einsum("jbpq,jbp->jbq", states, r), states[-1]
+        Lambda_bar = self.Lambda_bar.to(S.dtype)
+        rows = []
+        for U_i, r_i in zip(self._inputs(S), r, strict=True):
+            Z = torch.addcmul(U_i, Lambda_bar, Z)
+            rows.append((r_i[:, None] @ Z)[:, 0])  # read out while it is in the cache
+        return torch.stack(rows), Z
+
+    def _inputs(self, S: Tensor) -> Iterator[Tensor]:
+        """U_i = sum_a S_i[a] (Q S_i)[a]^T of one window after the other, (batch, d, d)."""
+        columns, rows = S.permute(1, 2, 3, 0), self._mix(S).permute(1, 2, 0, 3)
+        for columns_i, rows_i in zip(columns, rows, strict=True):
+            yield columns_i @ rows_i
 
     def _readout(self, S: Tensor) -> Tensor:
         return (self.D.to(S.dtype) @ S.flatten(1)).view(S.shape[1:])
 
     def _mix(self, S: Tensor) -> Tensor:
         return torch.mm(self.Q.to(S.dtype), S.reshape(3, -1)).view(S.shape)
-
-    def _power(self, exponent: Tensor | int, dtype: torch.dtype) -> Tensor:
-        """Lambda_bar to whole powers, (*exponent.shape, d, d); (1, 1) matrices without decay."""
-        exponent = torch.as_tensor(exponent, device=self.Q.device)[..., None, None]
-        if self.Lambda_re is None:
-            return torch.ones_like(exponent, dtype=dtype)
-        return torch.exp(exponent * self._log_Lambda_bar().to(dtype))
 
     def _log_Lambda_bar(self) -> Tensor:
         assert self.Lambda_re is not None

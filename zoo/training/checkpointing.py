@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -38,6 +39,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Loads what `save_checkpoint` wrote; never executes code from the file."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        """Loads what `save_checkpoint` wrote; never executes code from the file.
+
+        Raises:
+            ValueError: If the file is damaged or is none of ours.
+        """
+        checkpoint: dict[str, Any]
+        try:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            reason = str(error).partition(".")[0] or type(error).__name__
+            raise ValueError(
+                f"{path} is damaged or not a checkpoint ({reason}); without it, the run starts "
+                "again from its first step"
+            ) from None
         return checkpoint

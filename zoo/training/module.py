@@ -60,7 +60,7 @@ class LitPredictor(pl.LightningModule):
         self.val_query = MeanMetric()
         self.val_all = MeanMetric()
         self.val_ratio = RatioOfMeans()
-        self._loss_sum: Tensor | None = None  # over the batches of the optimizer step under way
+        self._loss: Tensor | None = None  # mean over the batches of the optimizer step under way
 
     @property
     def train_metric(self) -> str:
@@ -87,7 +87,8 @@ class LitPredictor(pl.LightningModule):
         else:
             errors = half_mse_of_episodes(self.model(x, y), target, scored)
         loss = errors.mean()
-        self._loss_sum = loss.detach() + (0 if self._loss_sum is None else self._loss_sum)
+        part = loss.detach() / self.trainer.accumulate_grad_batches
+        self._loss = part if self._loss is None else self._loss + part
         if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
             self.log(self.train_metric, loss.detach(), sync_dist=True)
         return loss
@@ -101,7 +102,7 @@ class LitPredictor(pl.LightningModule):
         """Clips the gradient of the step and stops the run if it or the loss is not finite."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        loss, self._loss_sum = self._loss_sum, None
+        loss, self._loss = self._loss, None
         assert loss is not None
         # A gradient scaler meets infinite gradients as a matter of course and skips their step.
         norm_counts = self.trainer.scaler is None
@@ -137,7 +138,9 @@ class LitPredictor(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, and a schedule that is stepped after every optimizer step."""
-        optimizer = create_optimizer(self.model, self.optim)
+        # Lightning does not unscale the gradients of a fused optimizer before they are clipped.
+        fused = self.trainer.scaler is None
+        optimizer = create_optimizer(self.model, self.optim, fused)
         schedule = create_schedule(optimizer, self.optim, self.trainer.max_steps)
         return {
             "optimizer": optimizer,

@@ -43,9 +43,9 @@ class OptimConfig(BaseModel):
     clip_norm: PositiveFloat | None = 1.0
 
 
-def create_optimizer(model: Predictor, config: OptimConfig) -> AdamW:
-    """AdamW over the parameter groups of a model."""
-    return AdamW(parameter_groups(model, config), betas=(config.beta1, config.beta2), fused=True)
+def create_optimizer(model: Predictor, config: OptimConfig, fused: bool = True) -> AdamW:
+    """AdamW over the parameter groups of a model, by default in one kernel for each group."""
+    return AdamW(parameter_groups(model, config), betas=(config.beta1, config.beta2), fused=fused)
 
 
 def parameter_groups(model: Predictor, config: OptimConfig) -> list[dict[str, Any]]:

@@ -4,11 +4,14 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 CONFIG = "config.yaml"
+ABSENT = "(nothing)"
 
 
 def run_directory(resume: str | None) -> str:
@@ -28,12 +31,49 @@ def run_directory(resume: str | None) -> str:
     return f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
 
-def config_of_run(config: DictConfig, overrides: list[str]) -> DictConfig:
+class TrainerSettings(BaseModel):
+    """What train.py reads of the trainer's settings; Lightning checks the rest."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    accumulate_grad_batches: PositiveInt = 1
+    log_every_n_steps: PositiveInt = 50
+
+
+class RunSettings(BaseModel):
+    """The settings in `configs/train.yaml`, where each is explained, as plain data."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    resume: str | None
+    run_dir: str
+    seed: int
+    max_steps: PositiveInt
+    batch_size: PositiveInt
+    positions: Literal["last", "all"]
+    val_every: PositiveInt
+    eval_episodes: Annotated[int, Field(ge=2)]
+    checkpoint_every: PositiveInt
+    checkpoint_tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    optim: dict[str, Any]
+    trainer: TrainerSettings
+    callbacks: dict[str, dict[str, Any] | None] = {}
+    logger: dict[str, dict[str, Any] | None] = {}
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "RunSettings":
+        """Resolves and checks a composed configuration."""
+        return cls(**_plain(config))
+
+
+def config_of_run(config: DictConfig, defaults: DictConfig) -> DictConfig:
     """The configuration to run with: the given one, or that of the run to be resumed.
 
     Args:
         config: As composed from the command line.
-        overrides: The arguments of the command line.
+        defaults: As composed without one; where the two differ, something was asked for.
 
     Raises:
         ValueError: If `resume` names no run or comes with an override that conflicts with it, or if
@@ -41,32 +81,36 @@ def config_of_run(config: DictConfig, overrides: list[str]) -> DictConfig:
     """
     path = Path(config.run_dir) / CONFIG
     if config.resume is None:
-        if path.exists() and OmegaConf.load(path) != _without_place(config):
+        if path.exists() and _read(path) != _without_place(config):
             raise ValueError(
                 f"{config.run_dir} holds another run: resume={config.run_dir} goes on with it, "
                 "hydra.run.dir=DIRECTORY starts this one elsewhere"
             )
         return config
-    if not path.is_file():
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()  # there was none of this name until Hydra made it
-        raise ValueError(f"resume: {config.resume} is not a run directory, it has no {CONFIG}")
-    saved = OmegaConf.load(path)
-    assert isinstance(saved, DictConfig)
-    for override in overrides:
-        key = override.lstrip("+~").split("=", 1)[0].split("@", 1)[0].replace("/", ".")
-        if key in ("resume", "run_dir") or key.startswith("hydra."):
-            continue
-        given, used = (OmegaConf.select(source, key) for source in (config, saved))
-        if key == "max_steps" and given >= used:
+    saved = _read(path)
+    own = _leaves(saved)
+    for key in sorted(_differing(_leaves(config), _leaves(defaults)) - {"resume", "run_dir"}):
+        given, used = _leaves(config).get(key, ABSENT), own.get(key, ABSENT)
+        if key == "max_steps" and isinstance(given, int) and given >= used:
             saved.max_steps = given
-        elif used is None or _plain(given) != _plain(used):
+        elif given != used:
             raise ValueError(
-                f"resume: {override!r} conflicts with the run's own configuration ({path}: "
-                f"{key} = {_plain(used)}); only max_steps may change, and only grow"
+                f"resume: {key} = {given} conflicts with {key} = {used}, which the run has in "
+                f"{path}; only max_steps may change, and only grow"
             )
     saved.resume, saved.run_dir = config.resume, config.run_dir
     return saved
+
+
+def check_resume(arguments: list[str]) -> None:
+    """Raises ValueError if an argument `resume=DIRECTORY` names no run.
+
+    To be called before Hydra makes the directory.
+    """
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name == "resume" and value not in ("", "null") and not (Path(value) / CONFIG).is_file():
+            raise ValueError(f"resume: {value} is not a run directory, it has no {CONFIG}")
 
 
 def save_config(config: DictConfig, directory: Path) -> None:
@@ -79,7 +123,7 @@ def save_config(config: DictConfig, directory: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes plain data as JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -99,5 +143,35 @@ def _without_place(config: DictConfig) -> DictConfig:
     return saved
 
 
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+def _read(path: Path) -> DictConfig:
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(config, DictConfig):
+        raise ValueError(f"{path} is not the configuration of a run")
+    return config
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return {name: value for name, value in plain.items() if name != "experiment"}
+
+
+def _leaves(config: DictConfig) -> dict[str, Any]:
+    """The unresolved values of a configuration by their dotted names."""
+    leaves: dict[str, Any] = {}
+
+    def collect(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for name, part in value.items():
+                collect(f"{prefix}.{name}" if prefix else str(name), part)
+        else:
+            leaves[prefix] = value
+
+    collect("", OmegaConf.to_container(config, resolve=False))
+    return leaves
+
+
+def _differing(one: dict[str, Any], two: dict[str, Any]) -> set[str]:
+    return {k for k in one.keys() | two.keys() if one.get(k, ABSENT) != two.get(k, ABSENT)}

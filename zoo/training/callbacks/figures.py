@@ -20,12 +20,14 @@ class FigureMonitor(pl.Callback):
     """Draws the learning curve, and for `gd_ssm` the weights beside the construction.
 
     Args:
-        every_n_steps: Drawn at the first validation in every stretch of so many steps, since
-            drawing takes longer than validating.
+        every_n_steps: Drawn at the first validation after each so many steps, since drawing takes
+            longer than validating.
         num_episodes: Validation episodes behind the learning curve.
     """
 
     def __init__(self, every_n_steps: int = 500, num_episodes: int = 1_000) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.num_episodes = num_episodes
         self._last_stretch = 0

@@ -9,13 +9,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from zoo.training.module import LitPredictor
+# Logged values that are shown, by a label short enough for a terminal 80 columns wide.
+SHOWN = {"val/ratio_to_gradient_descent": "val/GD", "alignment/cosine": "cos"}
 
 
 class Progress(ProgressBar):
     """Steps done, time left, training loss, and how far validation is from the reference.
 
-    In a terminal this is a bar; elsewhere one line at each validation.
+    `loss` is the training loss, `val/GD` the validation error divided by that of one gradient step,
+    `cos` the cosine of their sensitivities. In a terminal this is a bar; elsewhere one line at each
+    validation.
 
     Args:
         refresh_every: Steps between two looks at the loss, which on a GPU waits for the device.
@@ -23,6 +26,8 @@ class Progress(ProgressBar):
 
     def __init__(self, refresh_every: int = 50) -> None:
         super().__init__()
+        if refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1, got {refresh_every}")
         self.refresh_every = refresh_every
         self._console = Console()
         self._bar: Bar | None = None
@@ -38,8 +43,7 @@ class Progress(ProgressBar):
         self._first_step, self._start = trainer.global_step, time.monotonic()
         if self._console.is_terminal and not self._console.quiet:
             self._bar = Bar(
-                TextColumn("training"),
-                BarColumn(),
+                BarColumn(bar_width=15),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[text]}"),
@@ -57,16 +61,17 @@ class Progress(ProgressBar):
         batch_idx: int,
     ) -> None:
         if trainer.global_step % self.refresh_every == 0:
-            self._loss = outputs["loss"].item()
+            # Lightning has divided it by the number of accumulated batches.
+            self._loss = outputs["loss"].item() * trainer.accumulate_grad_batches
             if self._bar is not None:
-                self._update(trainer, pl_module)
+                self._update(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._bar is not None:
-            self._update(trainer, pl_module)
+            self._update(trainer)
         elif trainer.training or trainer.state.fn == "fit":
             self._console.print(
-                f"step {trainer.global_step}/{trainer.max_steps}  {self._text(trainer, pl_module)}",
+                f"step {trainer.global_step}/{trainer.max_steps}  {self._text(trainer)}",
                 soft_wrap=True,
             )
 
@@ -83,23 +88,22 @@ class Progress(ProgressBar):
             self._bar.stop()
             self._bar = None
 
-    def _update(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _update(self, trainer: pl.Trainer) -> None:
         assert self._bar is not None
         self._bar.update(
             self._bar.task_ids[0],
             completed=trainer.global_step,
-            text=self._text(trainer, pl_module),
+            text=self._text(trainer),
         )
 
-    def _text(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
-        assert isinstance(pl_module, LitPredictor)
+    def _text(self, trainer: pl.Trainer) -> str:
         parts = []
         if self._loss is not None:
-            parts.append(f"{pl_module.train_metric} {self._loss:.4f}")
+            parts.append(f"loss {self._loss:.4f}")
         metrics = trainer.callback_metrics
-        for name in ("val/half_mse_query", "val/ratio_to_gradient_descent", "alignment/cosine"):
+        for name, label in SHOWN.items():
             if name in metrics:
-                parts.append(f"{name} {metrics[name].item():.4f}")
+                parts.append(f"{label} {metrics[name].item():.4f}")
         seconds = time.monotonic() - self._start
-        parts.append(f"{(trainer.global_step - self._first_step) / seconds:.0f} steps/s")
+        parts.append(f"{(trainer.global_step - self._first_step) / seconds:.0f}/s")
         return "  ".join(parts)

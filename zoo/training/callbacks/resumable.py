@@ -9,6 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from zoo.training.module import NonFiniteError
+
 
 class StoppedBySignal(Exception):
     """Training ended between two optimizer steps because of a signal; its state was saved.
@@ -28,8 +30,9 @@ class Resumable(Checkpoint):
     """Keeps `DIRECTORY/last.ckpt` such that a run resumed from it ends as if never interrupted.
 
     It is saved every `every_n_steps` optimizer steps, at the last step, and when SIGINT or SIGTERM
-    came: then the optimizer step under way is finished on all ranks, the state saved and
-    `StoppedBySignal` raised. A second SIGINT exits at once and leaves the checkpoint before.
+    came: then the optimizer step under way is finished on all ranks, with its validation if one is
+    due, the state saved and `StoppedBySignal` raised. A second SIGINT exits at once and leaves the
+    checkpoint before.
 
     Args:
         directory: Where the checkpoint goes.
@@ -67,10 +70,28 @@ class Resumable(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        step = trainer.global_step
-        if step == self._last_step:  # between accumulated batches
-            return
-        self._last_step = step
+        # Lightning does not come back to a validation that follows a step after which it was saved.
+        num_batches = trainer.global_step * trainer.accumulate_grad_batches
+        interval = trainer.val_check_batch
+        validation_follows = interval is not None and num_batches % interval == 0
+        if trainer.global_step > self._last_step and not validation_follows:
+            self._between_steps(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._between_steps(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore_handlers()
+        if self._signum is not None:  # it came after the last step was saved
+            raise StoppedBySignal(self._signum, trainer.global_step)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore_handlers()
+
+    def _between_steps(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        step = self._last_step = trainer.global_step
         stop = self._signum is not None
         if trainer.world_size > 1:  # a signal may reach one rank alone, or each at another step
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
@@ -78,17 +99,12 @@ class Resumable(Checkpoint):
             now = time.monotonic()
             self.wall_time_s += now - self._last_time
             self._last_time = now
+            for name, parameter in pl_module.named_parameters():
+                if not parameter.isfinite().all():
+                    raise NonFiniteError(f"after optimizer step {step}, {name} is not finite")
             trainer.save_checkpoint(self.path)
         if stop:
             raise StoppedBySignal(self._signum or signal.SIGTERM, step)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore_handlers()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self._restore_handlers()
 
     def _restore_handlers(self) -> None:
         # Before Lightning tears down its own, or the signals of the rest of the process go to it.
