@@ -37,7 +37,7 @@ sizes = pytest.mark.parametrize(("d_x", "d_y"), SIZES)
 
 @predictors
 @sizes
-@pytest.mark.parametrize("length", [1, 2, 3, 12])
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 17])
 def test_shapes_types_and_finite_values(
     kind: str, name: str, d_x: int, d_y: int, length: int, make_pairs: MakePairs
 ) -> None:
@@ -92,7 +92,7 @@ def test_episodes_of_a_batch_do_not_see_each_other(
 
 @predictors
 @sizes
-@pytest.mark.parametrize("length", [1, 2, 20])
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 17])
 def test_streaming_equals_forward_one_by_one_and_all_at_once(
     kind: str, name: str, d_x: int, d_y: int, length: int, make_pairs: MakePairs
 ) -> None:
@@ -187,6 +187,27 @@ def test_models_run_under_vmap_over_stacked_parameters(name: str, make_pairs: Ma
 
     together = torch.vmap(predict)((parameters, buffers))
     torch.testing.assert_close(together, torch.stack([model(x, y) for model in models]))
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_models_train_under_bfloat16_autocast(name: str, make_pairs: MakePairs) -> None:
+    model = create("model", name, 4, 4).float()
+    x, y = (part.float() for part in make_pairs(4, 4, 9))
+    exact = model(x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prediction = model(x, y)
+        prediction.square().mean().backward()
+    assert (prediction.float() - exact).abs().max() < 0.05 * exact.abs().max() + 1e-6
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_models_compile(name: str, make_pairs: MakePairs) -> None:
+    model = create("model", name, 4, 4)
+    x, y = make_pairs(4, 4, 9)
+    # The tracer and autograd, without the minutes that generating code takes.
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y), model(x, y))
 
 
 @pytest.mark.parametrize("name", zoo.list_models())

@@ -1,0 +1,51 @@
+"""Causal softmax attention that can go on from earlier keys and values."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class CausalAttention(nn.Module):
+    """softmax(q k^T / sqrt(d_head)) v over the tokens up to one's own, in `num_heads` heads.
+
+    Args:
+        d_model: Width of a token.
+        num_heads: Divides d_model.
+
+    Raises:
+        ValueError: If it does not.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        if d_model % num_heads != 0:
+            raise ValueError(f"num_heads must divide d_model = {d_model}, got {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Attends from new tokens to earlier ones and to each other.
+
+        Args:
+            u: New tokens, (batch, length, d_model).
+            k: Keys of the tokens before them, (batch, num_heads, num_before, d_head).
+            v: Their values, of the same shape.
+
+        Returns:
+            Outputs (batch, length, d_model), and keys and values of all tokens so far.
+        """
+        length, num_before = u.shape[1], k.shape[2]
+        heads = self.qkv(u).unflatten(
+            2, (3, self.num_heads, -1)
+        )  # (batch, length, 3, heads, d_head)
+        q, new_k, new_v = heads.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, d_head)
+        if num_before == 0:
+            k, v = new_k, new_v
+            mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            k, v = torch.cat([k, new_k], dim=2), torch.cat([v, new_v], dim=2)
+            seen = torch.ones(length, num_before + length, dtype=torch.bool, device=u.device)
+            mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen.tril(num_before))
+        output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (batch, length, d_model)
+        return output, k, v

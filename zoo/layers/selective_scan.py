@@ -1,0 +1,330 @@
+"""The selective scan: a diagonal linear recurrence whose coefficients follow its input.
+
+Source: "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXiv 2312.00752.
+"""
+
+import functools
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+Method = Literal["chunked", "loop"]
+
+# Steps whose states are in memory together. Fewer keep more boundary states, more leave the cache.
+CHUNK = 16
+
+_log = logging.getLogger(__name__)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    h_0: Tensor | None = None,
+    method: Method = "chunked",
+) -> tuple[Tensor, Tensor]:
+    """Runs the recurrence of every channel over a sequence.
+
+        h_t = exp(delta_t A) * h_{t-1} + (delta_t u_t) B_t
+        y_t = <h_t, C_t> + D u_t
+
+    The state is that of the widest argument, float32 at least, also under autocast. On a GPU the
+    kernel of `mamba_ssm` takes the place of `"chunked"` where it is installed and h_0 is zero.
+
+    Args:
+        u: Inputs, (batch, length, d_inner), length >= 1.
+        delta: Step sizes, (batch, length, d_inner).
+        A: Rates, (d_inner, d_state); negative where the state decays.
+        B: Input vectors, (batch, length, d_state).
+        C: Output vectors, (batch, length, d_state).
+        D: Factors of the direct path, (d_inner,).
+        h_0: State before the first step, (batch, d_inner, d_state); zero unless given.
+        method: `"chunked"` remembers the states at chunk boundaries and computes those between
+            again on the way back; it can be differentiated once. `"loop"` is the plain reference.
+
+    Returns:
+        Outputs y (batch, length, d_inner) in the type of u, and the state after the last step
+        (batch, d_inner, d_state).
+
+    Raises:
+        ValueError: If a shape does not fit u and A, or the method is unknown.
+    """
+    _check(u, delta, A, B, C, D, h_0)
+    if method not in ("chunked", "loop"):
+        raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
+    with torch.autocast(u.device.type, enabled=False):
+        y_dtype, dtype = u.dtype, torch.float32
+        for part in (u, delta, A, B, C, D):
+            dtype = torch.promote_types(dtype, part.dtype)
+        u, delta, A, B, C, D = (part.to(dtype) for part in (u, delta, A, B, C, D))
+        if h_0 is None:
+            h_0 = u.new_zeros(u.shape[0], *A.shape)
+        h_0 = h_0.to(dtype)
+        if method == "loop":
+            y, h = _loop(u, delta, A, B, C, h_0)
+        elif (kernel := _kernel_for(u, h_0)) is not None:
+            y, h = _fused(kernel, u, delta, A, B, C)
+        else:
+            # Time first, and d_inner last: what is broadcast then meets long contiguous rows.
+            x, delta, B, C = (part.transpose(0, 1) for part in (delta * u, delta, B, C))
+            y, h, _ = _Scan.apply(x, delta, A.mT, B, C, h_0.mT)  # type: ignore[no-untyped-call]
+            y, h = y.transpose(0, 1), h.mT
+        return (y + D * u).to(y_dtype), h
+
+
+def _loop(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """y without the direct path, and the last state: the reference."""
+    y = []
+    for t in range(u.shape[1]):
+        a_t = torch.exp(delta[:, t, :, None] * A)  # (batch, d_inner, d_state)
+        h = a_t * h + (delta[:, t] * u[:, t])[..., None] * B[:, t, None]
+        y.append(torch.einsum("bin,bn->bi", h, C[:, t]))
+    return torch.stack(y, dim=1), h
+
+
+# Operators, so that torch.compile takes each as it is instead of tracing every step of its loop.
+# They know nothing of autograd and vmap: that is the business of the functions below, because a
+# registered operator cannot be differentiated under torch.func.
+@torch.library.custom_op("zoo::selective_scan", mutates_args=())
+def _selective_scan(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_loop`, with x = delta * u instead of u, time first and the state transposed.
+
+    Shapes: x, delta (length, batch, d_inner), A (d_state, d_inner), B, C (length, batch, d_state),
+    h_0 (batch, d_state, d_inner). Beside y and the last state it returns the states at which the
+    chunks start, (num_chunks, batch, d_state, d_inner): all that is kept for the way back.
+    """
+    length = len(x)
+    y, h_last, starts = _like_results(x, delta, A, B, C, h_0)
+    a_buffer, h_buffer = _buffers(h_0, length)
+    h_last.copy_(h_0)
+    for k, start in enumerate(starts):
+        start.copy_(h_last)
+        now = slice(k * CHUNK, min((k + 1) * CHUNK, length))
+        a, h = a_buffer[: now.stop - now.start], h_buffer[: now.stop - now.start + 1]
+        _fill_chunk(x[now], delta[now], A, B[now], start, a, h)
+        y[now] = torch.einsum("tbn,tbni->tbi", C[now], h[1:])
+        h_last.copy_(h[-1])
+    return y, h_last, starts
+
+
+@torch.library.custom_op("zoo::selective_scan_gradient", mutates_args=())
+def _selective_scan_gradient(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+    dy: Tensor,
+    dh_last: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of the six arguments of `_selective_scan` from those of y and h_last."""
+    length = len(x)
+    dx, ddelta, dA, dB, dC, dh_0 = _like_gradients(x, delta, A, B, C, starts, dy, dh_last)
+    dA.zero_()
+    a_buffer, h_buffer = _buffers(dh_0, length)
+    dh_buffer = torch.empty_like(a_buffer)
+    dh_0.copy_(dh_last)  # on the way: what reaches the last state of a chunk from the steps behind
+    for k in reversed(range(len(starts))):
+        now = slice(k * CHUNK, min((k + 1) * CHUNK, length))
+        num_steps = now.stop - now.start
+        a, h, dh = a_buffer[:num_steps], h_buffer[: num_steps + 1], dh_buffer[:num_steps]
+        _fill_chunk(x[now], delta[now], A, B[now], starts[k], a, h)
+        # dh_t = dy_t C_t + a_{t+1} * dh_{t+1}
+        torch.mul(dy[now, :, None], C[now, ..., None], out=dh)
+        a_t, dh_t = a.unbind(0), dh.unbind(0)
+        dh_t[-1].add_(dh_0)
+        for t in range(num_steps - 1, 0, -1):
+            torch.addcmul(dh_t[t - 1], a_t[t], dh_t[t], out=dh_t[t - 1])
+        torch.mul(a_t[0], dh_t[0], out=dh_0)
+        dC[now] = torch.einsum("tbni,tbi->tbn", h[1:], dy[now])
+        dB[now] = torch.einsum("tbni,tbi->tbn", dh, x[now])
+        dx[now] = torch.einsum("tbn,tbni->tbi", B[now], dh)
+        # With a_t = exp(delta_t A), the gradient of delta_t A is dh_t * a_t * h_{t-1}.
+        d_exponent = dh.mul_(a).mul_(h[:-1])
+        ddelta[now] = torch.mul(d_exponent, A, out=a).sum(2)
+        dA += d_exponent.mul_(delta[now, :, None]).sum((0, 1))
+    return dx, ddelta, dA, dB, dC, dh_0
+
+
+@_selective_scan.register_fake
+def _like_results(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_chunks = -(-len(x) // CHUNK)
+    return torch.empty_like(x), h_0.new_empty(h_0.shape), h_0.new_empty(num_chunks, *h_0.shape)
+
+
+@_selective_scan_gradient.register_fake
+def _like_gradients(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+    dy: Tensor,
+    dh_last: Tensor,
+) -> tuple[Tensor, ...]:
+    return (*map(torch.empty_like, (x, delta, A, B, C)), starts.new_empty(starts.shape[1:]))
+
+
+class _Scan(Function):
+    """`_selective_scan`, differentiable; `starts` is there to be kept, not to be read."""
+
+    @staticmethod
+    def forward(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, h_last, starts = _selective_scan(*args)
+        return y, h_last, starts
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        starts = output[2]
+        ctx.mark_non_differentiable(starts)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:5], starts)
+
+    @staticmethod
+    def backward(
+        ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        x, delta, A, B, C, starts = ctx.saved_tensors
+        dy = torch.zeros_like(x) if dy is None else dy
+        dh_last = torch.zeros_like(starts[0]) if dh_last is None else dh_last
+        gradients: tuple[Tensor, ...] = _ScanGradient.apply(  # type: ignore[no-untyped-call]
+            x, delta, A, B, C, starts, dy, dh_last
+        )
+        return gradients
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> Any:
+        return _one_replica_after_another(_Scan, info, in_dims, args)
+
+
+class _ScanGradient(Function):
+    """`_selective_scan_gradient` as a function of its own, since vmap may run over it too."""
+
+    @staticmethod
+    def forward(*args: Tensor) -> tuple[Tensor, ...]:
+        # Backward passes may run under an autocast that the forward pass switched off.
+        with torch.autocast(args[0].device.type, enabled=False):
+            gradients: tuple[Tensor, ...] = _selective_scan_gradient(*args)
+        return gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError("second derivatives need selective_scan(..., method='loop')")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> Any:
+        return _one_replica_after_another(_ScanGradient, info, in_dims, args)
+
+
+def _one_replica_after_another(
+    function: type[Function], info: Any, in_dims: tuple[int | None, ...], args: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Results stacked over the replicas: steps in place cannot be batched without copies."""
+    rows = []
+    for i in range(info.batch_size):
+        pairs = zip(args, in_dims, strict=True)
+        replica = (arg if dim is None else arg.select(dim, i) for arg, dim in pairs)
+        rows.append(function.apply(*replica))  # type: ignore[no-untyped-call]
+    outputs = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+    return outputs, (0,) * len(outputs)
+
+
+def _buffers(h_0: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Room for the decays of one chunk, and for its states after the one it starts from."""
+    num_steps = min(CHUNK, length)
+    return h_0.new_empty(num_steps, *h_0.shape), h_0.new_empty(num_steps + 1, *h_0.shape)
+
+
+def _fill_chunk(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor, a: Tensor, h: Tensor
+) -> None:
+    """Writes a_t = exp(delta_t A) into a, and `start` and the states after it into h."""
+    torch.mul(delta[:, :, None], A, out=a).exp_()
+    h[0] = start
+    torch.mul(x[:, :, None], B[..., None], out=h[1:])
+    h_t = h.unbind(0)
+    for t, a_t in enumerate(a.unbind(0)):
+        torch.addcmul(h_t[t + 1], a_t, h_t[t], out=h_t[t + 1])
+
+
+@functools.cache
+def _installed_kernel() -> Callable[..., Any] | None:
+    try:
+        module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+    except ImportError:
+        return None
+    _log.info("selective_scan on CUDA uses the kernel of mamba_ssm")
+    kernel: Callable[..., Any] = module.selective_scan_fn
+    return kernel
+
+
+def _kernel_for(u: Tensor, h_0: Tensor) -> Callable[..., Any] | None:
+    """The fused kernel, if it can take the place of `_selective_scan` for these arguments.
+
+    It starts from zero, knows float32 and narrower, and cannot be transformed by torch.func.
+    """
+    if not u.is_cuda or u.dtype == torch.float64 or torch._C._are_functorch_transforms_active():
+        return None
+    kernel = _installed_kernel()
+    return None if kernel is None or h_0.any() else kernel
+
+
+def _fused(
+    kernel: Callable[..., Any], u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`_loop` from a zero state by the kernel, whose sequences have time last."""
+    parts = (part.mT.contiguous() for part in (u, delta))
+    y, h = kernel(*parts, A, B.mT.contiguous(), C.mT.contiguous(), return_last_state=True)
+    if h.requires_grad:
+        h.register_hook(_refuse_gradient)
+    return y.mT, h
+
+
+def _refuse_gradient(gradient: Tensor | None) -> None:
+    # The kernel would leave this gradient out without a word.
+    if gradient is not None:
+        raise NotImplementedError(
+            "the kernel of mamba_ssm has no gradient through the last state; use method='loop'"
+        )
+
+
+def _check(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, h_0: Tensor | None
+) -> None:
+    if u.ndim != 3 or u.shape[1] == 0 or A.ndim != 2 or A.shape[0] != u.shape[2]:
+        raise ValueError(
+            "u must be (batch, length, d_inner) with length >= 1 and A (d_inner, d_state), "
+            f"got u {tuple(u.shape)} and A {tuple(A.shape)}"
+        )
+    batch, length, d_inner = u.shape
+    d_state = A.shape[1]
+    expected = {
+        "delta": (delta, (batch, length, d_inner)),
+        "B": (B, (batch, length, d_state)),
+        "C": (C, (batch, length, d_state)),
+        "D": (D, (d_inner,)),
+        "h_0": (h_0, (batch, d_inner, d_state)),
+    }
+    for name, (part, shape) in expected.items():
+        if part is not None and part.shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(part.shape)}")

@@ -1,0 +1,261 @@
+"""Linear self-attention on concatenated tokens: L layers can do L steps of gradient descent.
+
+Source: von Oswald et al. 2022, "Transformers learn in-context by gradient descent", 2212.07677.
+"""
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from zoo.predictor import BufferState, Predictor
+from zoo.registry import PredictorConfig, register_model
+
+
+class LinearAttention(nn.Module):
+    """e_j <- e_j + sum_h P_h (sum_i (W_V,h e_i) (W_K,h e_i)^T) W_Q,h e_j, without a softmax.
+
+    Which tokens i a token j sees is up to the caller. A token of zeros adds nothing to any sum and
+    stays zero, so zeros stand for tokens that are not there.
+
+    Args:
+        d_token: Width of a token.
+        num_heads: Heads, each with four (d_token, d_token) matrices.
+        scale: Standard deviation of the random start of every matrix.
+    """
+
+    W_Q: nn.Parameter
+    W_K: nn.Parameter
+    W_V: nn.Parameter
+    P: nn.Parameter
+
+    def __init__(self, d_token: int, num_heads: int, scale: float) -> None:
+        super().__init__()
+        for name in ("W_Q", "W_K", "W_V", "P"):
+            weight = nn.Parameter(torch.empty(num_heads, d_token, d_token))
+            self.register_parameter(name, weight)
+            nn.init.normal_(weight, std=scale)
+
+    def moments(self, e: Tensor) -> Tensor:
+        """(W_V e_i) (W_K e_i)^T of each token, (..., num_tokens, num_heads, d, d)."""
+        values = torch.einsum("hpq,...q->...hp", self.W_V, e)
+        keys = torch.einsum("hpq,...q->...hp", self.W_K, e)
+        return values[..., :, None] * keys[..., None, :]
+
+    def summed_moments(self, e: Tensor) -> Tensor:
+        """`moments(e)` summed over the tokens, (..., num_heads, d, d)."""
+        values = torch.einsum("hpq,...iq->...hip", self.W_V, e)
+        keys = torch.einsum("hpq,...iq->...hip", self.W_K, e)
+        return values.mT @ keys
+
+    def update(self, e: Tensor, M: Tensor) -> Tensor:
+        """The tokens after one layer.
+
+        Args:
+            e: (..., num_tokens, d).
+            M: Sums over what each token sees, (..., num_tokens, num_heads, d, d) or, where all
+                see the same, (..., 1, num_heads, d, d).
+
+        Returns:
+            (..., num_tokens, d).
+        """
+        queries = torch.einsum("hpq,...q->...hp", self.W_Q, e)  # (..., num_tokens, heads, d)
+        read = (M @ queries[..., None])[..., 0]
+        return e + torch.einsum("hpq,...hq->...p", self.P, read)
+
+
+class LinearTransformerConfig(PredictorConfig):
+    """Arguments of `linear_transformer`.
+
+    Attributes:
+        num_layers: Layers L.
+        num_heads: Heads of each.
+        shared: Whether all layers have the same weights.
+        attention: `"full"`: the examples before a query see each other, all of them, as L steps of
+            gradient descent need it; `"causal"`: an example sees itself and those before it.
+        scale: Standard deviation of the random start of every matrix, times sqrt(d_x + d_y).
+    """
+
+    num_layers: PositiveInt = 1
+    num_heads: PositiveInt = 1
+    shared: bool = False
+    attention: Literal["full", "causal"] = "full"
+    scale: NonNegativeFloat = 0.1
+
+
+class CausalState(NamedTuple):
+    """What causal linear attention remembers; its size does not grow.
+
+    Attributes:
+        M: Sum of value-key products in each layer, (batch, num_layers, num_heads, d, d).
+        num_seen: Number of examples.
+    """
+
+    M: Tensor
+    num_seen: int
+
+
+@register_model("linear_transformer", LinearTransformerConfig)
+class LinearTransformer(Predictor):
+    """Linear self-attention layers on tokens (x_i, y_i), asked with (x_query, 0).
+
+    The query sees the examples and is seen by none. The prediction is minus its label part after
+    the last layer: in the construction, layer l turns labels into the residuals y_i - W_l x_i, and
+    the query's zero into -W_l x_query.
+
+    With full attention the examples of a prefix see each other but nothing behind it, so a prefix
+    cannot share its work with a longer one: `forward` runs each as a row of its own, and streaming
+    keeps the examples. With causal attention all positions share one pass and a constant state.
+    """
+
+    token_layout: ClassVar[str] = "concatenated"
+
+    def __init__(self, config: LinearTransformerConfig) -> None:
+        super().__init__(config.d_x, config.d_y)
+        d_token = config.d_x + config.d_y
+        scale = config.scale / d_token**0.5
+        num_distinct = 1 if config.shared else config.num_layers
+        self.layers = nn.ModuleList(
+            LinearAttention(d_token, config.num_heads, scale) for _ in range(num_distinct)
+        )
+        self.num_layers = config.num_layers
+        self.num_heads = config.num_heads
+        self.causal = config.attention == "causal"
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.check_pairs(x, y)
+        examples = torch.cat([x, y], dim=-1)[:, :-1]  # (batch, N, d)
+        queries = self._query_tokens(x)  # (batch, N + 1, d)
+        if self.causal:
+            start = self._zero_moments(len(x), x.device, x.dtype)
+            queries, _ = self._run_causal(examples, queries, start)
+            return self._prediction(queries)
+        num_context = examples.shape[1]
+        before = torch.ones(num_context + 1, num_context, device=x.device).tril(-1)
+        prefixes = torch.where(
+            before[..., None] > 0, examples[:, None], 0.0
+        )  # (batch, N + 1, N, d)
+        return self._prediction(self._run_full(prefixes, queries[:, :, None])[:, :, 0])
+
+    def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.causal:
+            return super().predict_query(x, y)
+        self.check_pairs(x, y)
+        examples = torch.cat([x, y], dim=-1)[:, :-1]
+        return self._prediction(self._run_full(examples, self._query_tokens(x[:, -1:])))[:, 0]
+
+    def init_state(
+        self,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> BufferState | CausalState:
+        if not self.causal:
+            buffer: BufferState = super().init_state(batch_size, device, dtype)
+            return buffer
+        like = self._layer(0).P
+        M = self._zero_moments(batch_size, torch.device(device or like.device), dtype or like.dtype)
+        return CausalState(M, 0)
+
+    def observe(
+        self, state: BufferState | CausalState, x: Tensor, y: Tensor
+    ) -> BufferState | CausalState:
+        if isinstance(state, BufferState):
+            buffer: BufferState = super().observe(state, x, y)
+            return buffer
+        self.check_pairs(x, y)
+        examples = torch.cat([x, y], dim=-1)
+        _, M = self._run_causal(examples, examples[:, :0], state.M)
+        return CausalState(M, state.num_seen + x.shape[1])
+
+    def predict(self, state: BufferState | CausalState, x_query: Tensor) -> Tensor:
+        self.check_queries(x_query)
+        queries = self._query_tokens(x_query)
+        if isinstance(state, BufferState):
+            return self._prediction(self._run_full(torch.cat([state.x, state.y], dim=-1), queries))
+        for number in range(self.num_layers):
+            queries = self._layer(number).update(queries, state.M[:, None, number])
+        return self._prediction(queries)
+
+    def state_size(self, num_context: int) -> int:
+        if self.causal:
+            return self.num_layers * self.num_heads * (self.d_x + self.d_y) ** 2
+        return super().state_size(num_context)
+
+    def _run_full(self, examples: Tensor, queries: Tensor) -> Tensor:
+        """Queries (..., num_queries, d) after all layers; examples (..., N, d) see each other."""
+        for number in range(self.num_layers):
+            layer = self._layer(number)
+            M = layer.summed_moments(examples)[..., None, :, :, :]
+            examples, queries = layer.update(examples, M), layer.update(queries, M)
+        return queries
+
+    def _run_causal(
+        self, examples: Tensor, queries: Tensor, before: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Queries after all layers, where query i sees i examples, and the moments after the last.
+
+        Args:
+            examples: (batch, N, d).
+            queries: (batch, at most N + 1, d).
+            before: Moments of what came before, (batch, num_layers, num_heads, d, d).
+        """
+        after = []
+        for number in range(self.num_layers):
+            layer = self._layer(number)
+            # After 0, 1, ..., N of the examples: (batch, N + 1, heads, d, d).
+            M = torch.cat([before[:, None, number], layer.moments(examples)], dim=1).cumsum(1)
+            after.append(M[:, -1])
+            queries = layer.update(queries, M[:, : queries.shape[1]])
+            examples = layer.update(examples, M[:, 1:])
+        return queries, torch.stack(after, dim=1)
+
+    def _zero_moments(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        d = self.d_x + self.d_y
+        shape = (batch_size, self.num_layers, self.num_heads, d, d)
+        return torch.zeros(shape, device=device, dtype=dtype)
+
+    def _layer(self, number: int) -> LinearAttention:
+        layer = self.layers[number % len(self.layers)]
+        assert isinstance(layer, LinearAttention)
+        return layer
+
+    def _query_tokens(self, x: Tensor) -> Tensor:
+        return pad(x, (0, self.d_y))
+
+    def _prediction(self, queries: Tensor) -> Tensor:
+        return -queries[..., self.d_x :]
+
+
+@torch.no_grad()
+def construct_gradient_descent_(model: LinearTransformer, step_size: float) -> LinearTransformer:
+    """Sets the weights, in place, that make L layers L steps of gradient descent from zero.
+
+    In the first head of each layer W_Q and W_K pick the inputs, W_V the labels and P is -eta I, so
+    that e_j loses eta sum_i r_i (x_i . x_j) from its label part; other heads are zero.
+
+    Args:
+        model: A `linear_transformer` with full attention, or with causal attention and one layer.
+        step_size: eta; multiplies the gradient of the sum over examples of half the squared error.
+
+    Raises:
+        ValueError: If attention is causal and there is more than one layer: an example then does
+            not see those behind it, which its residual after a full step depends on.
+    """
+    if model.causal and model.num_layers > 1:
+        raise ValueError(
+            f"causal attention does one gradient step, got num_layers = {model.num_layers}; "
+            "attention='full' does one for each layer"
+        )
+    for number in range(len(model.layers)):
+        layer = model._layer(number)
+        for name in ("W_Q", "W_K", "W_V", "P"):
+            getattr(layer, name).zero_()
+        inputs, labels = slice(0, model.d_x), slice(model.d_x, None)
+        layer.W_Q[0, inputs, inputs].fill_diagonal_(1)
+        layer.W_K[0, inputs, inputs].fill_diagonal_(1)
+        layer.W_V[0, labels, labels].fill_diagonal_(1)
+        layer.P[0].fill_diagonal_(-step_size)
+    return model

@@ -1,0 +1,87 @@
+"""A causal transformer on interleaved tokens: pre-norm, softmax attention, as in GPT-2."""
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from zoo.layers.attention import CausalAttention
+from zoo.layers.mlp import MLP
+from zoo.models.sequence import BlockState, SequenceBlock, SequenceConfig, SequenceModel
+from zoo.registry import register_model
+
+
+class TransformerBlock(SequenceBlock):
+    """u + attention(norm(u)), then u + mlp(norm(u)).
+
+    The state is keys and values of all tokens so far, and so it grows.
+
+    Args:
+        d_model: Width of a token.
+        num_heads: Attention heads; divides d_model.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention = CausalAttention(d_model, num_heads)
+        self.mlp_norm = nn.LayerNorm(d_model)
+        self.mlp = MLP(d_model, 4 * d_model)
+
+    def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        mixed, k, v = self.attention(self.attention_norm(u), *state)
+        u = u + mixed
+        return u + self.mlp(self.mlp_norm(u)), (k, v)
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
+        heads = self.attention.num_heads
+        shape = (batch_size, heads, 0, self.d_model // heads)
+        return tuple(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+
+    def state_size(self, num_tokens: int) -> int:
+        return 2 * num_tokens * self.d_model
+
+
+class TransformerConfig(SequenceConfig):
+    """Arguments of `transformer`, beside those of every deep sequence model.
+
+    Attributes:
+        num_heads: Attention heads; divides d_model.
+        positions: `"learned"`: a vector for each place is added to the tokens; `"none"`: causal
+            attention alone tells places apart.
+        max_context: Most examples before a query that learned positions have places for.
+    """
+
+    num_heads: PositiveInt = 4
+    positions: Literal["learned", "none"] = "learned"
+    max_context: PositiveInt = 64
+
+
+@register_model("transformer", TransformerConfig)
+class Transformer(SequenceModel):
+    """Transformer blocks on the tokens x_1, y_1, ..., x_{N+1}, read out at the inputs."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        blocks = [
+            TransformerBlock(config.d_model, config.num_heads) for _ in range(config.num_layers)
+        ]
+        super().__init__(config, blocks)
+        self.max_context = config.max_context
+        self.positions: nn.Embedding | None = None
+        if config.positions == "learned":
+            self.positions = nn.Embedding(2 * config.max_context + 1, config.d_model)
+            nn.init.normal_(self.positions.weight, std=0.02)
+
+    def place(self, tokens: Tensor, start: int) -> Tensor:
+        if self.positions is None:
+            return tokens
+        return tokens + self.positions.weight[start : start + tokens.shape[1]]
+
+    def check_length(self, length: int) -> None:
+        if self.positions is not None and length > self.max_context + 1:
+            raise ValueError(
+                f"learned positions reach to length {self.max_context + 1} "
+                f"(max_context = {self.max_context} and the query), got {length}"
+            )
