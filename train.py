@@ -101,6 +101,7 @@ def train(
         max_steps=settings.max_steps,
         val_check_interval=settings.val_every * settings.trainer.accumulate_grad_batches,
         callbacks=[*callbacks, resumable],
+        enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run_dir,
@@ -247,6 +248,7 @@ def main(config: DictConfig) -> None:
     run_dir = Path(hydra_config.runtime.output_dir)
     script = shlex.quote(os.path.relpath(sys.argv[0]))
     resume_hint = f"python {script} resume={shlex.quote(os.path.relpath(run_dir))}"
+    config.run_dir = str(run_dir)  # where Hydra put it, whatever the command line says
     try:
         if config.resume is not None and hydra_config.mode == RunMode.MULTIRUN:
             raise ValueError("resume goes on with one run, without -m")

@@ -311,6 +311,7 @@ def test_a_run_that_diverges_later_keeps_its_last_finite_checkpoint(tmp_path: Pa
         (["resume=runs/nowhere-at-all"], "is not a run directory"),
         (["data.distractors.count=10"], "num_distractors must be from 0 to 9"),
         (["seed=abc"], "seed: .*integer, got 'abc'"),
+        (["seed=-1"], "seed: .*greater than or equal to 0, got -1"),
         (["max_steps=1e3"], "max_steps: .*integer, got 1000.0"),
         (["val_every=0"], "val_every: .*greater than 0, got 0"),
         (["eval_episodes=1"], "eval_episodes: .*greater than or equal to 2, got 1"),
@@ -345,6 +346,8 @@ def test_resuming_refuses_what_conflicts_and_takes_more_steps(
         assert f"conflicts with {key} = " in output
     output = run(*LONG, "seed=1", f"hydra.run.dir={whole_run}", expect=1)
     assert "holds another run" in output
+    output = run(f"resume={whole_run}", f"hydra.run.dir={tmp_path / 'other'}", expect=1)
+    assert "is also where the run goes on" in output
     longer = tmp_path / "longer"
     subprocess.run(["cp", "-r", whole_run, longer], check=True)
     # What the run was started with does not conflict with it.

@@ -114,6 +114,8 @@ class Predictor(nn.Module):
 
     def check_pairs(self, x: Tensor, y: Tensor) -> None:
         """Raises ValueError unless x (batch, length, d_x) and y (batch, length, d_y) are floats."""
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            raise TypeError(f"x and y must be tensors, got {type(x)} and {type(y)}")
         if (
             x.ndim != 3
             or y.ndim != 3

@@ -163,6 +163,11 @@ def test_missing_directories_are_named(tmp_path: Path) -> None:
         zoo.load(tmp_path / "nowhere")
 
 
+def test_a_run_directory_says_where_its_checkpoint_is(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no card.json; .*checkpoint has one"):
+        zoo.load(checkpoint.parent)
+
+
 def test_non_finite_weights_are_not_saved(
     checkpoint: Path, model: Predictor, card_fields: dict[str, Any]
 ) -> None:

@@ -125,7 +125,9 @@ def read_card(directory: Path) -> Card:
     path = directory / CARD
     if not path.is_file():
         what = "has no" if directory.is_dir() else "is not a directory with a"
-        raise CheckpointError(f"{directory} {what} {CARD}")
+        inside = directory / "checkpoint"
+        hint = f"; {inside} has one" if (inside / CARD).is_file() else ""
+        raise CheckpointError(f"{directory} {what} {CARD}{hint}")
     if path.stat().st_size > MAX_CARD_BYTES:
         raise CheckpointError(
             f"{path} holds {path.stat().st_size} bytes, a card at most {MAX_CARD_BYTES}"

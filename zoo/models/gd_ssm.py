@@ -317,7 +317,7 @@ class GDSSM(Predictor):
         # A window for each query: batch and queries side by side, the query as second input.
         x = torch.stack([state.x[:, None].expand_as(x_query), x_query], dim=2).flatten(0, 1)
         y = state.y[:, None, None].expand(-1, num_query, 2, -1).flatten(0, 1)
-        S = windows_of_pairs(x, y).view(3, batch, num_query, -1).transpose(1, 2)
+        S = windows_of_pairs(x, y).view(3, batch, num_query, self.layer.d_token).transpose(1, 2)
         o = self.layer.virtual_window(state.Z, S)  # (num_query, batch, d)
         return o.transpose(0, 1)[..., -self.d_y :]
 

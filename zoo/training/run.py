@@ -47,7 +47,7 @@ class RunSettings(BaseModel):
 
     resume: str | None
     run_dir: str
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     max_steps: PositiveInt
     batch_size: PositiveInt
     positions: Literal["last", "all"]
@@ -87,6 +87,10 @@ def config_of_run(config: DictConfig, defaults: DictConfig) -> DictConfig:
                 "hydra.run.dir=DIRECTORY starts this one elsewhere"
             )
         return config
+    if Path(config.resume).resolve() != Path(config.run_dir).resolve():
+        raise ValueError(
+            f"resume: {config.resume} is also where the run goes on, got {config.run_dir} for that"
+        )
     saved = _read(path)
     own = _leaves(saved)
     for key in sorted(_differing(_leaves(config), _leaves(defaults)) - {"resume", "run_dir"}):
