@@ -8,6 +8,7 @@ import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.stream import Generators
 from tests.conftest import MakePairs
+from train import moments_of
 from zoo.metrics.errors import half_squared_error, mean_interval
 from zoo.solvers.theory import (
     LinearEpisodes,
@@ -110,16 +111,7 @@ def test_ridge_with_the_true_ratio_is_the_best_ridge_on_noisy_gaussian_episodes(
 )
 def test_closed_form_agrees_with_monte_carlo(settings: dict[str, object]) -> None:
     spec = EpisodeSpec(**settings)
-    theory = LinearEpisodes(
-        d_x=spec.d_x,
-        num_context=spec.num_context,
-        input_variance=spec.inputs.variance,
-        input_kurtosis=spec.inputs.kurtosis,
-        weight_variance=spec.function.scale**2,
-        noise_variance=spec.noise**2,
-        num_distractors=spec.distractors.count,
-        distractor_variance=spec.distractors.scale**2,
-    )
+    theory = moments_of(spec)
     episodes = create_sampler(spec).sample(40_000, Generators(1, "test", 0, "cpu"))
     best = optimal_step_size(theory)
     for step_size in (0.5 * best, best, 1.3 * best):
