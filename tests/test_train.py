@@ -210,21 +210,6 @@ def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(
     assert [*logged[0], *logged[1]] == list(range(49, 600, 50))
 
 
-def test_a_second_ctrl_c_exits_at_once(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    # A step of a batch this large takes long enough to send two signals in the middle of it.
-    process = start(*LONG, "batch_size=400000", f"hydra.run.dir={directory}")
-    while not (directory / "csv").exists():
-        time.sleep(0.1)
-    time.sleep(5)
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert not (directory / "checkpoints" / "last.ckpt").exists()
-
-
 def test_a_damaged_checkpoint_is_named(whole_run: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     subprocess.run(["cp", "-r", whole_run, directory], check=True)

@@ -1,6 +1,7 @@
 """Parts of training that need no process of their own."""
 
 import errno
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 import zoo
+from zoo.training.callbacks import Resumable
 from zoo.training.checkpointing import AtomicCheckpointIO
 from zoo.training.module import LitPredictor
 from zoo.training.optim import OptimConfig, create_optimizer, parameter_groups, rate_factor
@@ -152,3 +154,12 @@ def test_the_gradient_is_clipped_to_its_norm(tmp_path: Path) -> None:
     free, clipped = train(None), train(0.25)
     assert min(free) > 0.25
     assert clipped == pytest.approx([0.25] * len(clipped), rel=1e-4)
+
+
+def test_a_second_ctrl_c_exits_at_once_and_a_sigterm_beside_it_does_not(tmp_path: Path) -> None:
+    resumable = Resumable(tmp_path)
+    resumable._request_stop(signal.SIGTERM, None)
+    resumable._request_stop(signal.SIGINT, None)  # a launcher may send both
+    with pytest.raises(SystemExit) as caught:
+        resumable._request_stop(signal.SIGINT, None)
+    assert caught.value.code == 130
