@@ -65,7 +65,8 @@ class RunSettings(BaseModel):
     @classmethod
     def of(cls, config: DictConfig) -> "RunSettings":
         """Resolves and checks a composed configuration."""
-        return cls(**_plain(config))
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        return cls(**plain)
 
 
 def config_of_run(config: DictConfig, defaults: DictConfig) -> DictConfig:
@@ -155,11 +156,6 @@ def _read(path: Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise ValueError(f"{path} is not the configuration of a run")
     return config
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    return {name: value for name, value in plain.items() if name != "experiment"}
 
 
 def _leaves(config: DictConfig) -> dict[str, Any]:
