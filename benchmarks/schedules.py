@@ -8,18 +8,20 @@ both fitted on the episodes that references are fitted on, and their 0.5*MSE at 
 """
 
 import itertools
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
-import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
 from references import TUNE_EPISODES, create_reference
 from zoo.metrics.errors import half_squared_error, mean_interval
 from zoo.predictor import Predictor
+from zoo.solvers.moment import ScheduledGradientDescent, ScheduledGradientDescentConfig
 from zoo.solvers.theory import chebyshev_step_sizes
 from zoo.solvers.tuning import log_grid, tune
 
@@ -29,6 +31,22 @@ RANGES = [
     for smallest, largest in itertools.product(log_grid(0.01, 1.0, 15), log_grid(1.0, 6.0, 15))
     if smallest < largest
 ]
+
+
+def chebyshev_schedule(
+    spec: EpisodeSpec, num_steps: int, fitted_on: Sequence[Tensor]
+) -> ScheduledGradientDescent:
+    """Gradient descent with the Chebyshev schedule of the best range of eigenvalues.
+
+    Args:
+        spec: The episodes.
+        num_steps: Steps of the schedule.
+        fitted_on: x, y and target of the episodes that the range is chosen on.
+    """
+    schedules = [chebyshev_step_sizes(num_steps, *of_range) for of_range in RANGES]
+    best = tune("scheduled_gradient_descent", {"step_sizes": schedules}, *fitted_on)
+    config = ScheduledGradientDescentConfig(d_x=spec.d_x, d_y=spec.d_y, **best)
+    return ScheduledGradientDescent(config)
 
 
 def main() -> None:
@@ -46,10 +64,8 @@ def main() -> None:
         table.add_column(heading, justify="right")
     for k in track(NUM_STEPS, "fitting"):
         shared = create_reference("gradient_descent", spec, {"num_steps": k})
-        schedules = [tuple(chebyshev_step_sizes(k, *of_range)) for of_range in RANGES]
-        best = tune("scheduled_gradient_descent", {"step_sizes": schedules}, *fitted_on)
-        chebyshev = zoo.create_solver("scheduled_gradient_descent", d_x=10, d_y=10, **best)
-        sizes = " ".join(f"{size:.2f}" for size in sorted(best["step_sizes"]))
+        chebyshev = chebyshev_schedule(spec, k, fitted_on)
+        sizes = " ".join(f"{size:.2f}" for size in sorted(chebyshev.step_sizes))
         table.add_row(str(k), f"{shared.step_size:.3f}", cells(shared), sizes, cells(chebyshev))
     Console().print(table)
 

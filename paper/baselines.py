@@ -1,0 +1,103 @@
+"""Figure g: other architectures on the same task."""
+
+from paper.claims import Claim, Found, compared
+from paper.drawing import bars, new_figure
+from paper.measure import Runs, metrics_of, num_parameters, numbers
+from paper.more_steps import training as steps_training
+from paper.one_step import BASE
+from paper.plan import Effort, Training
+
+# The rates and token scales of `configs/experiment`, widths for 50,000 to 75,000 parameters.
+LAYERS = {1: "one layer", 2: "two layers"}
+WIDTHS = {
+    "transformer": {1: 64, 2: 48},
+    "mamba": {1: 80, 2: 60},
+    "s5": {1: 112, 2: 64},
+    "linear_transformer": {},
+}
+MAX_STEPS = {
+    "transformer": {1: 6_000, 2: 6_000},
+    "mamba": {1: 3_000, 2: 2_500},
+    "s5": {1: 3_000, 2: 3_000},
+    "linear_transformer": {1: 3_000, 2: 8_000},
+}
+STEP_MS = {
+    "transformer": {1: 15.0, 2: 25.0},
+    "mamba": {1: 45.0, 2: 70.0},
+    "s5": {1: 15.0, 2: 22.0},
+    "linear_transformer": {1: 2.5, 2: 4.0},
+}
+
+
+def _training(architecture: str, num_layers: int) -> Training:
+    overrides = [f"experiment={architecture}_linear", f"model.num_layers={num_layers}"]
+    if num_layers in WIDTHS[architecture]:
+        overrides.append(f"model.d_model={WIDTHS[architecture][num_layers]}")
+    return Training(
+        f"{architecture}-{num_layers}",
+        MAX_STEPS[architecture][num_layers],
+        STEP_MS[architecture][num_layers],
+        tuple(overrides),
+        validations=5,
+    )
+
+
+def trainings(effort: Effort) -> list[Training]:
+    """The GD-SSM and the baselines, of one layer and two."""
+    deep = [_training(name, depth) for name in WIDTHS for depth in effort.depths]
+    return [BASE, *([steps_training(2)] if 2 in effort.depths else []), *deep]
+
+
+def other_architectures(runs: Runs, effort: Effort) -> Found:
+    """(g): what one layer and two of each architecture learn of the task."""
+    rows: dict[str, list[float]] = {}
+    claims: list[Claim] = []
+    for num_layers in effort.depths:
+        gd_ssm = BASE if num_layers == 1 else steps_training(2)
+        of_depth = {"gd_ssm": gd_ssm} | {name: _training(name, num_layers) for name in WIDTHS}
+        for architecture, training in of_depth.items():
+            found = runs[training.name]
+            loss = numbers(found, "model", "test/half_mse_query", "value")
+            step = numbers(found, "references", "gradient_descent", "test/half_mse_query", "value")
+            layers = LAYERS[num_layers]
+            if architecture == "gd_ssm" and num_layers == 2:
+                layers = "two steps"
+            num_steps = metrics_of(found[0])["steps"]
+            label = f"{architecture}, {layers}"
+            rows[label] = [a / b for a, b in zip(loss, step, strict=True)]
+            size = f"{num_parameters(found[0]):,} parameters, {num_steps:,} steps"
+            paper, low, high = _expected(architecture, num_layers)
+            claims.append(
+                compared(
+                    f"0.5*MSE at the query, {label} ({size})",
+                    loss,
+                    "one step of gradient descent",
+                    step,
+                    paper=paper,
+                    low=low,
+                    high=high,
+                )
+            )
+    zero = metrics_of(runs[BASE.name][0])["references"]
+    rows["zero"] = [
+        zero["zero"]["test/half_mse_query"]["value"]
+        / zero["gradient_descent"]["test/half_mse_query"]["value"]
+    ]
+    figure, (ax,) = new_figure()
+    figure.set_size_inches(6.4, 0.34 * len(rows) + 1.0)
+    bars(ax, rows)
+    ax.axvline(1.0, color="tab:orange")
+    ax.set_xlabel("0.5*MSE at the query / that of one gradient step")
+    caption = "Test loss of other architectures: a dot for each seed, mean with 95 % interval."
+    return Found({"other_architectures": (figure, caption)}, claims)
+
+
+def _expected(architecture: str, num_layers: int) -> tuple[str, float | None, float | None]:
+    """What the paper claims of it, and the bounds of the ratio to one step; empty where nothing."""
+    if num_layers > 1:
+        return "", None, None
+    if architecture in ("gd_ssm", "linear_transformer"):
+        return "One layer that multiplies inputs with labels reaches one step.", 0.99, 1.01
+    if architecture == "s5":
+        return "One layer of S5, without such products, does not.", 1.1, None
+    return "", None, None

@@ -1,0 +1,123 @@
+"""What the paper claims, beside what was measured."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from matplotlib.figure import Figure
+
+from benchmarks.sweep import interval
+
+Verdict = Literal["reproduced", "not reproduced", "ours"]
+
+
+class OverSeeds(NamedTuple):
+    """A mean over seeds, with half its 95 % interval (Student's t; None for a single seed)."""
+
+    value: float
+    ci95: float | None
+    num_seeds: int
+
+
+def over_seeds(values: Sequence[float]) -> OverSeeds:
+    """The mean of one number for each seed."""
+    return OverSeeds(*interval(list(values)), len(values))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One quantity that was measured, and what was expected of it.
+
+    Attributes:
+        quantity: What was measured.
+        measured: Over the seeds.
+        paper: What the paper claims, in our words; empty where the measurement is our addition.
+        reference: The exact algorithm beside which it was measured.
+        reference_value: The same quantity of the reference, on the same episodes.
+        ratio: Of both, seed by seed.
+        closed_form: The expected value of the reference, where theory has one.
+        low: The claim holds for no mean below it.
+        high: The claim holds for no mean above it. Bounds are those of the ratio where there is
+            one, else of the measured number.
+    """
+
+    quantity: str
+    measured: OverSeeds
+    paper: str = ""
+    reference: str = ""
+    reference_value: float | None = None
+    ratio: OverSeeds | None = None
+    closed_form: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the mean over the seeds is within the bounds."""
+        if not self.paper:
+            return "ours"
+        value = (self.ratio or self.measured).value
+        below = self.low is not None and value < self.low
+        above = self.high is not None and value > self.high
+        return "not reproduced" if below or above else "reproduced"
+
+    @property
+    def criterion(self) -> str:
+        """The bounds in words; empty where there are none."""
+        bounds = {"at least": self.low, "at most": self.high}
+        return ", ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; the verdict for whoever reads the file."""
+        data = dataclasses.asdict(self)
+        for name in ("measured", "ratio"):
+            found = getattr(self, name)
+            data[name] = None if found is None else found._asdict()
+        return {**data, "verdict": self.verdict}
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> "Claim":
+        """From plain data. The verdict follows from the numbers."""
+        fields = {name: value for name, value in data.items() if name != "verdict"}
+        for name in ("measured", "ratio"):
+            if fields[name] is not None:
+                fields[name] = OverSeeds(**fields[name])
+        return cls(**fields)
+
+
+def compared(
+    quantity: str,
+    values: Sequence[float],
+    reference: str,
+    reference_values: Sequence[float],
+    *,
+    paper: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    closed_form: float | None = None,
+) -> Claim:
+    """A claim about one number for each seed and that of a reference for the same seed."""
+    return Claim(
+        quantity=quantity,
+        measured=over_seeds(values),
+        paper=paper,
+        reference=reference,
+        reference_value=over_seeds(reference_values).value,
+        ratio=over_seeds([a / b for a, b in zip(values, reference_values, strict=True)]),
+        closed_form=closed_form,
+        low=low,
+        high=high,
+    )
+
+
+class Found(NamedTuple):
+    """What a part of the reproduction ends with.
+
+    Attributes:
+        figures: Name to the figure and its caption.
+        claims: In the order of the page.
+    """
+
+    figures: dict[str, tuple[Figure, str]]
+    claims: list[Claim]

@@ -1,0 +1,54 @@
+"""Lines with bands over seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from paper.claims import over_seeds
+
+
+def new_figure(num_axes: int = 1) -> tuple[Figure, list[Axes]]:
+    """A row of axes."""
+    figure = Figure(figsize=(4.6 * num_axes, 3.4), layout="constrained")
+    axes = list(figure.subplots(1, num_axes, squeeze=False)[0])
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def band(
+    ax: Axes,
+    places: Sequence[float],
+    values: Sequence[Sequence[float]],
+    label: str,
+    **style: Any,
+) -> None:
+    """The mean over seeds and its 95 % band; `values` holds a sequence for each seed."""
+    means = [over_seeds(column) for column in zip(*values, strict=True)]
+    (line,) = ax.plot(places, [m.value for m in means], label=label, **style)
+    if all(m.ci95 is not None for m in means):
+        ax.fill_between(
+            places,
+            [m.value - (m.ci95 or 0) for m in means],
+            [m.value + (m.ci95 or 0) for m in means],
+            color=line.get_color(),
+            alpha=0.25,
+            linewidth=0,
+        )
+
+
+def bars(ax: Axes, rows: dict[str, Sequence[float]]) -> None:
+    """One row for each name: a dot for each seed, and their mean with its interval."""
+    for place, values in enumerate(rows.values()):
+        mean = over_seeds(values)
+        ax.errorbar(mean.value, place, xerr=mean.ci95 or 0, fmt="o", color="black", capsize=3)
+        ax.scatter(values, [place] * len(values), s=9, color="tab:blue", zorder=3)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.invert_yaxis()
+
+
+def legend(ax: Axes) -> None:
+    """Without a frame."""
+    ax.legend(frameon=False, fontsize=8)

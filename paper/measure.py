@@ -1,0 +1,128 @@
+"""What finished runs hold, and what else is measured of their models."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+import zoo
+from datamodules import EpisodeSpec
+from datamodules.episodes import Episodes
+from datamodules.suites import Suite
+from paper.claims import Claim, compared
+from paper.plan import ROOT
+from zoo.hub.io import read_card
+from zoo.metrics.errors import half_squared_error
+from zoo.predictor import Predictor
+
+# Finished runs by the name of their training, one directory for each seed.
+Runs = Mapping[str, Sequence[Path]]
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    """The numbers at the end of a run."""
+    content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return content
+
+
+def numbers(runs: Sequence[Path], *path: str) -> list[float]:
+    """One number of `metrics.json` for each run, by the keys that lead to it."""
+    found = []
+    for run in runs:
+        value: Any = metrics_of(run)
+        for key in path:
+            value = value[key]
+        found.append(value)
+    return found
+
+
+def model_of(run: Path) -> Predictor:
+    """The trained model of a run."""
+    return zoo.load(run / "checkpoint")
+
+
+def spec_of(run: Path) -> EpisodeSpec:
+    """The episodes that it was trained on."""
+    return EpisodeSpec(**read_card(run / "checkpoint").data)
+
+
+def num_parameters(run: Path) -> int:
+    """Of the trained model."""
+    return read_card(run / "checkpoint").num_parameters
+
+
+def suite(name: str) -> Suite:
+    """A suite of `configs/suite`."""
+    data: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "suite" / f"{name}.yaml"))
+    return Suite(axis=data["axis"], settings={str(k): s for k, s in data["settings"].items()})
+
+
+@torch.no_grad()
+def query_loss(predictor: Predictor, episodes: Episodes, batch_size: int = 500) -> float:
+    """Mean 0.5*MSE at the query."""
+    return (
+        half_squared_error(
+            predict_queries(predictor, episodes.x, episodes.y, batch_size), episodes.target[:, -1]
+        )
+        .mean()
+        .item()
+    )
+
+
+@torch.no_grad()
+def predict_queries(predictor: Predictor, x: Tensor, y: Tensor, batch_size: int = 500) -> Tensor:
+    """Predictions at the last position, (num_episodes, d_y)."""
+    pairs = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+    return torch.cat([predictor.predict_query(*pair) for pair in pairs])
+
+
+def against_gradient_descent(
+    runs: Sequence[Path],
+    quantity: str,
+    *,
+    reference: str = "gradient_descent",
+    called: str = "one step of gradient descent",
+    paper: str = "",
+    low: float | None = None,
+    high: float | None = None,
+) -> Claim:
+    """The test error of runs beside that of an algorithm in their `metrics.json`."""
+    loss = "test/half_mse_query"
+    return compared(
+        quantity,
+        numbers(runs, "model", loss, "value"),
+        called,
+        numbers(runs, "references", reference, loss, "value"),
+        paper=paper,
+        low=low,
+        high=high,
+        closed_form=(
+            metrics_of(runs[0])["closed_form/half_mse_query"]
+            if reference == "gradient_descent"
+            else None
+        ),
+    )
+
+
+def history(run: Path, column: str) -> dict[int, float]:
+    """What a run logged in the course of training: optimizer steps done to the value."""
+    found = {}
+    # Each time a run went on it wrote another version, which repeats nothing but what was lost.
+    for path in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                if row.get(column):
+                    found[int(row["step"]) + 1] = float(row[column])
+    return found
+
+
+def histories(runs: Sequence[Path], column: str) -> tuple[list[int], list[list[float]]]:
+    """The steps at which all runs logged a value, and the values of each run."""
+    found = [history(run, column) for run in runs]
+    steps = sorted(set.intersection(*(set(values) for values in found)))
+    return steps, [[values[step] for step in steps] for values in found]

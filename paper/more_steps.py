@@ -1,0 +1,114 @@
+"""Figure e: several steps of gradient descent."""
+
+from benchmarks.schedules import chebyshev_schedule
+from datamodules import create_sampler
+from datamodules.datamodule import EVAL_SEED
+from datamodules.stream import Generators
+from evaluate import evaluation_episodes
+from paper.claims import Claim, Found, compared, over_seeds
+from paper.drawing import band, legend, new_figure
+from paper.measure import (
+    Runs,
+    against_gradient_descent,
+    model_of,
+    numbers,
+    query_loss,
+    spec_of,
+)
+from paper.one_step import BASE
+from paper.plan import Effort, Training
+from references import TUNE_EPISODES, create_reference
+from zoo.analysis.construction import weights_beside_construction
+from zoo.analysis.figures import weights_figure
+from zoo.models.gd_ssm import GDSSM
+from zoo.solvers.moment import GradientDescent
+
+
+def training(k: int) -> Training:
+    """k steps in one layer with learned readouts."""
+    steps, step_ms = {2: (4_000, 7.0), 3: (5_000, 7.5), 4: (8_000, 8.0)}.get(k, (8_000, 11.0))
+    return Training(f"steps-{k}", steps, step_ms, (f"model.num_steps={k}",))
+
+
+def trainings(effort: Effort) -> list[Training]:
+    """One step and several."""
+    return [BASE, *map(training, effort.num_steps)]
+
+
+def several_steps(runs: Runs, effort: Effort) -> Found:
+    """(e): losses and weights of two and more steps."""
+    by_steps = {1: runs[BASE.name]} | {k: runs[training(k).name] for k in effort.num_steps}
+    spec = spec_of(by_steps[1][0])
+    episodes = evaluation_episodes(spec, effort.num_episodes)
+    tuning = Generators(EVAL_SEED, "tune", 0, "cpu")
+    fitted_on = create_sampler(spec).sample(TUNE_EPISODES, tuning)[:3]
+    claims = []
+    chebyshev = []
+    for k in effort.num_steps:
+        found = by_steps[k]
+        claims.append(
+            against_gradient_descent(
+                found,
+                f"0.5*MSE at the query, k = {k}",
+                reference=f"gradient_descent_{k}",
+                called=f"{k} gradient steps of the best shared size",
+                paper="A GD-SSM of several steps reaches as many steps of gradient descent.",
+                high=1.01,
+            )
+        )
+        solver = chebyshev_schedule(spec, k, fitted_on)
+        chebyshev.append(query_loss(solver, episodes))
+        trained = numbers(found, "model", "test/half_mse_query", "value")
+        called = f"{k} gradient steps of Chebyshev sizes"
+        quantity = f"0.5*MSE at the query, k = {k}"
+        claims.append(compared(quantity, trained, called, [chebyshev[-1]] * len(found)))
+    for k in effort.num_steps:
+        least = [
+            min(v for name, v in weights.items() if name.startswith("cosine_"))
+            for weights in numbers(by_steps[k], "weights")
+        ]
+        claims.append(
+            Claim(
+                f"least cosine of a weight with the construction, k = {k}",
+                over_seeds(least),
+                paper="The weights of several steps are those of the construction.",
+                low=0.95,
+            )
+        )
+    figure, (ax,) = new_figure()
+    values = [numbers(f, "model", "test/half_mse_query", "value") for f in by_steps.values()]
+    per_seed = list(zip(*values, strict=True))
+    band(ax, list(by_steps), per_seed, "GD-SSM, trained", color="black", marker="o", markersize=3)
+    shared = [
+        numbers(f, "references", f"gradient_descent_{k}" if k > 1 else "gradient_descent")[0]
+        for k, f in by_steps.items()
+    ]
+    losses = [found["test/half_mse_query"]["value"] for found in shared]
+    ax.plot(list(by_steps), losses, "s--", color="tab:orange", markersize=4, label="shared step")
+    ax.plot(
+        list(effort.num_steps),
+        chebyshev,
+        "d:",
+        color="tab:green",
+        markersize=4,
+        label="Chebyshev steps",
+    )
+    ax.set_yscale("log")
+    ax.set_xlabel("steps k")
+    ax.set_ylabel("0.5*MSE at the query")
+    legend(ax)
+    k = effort.num_steps[0]
+    model, step = model_of(by_steps[k][0]), create_reference("gradient_descent", spec, {})
+    assert isinstance(model, GDSSM)
+    assert isinstance(step, GradientDescent)
+    heat_maps = weights_figure(weights_beside_construction(model, step.step_size))
+    return Found(
+        {
+            "several_steps": (figure, "Test loss of k steps; mean and 95 % band over seeds."),
+            "several_steps_weights": (
+                heat_maps,
+                f"Trained (top, seed 0) and constructed weights for k = {k}.",
+            ),
+        },
+        claims,
+    )

@@ -1,0 +1,180 @@
+"""Figure f: functions that are not linear."""
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+import zoo
+from datamodules import EpisodeSpec, create_sampler
+from datamodules.datamodule import EVAL_SEED
+from datamodules.episodes import Episodes
+from datamodules.stream import Generators
+from evaluate import evaluation_episodes
+from paper.claims import Claim, Found, compared
+from paper.drawing import bars, legend, new_figure
+from paper.measure import Runs, model_of, numbers, predict_queries, query_loss, spec_of
+from paper.plan import Effort, Training
+from references import TUNE_EPISODES, create_reference
+from zoo.layers.tokens import widen
+from zoo.models.gd_ssm_embedded import GDSSMEmbedded
+from zoo.models.gd_ssm_features import GDSSMFeatures
+from zoo.predictor import Predictor
+from zoo.solvers.tuning import log_grid, tune
+
+FEATURES = ("model=gd_ssm_features", "data=sine", "optim.lr=0.002")
+ONE_STEP = Training("sine-one-step", 8_000, 4.5, (*FEATURES, "model.num_steps=1"))
+FOUR_STEPS = Training("sine-four-steps", 8_000, 8.5, (*FEATURES, "model.num_steps=4"))
+EMBEDDED = Training("sine-embedded", 8_000, 6.0, ("model=gd_ssm_embedded", "data=sine"))
+STEPS = {ONE_STEP: 1, FOUR_STEPS: 4, EMBEDDED: 1}
+CALLED = {
+    ONE_STEP: "learned features, one step",
+    FOUR_STEPS: "learned features, four steps",
+    EMBEDDED: "embedded tokens, one step",
+}
+
+
+def trainings(effort: Effort) -> list[Training]:
+    """Learned features with one step and four, and the published variant."""
+    return list(STEPS)
+
+
+class OnFeatures(Predictor):
+    """An algorithm on the features of a model, from the model's own start.
+
+    With phi the model's features and f_0(x) what it says before any example, the algorithm gets the
+    pairs (phi(x_i), y_i - f_0(x_i)) and its prediction is added to f_0. For gradient descent that
+    is the same as to start from the model's W_0.
+
+    Args:
+        model: A trained model with features.
+        algorithm: An exact algorithm on features.
+    """
+
+    def __init__(self, model: GDSSMFeatures | GDSSMEmbedded, algorithm: Predictor) -> None:
+        super().__init__()
+        self.d_x, self.d_y = model.d_x, model.d_y
+        self.model, self.algorithm = model, algorithm
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        start = start_of(self.model, x)
+        return start + self.algorithm(features(self.model, x), y - start)
+
+    def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
+        start = start_of(self.model, x)
+        phi = features(self.model, x)
+        return start[:, -1] + self.algorithm.predict_query(phi, y - start)
+
+
+def features(model: GDSSMFeatures | GDSSMEmbedded, x: Tensor) -> Tensor:
+    """What the recurrence of a model sees of x: phi(x), or its embedding, (..., num_features)."""
+    if isinstance(model, GDSSMFeatures):
+        return model.phi(x)
+    return model.embed(widen(x, x.new_zeros(*x.shape[:-1], model.d_y))[0])
+
+
+def start_of(model: Predictor, x: Tensor) -> Tensor:
+    """What a model says of x before any example, (batch, length, d_y)."""
+    return model.predict(model.init_state(len(x)), x)
+
+
+@torch.no_grad()
+def gradient_descent_on_features(
+    model: GDSSMFeatures | GDSSMEmbedded, num_steps: int, spec: EpisodeSpec
+) -> Predictor:
+    """Steps of the best shared size, fitted on episodes that no comparison sees."""
+    generators = Generators(EVAL_SEED, "tune", 0, "cpu")
+    x, y, target, _ = create_sampler(spec).sample(TUNE_EPISODES, generators)
+    phi, start = features(model, x), start_of(model, x)
+    # About one over the largest eigenvalue of A is the largest step that does not diverge.
+    size = 1 / (spec.num_context * phi.square().sum(-1).mean().item())
+    grid = {"step_size": tuple(size * factor for factor in log_grid(1e-2, 1e2, 81))}
+    name = "gradient_descent"
+    fixed = {"num_steps": num_steps}
+    best = tune(name, grid, phi, y - start, target - start, fixed=fixed)
+    return OnFeatures(model, zoo.create_solver(name, d_x=phi.shape[-1], d_y=spec.d_y, **best))
+
+
+def sine_waves(runs: Runs, effort: Effort) -> Found:
+    """(f): sine waves, beside gradient descent on the same features."""
+    spec = spec_of(runs[ONE_STEP.name][0])
+    episodes = evaluation_episodes(spec, effort.num_episodes)
+    zero = query_loss(create_reference("zero", spec, {}), episodes)
+    plain = query_loss(create_reference("gradient_descent", spec, {}), episodes)
+    claims: list[Claim] = []
+    rows = {}
+    shown = {}
+    for training, num_steps in STEPS.items():
+        found = runs[training.name]
+        trained = numbers(found, "model", "test/half_mse_query", "value")
+        exact = []
+        for run in found:
+            model = model_of(run)
+            assert isinstance(model, GDSSMFeatures | GDSSMEmbedded)
+            solver = gradient_descent_on_features(model, num_steps, spec)
+            exact.append(query_loss(solver, episodes))
+            if run == found[0]:
+                shown[training] = model, solver
+        called = CALLED[training]
+        rows[called] = trained
+        steps = "one step" if num_steps == 1 else f"{num_steps} steps"
+        rows[f"gradient descent on the same features, {steps}, {training.name}"] = exact
+        embedded = training is EMBEDDED
+        claims.append(
+            compared(
+                f"0.5*MSE at the query, {called}",
+                trained,
+                f"gradient descent on the same features, {steps}",
+                exact,
+                paper=(
+                    "With embedded tokens and a gated linear unit it learns functions that are not "
+                    "linear at least as well as gradient descent on its features."
+                    if embedded
+                    else "With a network before it, it does gradient descent on learned features."
+                ),
+                high=1.05,
+            )
+        )
+        quantity = f"0.5*MSE at the query, {called}"
+        claims.append(compared(quantity, trained, "zero", [zero] * len(found)))
+    rows["gradient descent on x"] = [plain]
+    rows["zero"] = [zero]
+    figure, (left, right) = new_figure(2)
+    labels = {name: name.split(", sine-")[0] for name in rows}
+    bars(left, rows)
+    left.set_yticks(range(len(rows)), list(labels.values()), fontsize=7)
+    left.set_xscale("log")
+    left.set_xlabel("0.5*MSE at the query")
+    _draw_episode(right, spec, shown[FOUR_STEPS], shown[EMBEDDED][0])
+    caption = (
+        "Sine waves of random amplitude and phase from ten examples: test loss (a dot for each "
+        "seed, mean with 95 % interval), and the predictions of one episode (seed 0)."
+    )
+    return Found({"sine_waves": (figure, caption)}, claims)
+
+
+@torch.no_grad()
+def _draw_episode(
+    ax: Axes, spec: EpisodeSpec, pair: tuple[Predictor, Predictor], embedded: Predictor
+) -> None:
+    model, solver = pair
+    num_places = 101
+    longer = spec.model_copy(update={"num_context": spec.num_context + num_places - 1})
+    episode: Episodes = evaluation_episodes(longer, 1)
+    x, y, target, _ = episode
+    n = spec.num_context
+    context_x, context_y = x[:, :n], y[:, :n]
+    order = x[0, n:, 0].argsort()
+    queries = x[0, n:][order]
+    ax.plot(queries[:, 0], target[0, n:, 0][order], color="tab:green", label="function")
+    for predictor, label, style in (
+        (model, "GD-SSM, four steps", "k--"),
+        (solver, "gradient descent on its features", "--"),
+        (embedded, "GD-SSM, embedded", ":"),
+    ):
+        many_x = torch.cat([context_x.expand(num_places, -1, -1), queries[:, None]], dim=1)
+        many_y = torch.cat([context_y, context_y.new_zeros(1, 1, spec.d_y)], dim=1)
+        values = predict_queries(predictor, many_x, many_y.expand(num_places, -1, -1))[:, 0]
+        ax.plot(queries[:, 0], values, style, label=label)
+    ax.plot(context_x[0, :, 0], context_y[0, :, 0], "o", color="black", markersize=4)
+    ax.set_xlabel("x")
+    legend(ax)

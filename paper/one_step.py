@@ -1,0 +1,252 @@
+"""Figures a to d: one layer is one step of gradient descent."""
+
+from functools import partial
+
+from evaluate import evaluation_episodes
+from paper.claims import Claim, Found, compared, over_seeds
+from paper.drawing import band, legend, new_figure
+from paper.measure import (
+    Runs,
+    against_gradient_descent,
+    histories,
+    metrics_of,
+    model_of,
+    numbers,
+    query_loss,
+    spec_of,
+    suite,
+)
+from paper.plan import Effort, Training
+from references import create_reference, linear_moments
+from zoo.analysis.construction import interpolated, weights_beside_construction
+from zoo.analysis.figures import weights_figure
+from zoo.metrics.alignment import alignment, query_response
+from zoo.models.gd_ssm import GDSSM
+from zoo.solvers.moment import GradientDescent
+from zoo.solvers.theory import expected_half_mse, optimal_half_mse
+
+BASE = Training("one-step", 1_500, 3.0, validations=30)
+# 1 %, the distance that the training of a single seed is judged by.
+CLOSE = {"low": 0.99, "high": 1.01}
+
+
+def base_trainings(effort: Effort) -> list[Training]:
+    """The paper's setting alone."""
+    return [BASE]
+
+
+def loss_over_training(runs: Runs, effort: Effort) -> Found:
+    """(a): the loss and the agreement with one gradient step in the course of training."""
+    base = runs[BASE.name]
+    spec = spec_of(base[0])
+    moments = linear_moments(spec)
+    assert moments is not None
+    figure, (left, middle, right) = new_figure(3)
+    steps, losses = histories(base, "val/half_mse_query")
+    _, ratios = histories(base, "val/ratio_to_gradient_descent")
+    band(left, steps, losses, "GD-SSM, trained", color="black")
+    reference = losses[0][-1] / ratios[0][-1]
+    left.axhline(reference, color="tab:orange", label="one gradient step, same episodes")
+    closed_form = optimal_half_mse(moments)
+    left.axhline(closed_form, color="tab:green", linestyle=":", label="closed form")
+    left.set_ylabel("0.5*MSE at the query")
+    for name, color in (("prediction_difference", "tab:blue"), ("model_difference", "tab:red")):
+        steps, values = histories(base, f"alignment/{name}")
+        band(middle, steps, values, name.replace("_", " "), color=color)
+    middle.set_ylabel("distance from one gradient step")
+    steps, values = histories(base, "alignment/cosine")
+    band(right, steps, values, "cosine of sensitivities", color="tab:purple")
+    right.set_ylabel("cosine with one gradient step")
+    for ax in (left, middle, right):
+        ax.set_xlabel("optimizer steps")
+        legend(ax)
+
+    episodes = evaluation_episodes(spec, effort.num_episodes)
+    zero, step = (
+        query_response(create_reference(name, spec, {}), episodes.x, episodes.y)
+        for name in ("zero", "gradient_descent")
+    )
+    distance = alignment(zero, step)
+    same = "Its predictions, and their sensitivity to the query, become those of gradient descent."
+    claims = [
+        against_gradient_descent(
+            base,
+            "0.5*MSE at the query",
+            paper="A trained one-layer GD-SSM reaches the loss of one step of gradient descent.",
+            **CLOSE,
+        ),
+        Claim(
+            "cosine of sensitivities",
+            over_seeds(numbers(base, "model", "alignment/cosine", "value")),
+            paper=same,
+            low=0.99,
+        ),
+    ]
+    for name, from_zero in (
+        ("prediction_difference", distance.prediction_difference),
+        ("model_difference", distance.model_difference),
+    ):
+        claims.append(
+            compared(
+                name.replace("_", " "),
+                numbers(base, "model", f"alignment/{name}", "value"),
+                "that of predicting zero",
+                [from_zero.value] * len(base),
+                paper=same,
+                high=0.05,
+            )
+        )
+    first = [metrics_of(run)["first_step_within_1_percent"] for run in base]
+    reached = [float(step) for step in first if step is not None]
+    if reached:
+        quantity = f"optimizer steps until within 1 % ({len(reached)} of {len(base)} seeds)"
+        claims.append(Claim(quantity, over_seeds(reached)))
+    caption = "Validation loss, distances and cosine over training; mean and 95 % band over seeds."
+    return Found({"loss_over_training": (figure, caption)}, claims)
+
+
+def weights(runs: Runs, effort: Effort) -> Found:
+    """(b): trained beside constructed weights."""
+    base = runs[BASE.name]
+    paper = "The trained weights are those of the construction."
+    claims = [
+        Claim(
+            f"cosine of {name} with the construction",
+            over_seeds(numbers(base, "weights", f"cosine_{name}")),
+            paper=paper,
+            low=0.99,
+        )
+        for name in ("Q", "Lambda_bar", "D", "C")
+    ]
+    num_seeds = len(base)
+    claims += [
+        compared(
+            "mean of Lambda_bar",
+            numbers(base, "weights", "mean_Lambda_bar"),
+            "constructed",
+            [1.0] * num_seeds,
+            paper=paper,
+            low=0.95,
+            high=1.05,
+        ),
+        compared(
+            "step size in Q, D and C",
+            numbers(base, "weights", "step_size_C_1"),
+            "best step size, closed form",
+            numbers(base, "weights", "constructed_step_size"),
+            paper=paper,
+            low=0.95,
+            high=1.05,
+        ),
+    ]
+    spec = spec_of(base[0])
+    episodes = evaluation_episodes(spec, effort.num_episodes)
+    step = create_reference("gradient_descent", spec, {})
+    assert isinstance(step, GradientDescent)
+    reference = query_loss(step, episodes)
+    models = [model_of(run) for run in base]
+    between = []
+    for model in models:
+        assert isinstance(model, GDSSM)
+        between.append(query_loss(interpolated(model, step.step_size, 0.5), episodes))
+    called = "one step of gradient descent"
+    quantity = "0.5*MSE of the mean of trained and constructed weights"
+    claims.append(compared(quantity, between, called, [reference] * num_seeds))
+    assert isinstance(models[0], GDSSM)
+    figure = weights_figure(weights_beside_construction(models[0], step.step_size))
+    caption = "Trained (top, seed 0) and constructed weights, after their scales are matched."
+    return Found({"weights": (figure, caption)}, claims)
+
+
+def other_scales(runs: Runs, effort: Effort) -> Found:
+    """(c): inputs and functions larger and smaller than in training."""
+    base = runs[BASE.name]
+    spec = spec_of(base[0])
+    models = [model_of(run) for run in base]
+    step = create_reference("gradient_descent", spec, {})
+    zero = create_reference("zero", spec, {})
+    assert isinstance(step, GradientDescent)
+    figure, axes = new_figure(2)
+    claims = []
+    for ax, name, what in zip(
+        axes, ("input_scale", "weight_scale"), ("inputs", "functions"), strict=True
+    ):
+        places, trained, exact, zeros, expected = [], [], [], [], []
+        for label, setting in suite(name).settings.items():
+            changed = setting.apply(spec)
+            episodes = evaluation_episodes(changed, effort.num_episodes)
+            moments = linear_moments(changed)
+            assert moments is not None
+            places.append(float(label))
+            trained.append([query_loss(model, episodes) for model in models])
+            exact.append(query_loss(step, episodes))
+            zeros.append(query_loss(zero, episodes))
+            expected.append(expected_half_mse(moments, step.step_size))
+            claims.append(
+                compared(
+                    f"0.5*MSE, {what} {label} times as large",
+                    trained[-1],
+                    "one gradient step of the size for training",
+                    [exact[-1]] * len(base),
+                    paper=f"On larger {what} the trained layer does what gradient descent does.",
+                    low=0.95,
+                    high=1.05,
+                    closed_form=expected[-1],
+                )
+            )
+        band(ax, places, list(zip(*trained, strict=True)), "GD-SSM, trained", color="black")
+        ax.plot(places, exact, "o", color="tab:orange", markersize=4, label="one gradient step")
+        ax.plot(places, expected, ":", color="tab:green", label="closed form")
+        ax.plot(places, zeros, "--", color="tab:gray", label="zero")
+        ax.set_yscale("log")
+        ax.set_xlabel(f"scale of {what}, training at 1")
+        ax.set_ylabel("0.5*MSE at the query")
+        legend(ax)
+    caption = (
+        "Test loss at scales of inputs and functions that training did not show; the gradient "
+        "step keeps its size."
+    )
+    return Found({"other_scales": (figure, caption)}, claims)
+
+
+def _dimension(d: int) -> Training:
+    steps, step_ms = {5: (1_500, 3.0), 20: (2_000, 5.0), 35: (3_000, 9.0)}.get(d, (4_000, 15.0))
+    return Training(f"dimension-{d}", steps, step_ms, (f"data.d_x={d}", f"data.num_context={d}"))
+
+
+def dimension_trainings(effort: Effort) -> list[Training]:
+    """d_x = d_y = N, beside 10."""
+    return [BASE, *map(_dimension, effort.dimensions)]
+
+
+def dimensions(runs: Runs, effort: Effort) -> Found:
+    """(d): the loss against the dimension of inputs."""
+    by_dimension = {10: runs[BASE.name]}
+    by_dimension |= {d: runs[_dimension(d).name] for d in effort.dimensions}
+    by_dimension = dict(sorted(by_dimension.items()))
+    against = partial(
+        against_gradient_descent,
+        paper="The trained layer reaches one gradient step in every dimension.",
+        **CLOSE,
+    )
+    claims = [
+        against(found, f"0.5*MSE at the query, d = N = {d}") for d, found in by_dimension.items()
+    ]
+    figure, (left, right) = new_figure(2)
+    places = list(by_dimension)
+    loss = "test/half_mse_query"
+    values = [numbers(found, "model", loss, "value") for found in by_dimension.values()]
+    band(left, places, list(zip(*values, strict=True)), "GD-SSM, trained", color="black")
+    exact = [c.reference_value or 0.0 for c in claims]
+    left.plot(places, exact, "o", color="tab:orange", markersize=4, label="one gradient step")
+    expected = [c.closed_form or 0.0 for c in claims]
+    left.plot(places, expected, ":", color="tab:green", label="closed form")
+    left.set_ylabel("0.5*MSE at the query")
+    ratios = [[v / e for v in of_seeds] for of_seeds, e in zip(values, exact, strict=True)]
+    band(right, places, list(zip(*ratios, strict=True)), "trained / one gradient step", marker="o")
+    right.axhline(1.0, color="tab:orange")
+    for ax in (left, right):
+        ax.set_xlabel("d = N")
+        legend(ax)
+    caption = "Test loss for inputs and targets of other dimensions, as many examples as inputs."
+    return Found({"dimensions": (figure, caption)}, claims)

@@ -1,0 +1,206 @@
+"""Figure h: what is ours: step sizes, forgetting, longer contexts, classes."""
+
+from benchmarks.schedules import chebyshev_schedule
+from datamodules import create_sampler
+from datamodules.datamodule import EVAL_SEED
+from datamodules.stream import Generators
+from evaluate import evaluation_episodes
+from paper.claims import Claim, Found, compared, over_seeds
+from paper.drawing import band, bars, legend, new_figure
+from paper.measure import (
+    Runs,
+    metrics_of,
+    model_of,
+    numbers,
+    query_loss,
+    spec_of,
+)
+from paper.more_steps import training as steps_training
+from paper.one_step import BASE
+from paper.plan import Effort, Training
+from references import TUNE_EPISODES, arguments_for, create_reference, linear_moments
+from zoo.solvers.moment import GradientDescent
+from zoo.solvers.theory import expected_half_mse
+
+LENGTHS = (2, 5, 10, 15, 20, 30, 40)
+CLASSIFICATION = Training("classification", 3_000, 6.0, ("data=classification",))
+
+
+def _drift(rho: str) -> Training:
+    overrides = ("data=linear_drift", "data.d_y=5", f"data.function.rho={rho}", "optim.ssm_lr=0.01")
+    return Training(f"drift-{rho}", 4_000, 3.5, overrides)
+
+
+DRIFTS = {0.99: _drift("0.99"), 0.95: _drift("0.95")}
+
+
+def _most_steps(effort: Effort) -> int:
+    return max(k for k in effort.num_steps if k <= 4)
+
+
+def trainings(effort: Effort) -> list[Training]:
+    """Several steps, drifting weights and classes; longer contexts are those of one step."""
+    return [BASE, steps_training(_most_steps(effort)), *DRIFTS.values(), CLASSIFICATION]
+
+
+def additions(runs: Runs, effort: Effort) -> Found:
+    """(h): all four."""
+    parts = [
+        step_sizes(runs, effort),
+        forgetting(runs, effort),
+        longer_contexts(runs, effort),
+        classes(runs, effort),
+    ]
+    figures = {name: pair for part in parts for name, pair in part.figures.items()}
+    return Found(figures, [claim for part in parts for claim in part.claims])
+
+
+def step_sizes(runs: Runs, effort: Effort) -> Found:
+    """The step sizes that several learned steps amount to."""
+    k = _most_steps(effort)
+    found = runs[steps_training(k).name]
+    spec = spec_of(found[0])
+    tuning = Generators(EVAL_SEED, "tune", 0, "cpu")
+    fitted_on = create_sampler(spec).sample(TUNE_EPISODES, tuning)[:3]
+    chebyshev = sorted(chebyshev_schedule(spec, k, fitted_on).step_sizes)
+    shared = create_reference("gradient_descent", spec, {"num_steps": k})
+    assert isinstance(shared, GradientDescent)
+    learned = [
+        [weights[f"step_size_C_{j}"] for j in range(1, k + 1)]
+        for weights in numbers(found, "weights")
+    ]
+    figure, (ax,) = new_figure()
+    ranks = list(range(1, k + 1))
+    band(ax, ranks, learned, "learned, where B is read", color="black", marker="o")
+    ax.plot(ranks, chebyshev, "d:", color="tab:green", label="Chebyshev")
+    ax.axhline(shared.step_size, color="tab:orange", linestyle="--", label="best shared")
+    ax.set_xticks(ranks)
+    ax.set_xlabel(f"rank of the step, k = {k}")
+    ax.set_ylabel("step size")
+    legend(ax)
+    claims = [
+        compared(
+            f"step size of rank {j} of {k}",
+            [sizes[j - 1] for sizes in learned],
+            "Chebyshev",
+            [chebyshev[j - 1]] * len(found),
+        )
+        for j in ranks
+    ]
+    caption = "Learned step sizes in rising order; mean and 95 % band over seeds."
+    return Found({"step_sizes": (figure, caption)}, claims)
+
+
+def forgetting(runs: Runs, effort: Effort) -> Found:
+    """Weights that drift: the decay of the recurrence against the best forgetting of one step."""
+    figure, axes = new_figure(len(DRIFTS))
+    claims: list[Claim] = []
+    for ax, (rho, training) in zip(axes, DRIFTS.items(), strict=True):
+        found = runs[training.name]
+        spec = spec_of(found[0])
+        episodes = evaluation_episodes(spec, effort.num_episodes)
+        loss = numbers(found, "model", "test/half_mse_query", "value")
+        told = arguments_for("weighted_gradient_descent", spec, {})
+        rows = {"GD-SSM, trained": loss}
+        for name in (
+            "weighted_gradient_descent",
+            "gradient_descent",
+            "recursive_least_squares",
+            "kalman_filter",
+        ):
+            solver = create_reference(name, spec, told if name.startswith("weighted") else {})
+            rows[name.replace("_", " ")] = [query_loss(solver, episodes)]
+        for name in ("weighted gradient descent", "kalman filter"):
+            exact = rows[name] * len(found)
+            claims.append(compared(f"0.5*MSE at the query, drift rho = {rho:g}", loss, name, exact))
+        claims.append(
+            compared(
+                f"mean of Lambda_bar, drift rho = {rho:g}",
+                numbers(found, "weights", "mean_Lambda_bar"),
+                "forgetting factor of weighted gradient descent",
+                [told["forgetting"]] * len(found),
+            )
+        )
+        bars(ax, rows)
+        ax.set_xlabel("0.5*MSE at the query")
+        ax.set_title(f"drift rho = {rho:g}", fontsize=9)
+    caption = "Weights that drift from one example to the next; d = 5, N = 20."
+    return Found({"forgetting": (figure, caption)}, claims)
+
+
+def longer_contexts(runs: Runs, effort: Effort) -> Found:
+    """Contexts shorter and longer than the ten examples of training."""
+    base = runs[BASE.name]
+    spec = spec_of(base[0])
+    models = [model_of(run) for run in base]
+    step = create_reference("gradient_descent", spec, {})
+    assert isinstance(step, GradientDescent)
+    trained, exact, fitted, expected = [], [], [], []
+    claims = []
+    for num_context in LENGTHS:
+        changed = spec.model_copy(update={"num_context": num_context})
+        moments = linear_moments(changed)
+        assert moments is not None
+        episodes = evaluation_episodes(changed, effort.num_episodes)
+        trained.append([query_loss(model, episodes) for model in models])
+        exact.append(query_loss(step, episodes))
+        fitted.append(query_loss(create_reference("gradient_descent", changed, {}), episodes))
+        expected.append(expected_half_mse(moments, step.step_size))
+        claims.append(
+            compared(
+                f"0.5*MSE after {num_context} examples, trained with {spec.num_context}",
+                trained[-1],
+                "one gradient step of the size for training",
+                [exact[-1]] * len(base),
+                closed_form=expected[-1],
+            )
+        )
+    figure, (ax,) = new_figure()
+    band(ax, LENGTHS, list(zip(*trained, strict=True)), "GD-SSM, trained", color="black")
+    ax.plot(LENGTHS, exact, "o", color="tab:orange", markersize=4, label="one gradient step")
+    ax.plot(LENGTHS, expected, ":", color="tab:green", label="its closed form")
+    ax.plot(LENGTHS, fitted, "--", color="tab:blue", label="one step of the best size for N")
+    ax.set_yscale("log")
+    ax.set_xlabel("examples N, training at 10")
+    ax.set_ylabel("0.5*MSE at the query")
+    legend(ax)
+    caption = "Test loss with fewer and more examples than in training."
+    return Found({"longer_contexts": (figure, caption)}, claims)
+
+
+def classes(runs: Runs, effort: Effort) -> Found:
+    """Softmax regression: cross entropy beside one gradient step, and the learning curve."""
+    found = runs[CLASSIFICATION.name]
+    loss = "test/cross_entropy_query"
+    claims = [
+        compared(
+            "cross entropy at the query, four classes",
+            numbers(found, "model", loss, "value"),
+            "one step of softmax regression",
+            numbers(found, "references", "gradient_descent", loss, "value"),
+        ),
+        compared(
+            "accuracy at the query, four classes",
+            numbers(found, "model", "test/accuracy_query", "value"),
+            "one step of softmax regression",
+            numbers(found, "references", "gradient_descent", "test/accuracy_query", "value"),
+        ),
+        Claim(
+            "expected calibration error, four classes",
+            over_seeds(numbers(found, "test/calibration_error")),
+        ),
+    ]
+    curves = [
+        [point["value"] for point in metrics_of(run)["curves"]["model"] if point is not None]
+        for run in found
+    ]
+    exact = metrics_of(found[0])["curves"]["gradient_descent"]
+    figure, (ax,) = new_figure()
+    places = list(range(len(curves[0])))
+    ax.plot(places, [p["value"] for p in exact], color="tab:orange", label="one gradient step")
+    band(ax, places, curves, "GD-SSM, trained", color="black", linestyle="--")
+    ax.set_xlabel("examples in the context")
+    ax.set_ylabel("cross entropy")
+    legend(ax)
+    caption = "Ten dimensions, four classes; mean and 95 % band over seeds."
+    return Found({"classes": (figure, caption)}, claims)
