@@ -2,7 +2,7 @@
 
 from paper.claims import Claim, Found, compared
 from paper.drawing import bars, new_figure
-from paper.measure import Runs, metrics_of, num_parameters, numbers
+from paper.measure import Runs, metrics_of, num_parameters, of_each
 from paper.more_steps import training as steps_training
 from paper.one_step import BASE
 from paper.plan import Effort, Training
@@ -57,8 +57,8 @@ def other_architectures(runs: Runs, effort: Effort) -> Found:
         of_depth = {"gd_ssm": gd_ssm} | {name: _training(name, num_layers) for name in WIDTHS}
         for architecture, training in of_depth.items():
             found = runs[training.name]
-            loss = numbers(found, "model", "test/half_mse_query", "value")
-            step = numbers(found, "references", "gradient_descent", "test/half_mse_query", "value")
+            loss = of_each(found, "model", "test/half_mse_query", "value")
+            step = of_each(found, "references", "gradient_descent", "test/half_mse_query", "value")
             layers = LAYERS[num_layers]
             if architecture == "gd_ssm" and num_layers == 2:
                 layers = "two steps"

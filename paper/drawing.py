@@ -1,6 +1,6 @@
 """Lines with bands over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def band(
         )
 
 
-def bars(ax: Axes, rows: dict[str, Sequence[float]]) -> None:
+def bars(ax: Axes, rows: Mapping[str, Sequence[float]]) -> None:
     """One row for each name: a dot for each seed, and their mean with its interval."""
     for place, values in enumerate(rows.values()):
         mean = over_seeds(values)

@@ -30,8 +30,8 @@ def metrics_of(run: Path) -> dict[str, Any]:
     return content
 
 
-def numbers(runs: Sequence[Path], *path: str) -> list[float]:
-    """One number of `metrics.json` for each run, by the keys that lead to it."""
+def of_each(runs: Sequence[Path], *path: str) -> list[Any]:
+    """What stands in `metrics.json` of each run, by the keys that lead to it."""
     found = []
     for run in runs:
         value: Any = metrics_of(run)
@@ -95,9 +95,9 @@ def against_gradient_descent(
     loss = "test/half_mse_query"
     return compared(
         quantity,
-        numbers(runs, "model", loss, "value"),
+        of_each(runs, "model", loss, "value"),
         called,
-        numbers(runs, "references", reference, loss, "value"),
+        of_each(runs, "references", reference, loss, "value"),
         paper=paper,
         low=low,
         high=high,

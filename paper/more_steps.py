@@ -11,7 +11,7 @@ from paper.measure import (
     Runs,
     against_gradient_descent,
     model_of,
-    numbers,
+    of_each,
     query_loss,
     spec_of,
 )
@@ -58,14 +58,14 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
         )
         solver = chebyshev_schedule(spec, k, fitted_on)
         chebyshev.append(query_loss(solver, episodes))
-        trained = numbers(found, "model", "test/half_mse_query", "value")
+        trained = of_each(found, "model", "test/half_mse_query", "value")
         called = f"{k} gradient steps of Chebyshev sizes"
         quantity = f"0.5*MSE at the query, k = {k}"
         claims.append(compared(quantity, trained, called, [chebyshev[-1]] * len(found)))
     for k in effort.num_steps:
         least = [
             min(v for name, v in weights.items() if name.startswith("cosine_"))
-            for weights in numbers(by_steps[k], "weights")
+            for weights in of_each(by_steps[k], "weights")
         ]
         claims.append(
             Claim(
@@ -76,11 +76,11 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
             )
         )
     figure, (ax,) = new_figure()
-    values = [numbers(f, "model", "test/half_mse_query", "value") for f in by_steps.values()]
+    values = [of_each(f, "model", "test/half_mse_query", "value") for f in by_steps.values()]
     per_seed = list(zip(*values, strict=True))
     band(ax, list(by_steps), per_seed, "GD-SSM, trained", color="black", marker="o", markersize=3)
     shared = [
-        numbers(f, "references", f"gradient_descent_{k}" if k > 1 else "gradient_descent")[0]
+        of_each(f, "references", f"gradient_descent_{k}" if k > 1 else "gradient_descent")[0]
         for k, f in by_steps.items()
     ]
     losses = [found["test/half_mse_query"]["value"] for found in shared]

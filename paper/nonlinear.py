@@ -12,7 +12,7 @@ from datamodules.stream import Generators
 from evaluate import evaluation_episodes
 from paper.claims import Claim, Found, compared
 from paper.drawing import bars, legend, new_figure
-from paper.measure import Runs, model_of, numbers, predict_queries, query_loss, spec_of
+from paper.measure import Runs, model_of, of_each, predict_queries, query_loss, spec_of
 from paper.plan import Effort, Training
 from references import TUNE_EPISODES, create_reference
 from zoo.layers.tokens import widen
@@ -51,13 +51,13 @@ class OnFeatures(Predictor):
     """
 
     def __init__(self, model: GDSSMFeatures | GDSSMEmbedded, algorithm: Predictor) -> None:
-        super().__init__()
-        self.d_x, self.d_y = model.d_x, model.d_y
+        super().__init__(model.d_x, model.d_y)
         self.model, self.algorithm = model, algorithm
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         start = start_of(self.model, x)
-        return start + self.algorithm(features(self.model, x), y - start)
+        later: Tensor = self.algorithm(features(self.model, x), y - start)
+        return start + later
 
     def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
         start = start_of(self.model, x)
@@ -68,8 +68,10 @@ class OnFeatures(Predictor):
 def features(model: GDSSMFeatures | GDSSMEmbedded, x: Tensor) -> Tensor:
     """What the recurrence of a model sees of x: phi(x), or its embedding, (..., num_features)."""
     if isinstance(model, GDSSMFeatures):
-        return model.phi(x)
-    return model.embed(widen(x, x.new_zeros(*x.shape[:-1], model.d_y))[0])
+        seen: Tensor = model.phi(x)
+    else:
+        seen = model.embed(widen(x, x.new_zeros(*x.shape[:-1], model.d_y))[0])
+    return seen
 
 
 def start_of(model: Predictor, x: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ def sine_waves(runs: Runs, effort: Effort) -> Found:
     shown = {}
     for training, num_steps in STEPS.items():
         found = runs[training.name]
-        trained = numbers(found, "model", "test/half_mse_query", "value")
+        trained = of_each(found, "model", "test/half_mse_query", "value")
         exact = []
         for run in found:
             model = model_of(run)

@@ -1,7 +1,5 @@
 """Figures a to d: one layer is one step of gradient descent."""
 
-from functools import partial
-
 from evaluate import evaluation_episodes
 from paper.claims import Claim, Found, compared, over_seeds
 from paper.drawing import band, legend, new_figure
@@ -11,7 +9,7 @@ from paper.measure import (
     histories,
     metrics_of,
     model_of,
-    numbers,
+    of_each,
     query_loss,
     spec_of,
     suite,
@@ -27,7 +25,7 @@ from zoo.solvers.theory import expected_half_mse, optimal_half_mse
 
 BASE = Training("one-step", 1_500, 3.0, validations=30)
 # 1 %, the distance that the training of a single seed is judged by.
-CLOSE = {"low": 0.99, "high": 1.01}
+LOW, HIGH = 0.99, 1.01
 
 
 def base_trainings(effort: Effort) -> list[Training]:
@@ -73,11 +71,12 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
             base,
             "0.5*MSE at the query",
             paper="A trained one-layer GD-SSM reaches the loss of one step of gradient descent.",
-            **CLOSE,
+            low=LOW,
+            high=HIGH,
         ),
         Claim(
             "cosine of sensitivities",
-            over_seeds(numbers(base, "model", "alignment/cosine", "value")),
+            over_seeds(of_each(base, "model", "alignment/cosine", "value")),
             paper=same,
             low=0.99,
         ),
@@ -89,7 +88,7 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
         claims.append(
             compared(
                 name.replace("_", " "),
-                numbers(base, "model", f"alignment/{name}", "value"),
+                of_each(base, "model", f"alignment/{name}", "value"),
                 "that of predicting zero",
                 [from_zero.value] * len(base),
                 paper=same,
@@ -112,7 +111,7 @@ def weights(runs: Runs, effort: Effort) -> Found:
     claims = [
         Claim(
             f"cosine of {name} with the construction",
-            over_seeds(numbers(base, "weights", f"cosine_{name}")),
+            over_seeds(of_each(base, "weights", f"cosine_{name}")),
             paper=paper,
             low=0.99,
         )
@@ -122,7 +121,7 @@ def weights(runs: Runs, effort: Effort) -> Found:
     claims += [
         compared(
             "mean of Lambda_bar",
-            numbers(base, "weights", "mean_Lambda_bar"),
+            of_each(base, "weights", "mean_Lambda_bar"),
             "constructed",
             [1.0] * num_seeds,
             paper=paper,
@@ -131,9 +130,9 @@ def weights(runs: Runs, effort: Effort) -> Found:
         ),
         compared(
             "step size in Q, D and C",
-            numbers(base, "weights", "step_size_C_1"),
+            of_each(base, "weights", "step_size_C_1"),
             "best step size, closed form",
-            numbers(base, "weights", "constructed_step_size"),
+            of_each(base, "weights", "constructed_step_size"),
             paper=paper,
             low=0.95,
             high=1.05,
@@ -224,18 +223,20 @@ def dimensions(runs: Runs, effort: Effort) -> Found:
     by_dimension = {10: runs[BASE.name]}
     by_dimension |= {d: runs[_dimension(d).name] for d in effort.dimensions}
     by_dimension = dict(sorted(by_dimension.items()))
-    against = partial(
-        against_gradient_descent,
-        paper="The trained layer reaches one gradient step in every dimension.",
-        **CLOSE,
-    )
     claims = [
-        against(found, f"0.5*MSE at the query, d = N = {d}") for d, found in by_dimension.items()
+        against_gradient_descent(
+            found,
+            f"0.5*MSE at the query, d = N = {d}",
+            paper="The trained layer reaches one gradient step in every dimension.",
+            low=LOW,
+            high=HIGH,
+        )
+        for d, found in by_dimension.items()
     ]
     figure, (left, right) = new_figure(2)
     places = list(by_dimension)
     loss = "test/half_mse_query"
-    values = [numbers(found, "model", loss, "value") for found in by_dimension.values()]
+    values = [of_each(found, "model", loss, "value") for found in by_dimension.values()]
     band(left, places, list(zip(*values, strict=True)), "GD-SSM, trained", color="black")
     exact = [c.reference_value or 0.0 for c in claims]
     left.plot(places, exact, "o", color="tab:orange", markersize=4, label="one gradient step")

@@ -11,7 +11,7 @@ from paper.measure import (
     Runs,
     metrics_of,
     model_of,
-    numbers,
+    of_each,
     query_loss,
     spec_of,
 )
@@ -67,7 +67,7 @@ def step_sizes(runs: Runs, effort: Effort) -> Found:
     assert isinstance(shared, GradientDescent)
     learned = [
         [weights[f"step_size_C_{j}"] for j in range(1, k + 1)]
-        for weights in numbers(found, "weights")
+        for weights in of_each(found, "weights")
     ]
     figure, (ax,) = new_figure()
     ranks = list(range(1, k + 1))
@@ -99,7 +99,7 @@ def forgetting(runs: Runs, effort: Effort) -> Found:
         found = runs[training.name]
         spec = spec_of(found[0])
         episodes = evaluation_episodes(spec, effort.num_episodes)
-        loss = numbers(found, "model", "test/half_mse_query", "value")
+        loss = of_each(found, "model", "test/half_mse_query", "value")
         told = arguments_for("weighted_gradient_descent", spec, {})
         rows = {"GD-SSM, trained": loss}
         for name in (
@@ -116,7 +116,7 @@ def forgetting(runs: Runs, effort: Effort) -> Found:
         claims.append(
             compared(
                 f"mean of Lambda_bar, drift rho = {rho:g}",
-                numbers(found, "weights", "mean_Lambda_bar"),
+                of_each(found, "weights", "mean_Lambda_bar"),
                 "forgetting factor of weighted gradient descent",
                 [told["forgetting"]] * len(found),
             )
@@ -175,19 +175,19 @@ def classes(runs: Runs, effort: Effort) -> Found:
     claims = [
         compared(
             "cross entropy at the query, four classes",
-            numbers(found, "model", loss, "value"),
+            of_each(found, "model", loss, "value"),
             "one step of softmax regression",
-            numbers(found, "references", "gradient_descent", loss, "value"),
+            of_each(found, "references", "gradient_descent", loss, "value"),
         ),
         compared(
             "accuracy at the query, four classes",
-            numbers(found, "model", "test/accuracy_query", "value"),
+            of_each(found, "model", "test/accuracy_query", "value"),
             "one step of softmax regression",
-            numbers(found, "references", "gradient_descent", "test/accuracy_query", "value"),
+            of_each(found, "references", "gradient_descent", "test/accuracy_query", "value"),
         ),
         Claim(
             "expected calibration error, four classes",
-            over_seeds(numbers(found, "test/calibration_error")),
+            over_seeds(of_each(found, "test/calibration_error")),
         ),
     ]
     curves = [

@@ -123,6 +123,18 @@ class Job(NamedTuple):
         return int(steps[-1]) * self.training.step_ms / 1000 if steps else 0.0
 
 
+def overrides_of(training: Training, effort: Effort) -> tuple[str, ...]:
+    """What the command line of a training has, but for seed and place."""
+    steps = _num_steps(training, effort)
+    return (
+        *training.overrides,
+        f"max_steps={steps}",
+        f"val_every={max(1, steps // training.validations)}",
+        f"eval_episodes={effort.num_episodes}",
+        f"callbacks.figures.every_n_steps={steps}",  # drawing takes longer than the steps between
+    )
+
+
 def jobs_of(training: Training, effort: Effort, runs: Path) -> list[Job]:
     """The processes that train it, in the order of their seeds.
 
@@ -131,19 +143,13 @@ def jobs_of(training: Training, effort: Effort, runs: Path) -> list[Job]:
 
     Needs Hydra initialised with the directory `configs`.
     """
-    steps = max(1, round(training.max_steps * effort.share))
-    overrides = (
-        *training.overrides,
-        f"max_steps={steps}",
-        f"val_every={max(1, steps // training.validations)}",
-        f"eval_episodes={effort.num_episodes}",
-        f"callbacks.figures.every_n_steps={steps}",  # drawing takes longer than the steps between
-    )
+    overrides = overrides_of(training, effort)
     config = compose("train", list(overrides))
     kept = {name: value for name, value in config.items_ex(resolve=False) if name not in NAMES}
     text = OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:8]
     directory = runs / f"{training.name}-{key}"
+    steps = _num_steps(training, effort)
     return [Job(training, overrides, directory, seed, steps) for seed in effort.seeds]
 
 
@@ -163,3 +169,7 @@ def plan(trainings: Iterable[Training], effort: Effort, runs: Path) -> dict[str,
 def run_dirs(jobs: Iterable[Job]) -> list[Path]:
     """One directory for each seed."""
     return [job.run_dir for job in jobs]
+
+
+def _num_steps(training: Training, effort: Effort) -> int:
+    return max(1, round(training.max_steps * effort.share))

@@ -103,7 +103,7 @@ class _PlanProgress:
         if self.console.is_terminal and self.num_finished < len(self.jobs):
             columns = (BarColumn(bar_width=20), TextColumn("{task.fields[text]}"))
             self.bar = Progress(*columns, console=self.console, transient=True)
-            self.bar.add_task("", total=self.total, completed=self.at_start, text="")
+            self.bar.add_task("", total=self.total, text="")
             self.bar.start()
         return self
 

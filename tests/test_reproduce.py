@@ -1,0 +1,237 @@
+"""`python reproduce.py`: plan, re-use, interruption, and the page that follows from the results."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+
+import train  # registers the resolvers of the configs
+import zoo
+from datamodules import EpisodeSpec
+from paper import runner
+from paper.claims import Claim, OverSeeds, compared, over_seeds
+from paper.figures import FIGURES, letters_of
+from paper.measure import histories, history
+from paper.page import PAGE, RESULTS, page, summary_rows, write_page
+from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan
+from paper.runner import TrainingFailed, train_all
+from reproduce import ReproduceSettings, reproduce
+
+ROOT = Path(__file__).parents[1]
+TINY = Effort(seeds=(0, 1), share=0.04, num_episodes=50)
+SMALL = ("trainer=cpu", "data.d_x=3", "data.num_context=4", "checkpoint_every=100")
+
+
+@pytest.fixture(autouse=True)
+def configs() -> Iterator[None]:
+    train.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        yield
+
+
+def silent() -> Console:
+    return Console(quiet=True)
+
+
+def one_job(training: Training, runs: Path, seeds: tuple[int, ...] = (0,)) -> Job:
+    return jobs_of(training, Effort(seeds=seeds, num_episodes=50), runs)[0]
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the runs, results and page of a tiny figure a."""
+    directory = tmp_path_factory.mktemp("paper")
+    train.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        again(directory, ["a"])
+    return directory
+
+
+def again(directory: Path, letters: list[str]) -> dict[str, Any]:
+    places = directory / "paper.md", directory / "figures" / "results.json"
+    return reproduce(letters, TINY, directory / "runs", 2, *places, silent())
+
+
+def test_an_unknown_figure_is_refused_with_those_there_are() -> None:
+    assert letters_of("all") == list("abcdefgh")
+    assert letters_of(["d", "a", "d"]) == ["d", "a"]
+    with pytest.raises(ValueError, match="all or of a, b, c, d, e, f, g, h, got 'z'"):
+        letters_of("z")
+
+
+def test_every_training_is_one_that_train_can_run() -> None:
+    trainings = {t.name: t for figure in FIGURES.values() for t in figure.trainings(FULL)}
+    for training in trainings.values():
+        config = compose("train", list(overrides_of(training, FULL)))
+        spec = EpisodeSpec(**OmegaConf.to_container(config.data, resolve=True))
+        arguments: Any = OmegaConf.to_container(config.model, resolve=True)
+        zoo.create_model(arguments.pop("name"), d_x=spec.d_x, d_y=spec.d_y, **arguments)
+
+
+def test_quick_is_a_part_of_full() -> None:
+    for figure in FIGURES.values():
+        names = {training.name for training in figure.trainings(QUICK)}
+        assert names <= {training.name for training in figure.trainings(FULL)}
+
+
+def test_a_run_is_kept_by_everything_but_its_seed(tmp_path: Path) -> None:
+    training = Training("x", 10, 1.0)
+    first, second = jobs_of(training, TINY, tmp_path)
+    assert first.directory == second.directory
+    assert [job.run_dir.name for job in (first, second)] == ["seed_0", "seed_1"]
+    others = [
+        training._replace(max_steps=100),
+        training._replace(overrides=("data.noise=0.1",)),
+        training._replace(overrides=("optim.lr=0.1",)),
+    ]
+    directories = {jobs_of(other, TINY, tmp_path)[0].directory for other in others}
+    assert len(directories | {first.directory}) == 4
+    same = training._replace(step_ms=9.0, overrides=("checkpoint_tag=named",))
+    assert jobs_of(same, TINY, tmp_path)[0].directory == first.directory
+
+
+def test_figures_share_a_training_and_none_takes_the_name_of_another(tmp_path: Path) -> None:
+    training = Training("x", 10, 1.0)
+    assert list(plan([training, training], TINY, tmp_path)) == ["x"]
+    with pytest.raises(ValueError, match="two trainings are called 'x'"):
+        plan([training, training._replace(max_steps=20)], TINY, tmp_path)
+
+
+def test_finished_runs_are_used_again(reproduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(job: Job) -> None:
+        raise AssertionError(f"{job.run_dir} was trained again")
+
+    monkeypatch.setattr(runner, "_start", refuse)
+    results = again(reproduced, ["a", "b"])  # b needs no other runs
+    assert sorted(results["figures"]) == ["a", "b"]
+    assert (reproduced / "figures" / "b_weights.svg").stat().st_size < 100_000
+
+
+def test_an_interrupted_plan_goes_on_within_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = one_job(Training("long", 600, 1.0, SMALL, validations=12), tmp_path)
+    sleep = time.sleep
+
+    def interrupt(seconds: float) -> None:
+        if job.log.exists() and "step 150/600" in job.log.read_text():
+            monkeypatch.undo()  # Popen.wait sleeps as well
+            raise KeyboardInterrupt
+        sleep(seconds)
+
+    monkeypatch.setattr(runner.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_all([job], 2, silent())
+    assert not job.finished
+    assert "stopped by SIGINT after step" in job.log.read_text()
+    assert 0 < job.seconds_done() < job.seconds
+    train_all([job], 2, silent())
+    assert job.finished
+    assert job.seconds_done() == job.seconds
+    assert job.log.read_text().count("step 50/600") == 1
+    steps = list(history(job.run_dir, "val/half_mse_query"))
+    assert steps == list(range(50, 601, 50))
+
+
+def test_a_run_that_fails_ends_the_plan_with_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = [sys.executable, "-c", "print('why'); raise SystemExit(3)"]
+    monkeypatch.setattr(Job, "command", property(lambda job: fails))
+    with pytest.raises(TrainingFailed, match=r"(?s)exit code 3 from.*SystemExit.*why.*log.txt"):
+        train_all([one_job(Training("wrong", 10, 1.0), tmp_path)], 1, silent())
+
+
+def test_a_plan_that_runs_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="side_by_side must be at least 1, got 0"):
+        train_all([], 0, silent())
+
+
+def test_progress_is_a_line_for_each_run_with_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = jobs_of(Training("x", 10, 1.0), TINY, tmp_path)
+    with runner._PlanProgress(jobs, Console()) as progress:
+        progress.start -= 60.0
+        progress.finished(jobs[0])
+    assert capsys.readouterr().out == "1/2  x seed 0  60 s left\n"
+
+
+def test_curves_of_seeds_have_the_steps_that_all_of_them_have(reproduced: Path) -> None:
+    (directory,) = (reproduced / "runs").glob("one-step-*")
+    runs = sorted(directory.glob("seed_*"))
+    steps, values = histories(runs, "val/half_mse_query")
+    assert steps == list(range(2, 61, 2))
+    assert [len(of_run) for of_run in values] == [30, 30]
+
+
+def test_the_page_follows_from_the_results_file(reproduced: Path) -> None:
+    places = reproduced / "paper.md", reproduced / "figures" / "results.json"
+    results = json.loads(places[1].read_text())
+    text = places[0].read_text()
+    assert text == page(results, *places)
+    for figure in results["figures"]["a"]["figures"]:
+        assert f"](figures/{figure['file']})" in text
+        assert (reproduced / "figures" / figure["file"]).exists()
+    assert "quick version" in text  # less than in full, and it says so
+    claim = results["figures"]["a"]["claims"][0]
+    assert f"{claim['measured']['value']:.4g}" in text
+    assert f"{claim['ratio']['value']:.4g}" in text
+
+
+def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> None:
+    places = reproduced / "paper.md", reproduced / "figures" / "results.json"
+    results = json.loads(places[1].read_text())
+    claim = results["figures"]["a"]["claims"][0]
+    for value, verdict in ((1.002, "reproduced"), (1.3, "not reproduced")):
+        claim["ratio"]["value"] = value
+        letter, _, found, amount = summary_rows(results["figures"])[0]
+        assert (letter, found, amount) == ("a", verdict, f"ratio {value}")
+        assert f"| {verdict} |" in page(results, *places)
+        assert page(results, *places) != places[0].read_text()
+
+
+def test_the_shipped_page_is_that_of_the_shipped_results() -> None:
+    assert PAGE.exists() == RESULTS.exists()
+    if RESULTS.exists():
+        stale = "docs/paper.md is stale: python -m paper.page"
+        assert PAGE.read_text() == page(json.loads(RESULTS.read_text()), PAGE, RESULTS), stale
+
+
+def test_the_page_is_written_without_training(reproduced: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    results.write_text((reproduced / "figures" / "results.json").read_text())
+    write_page(tmp_path / "paper.md", results)
+    assert "](./a_loss_over_training.svg)" in (tmp_path / "paper.md").read_text()
+
+
+def test_a_claim_is_judged_by_its_ratio_and_ours_is_not_judged() -> None:
+    def verdict(values: list[float], **bounds: Any) -> str:
+        return compared("loss", values, "exact", [2.0, 2.0], **bounds).verdict
+
+    assert verdict([2.0, 2.04], paper="same", low=0.99, high=1.01) == "reproduced"
+    assert verdict([2.0, 2.1], paper="same", low=0.99, high=1.01) == "not reproduced"
+    assert verdict([1.0, 1.0], paper="at most", high=1.01) == "reproduced"
+    assert verdict([2.0, 2.1], low=0.99, high=1.01) == "ours"
+    cosine = Claim("cosine", over_seeds([0.98, 0.97]), paper="same", low=0.99)
+    assert cosine.verdict == "not reproduced"
+    assert (cosine.criterion, Claim.of(cosine.as_dict())) == ("at least 0.99", cosine)
+    assert over_seeds([1.0]) == OverSeeds(1.0, None, 1)
+    found = over_seeds([1.0, 2.0, 3.0])
+    assert found.ci95 == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+
+
+def test_the_settings_of_the_command_are_those_of_its_config() -> None:
+    plain: Any = OmegaConf.to_container(compose("reproduce"))
+    assert ReproduceSettings(**plain).figure == "all"
+    plain: Any = OmegaConf.to_container(compose("reproduce", ["figure=[a,d]", "quick=true"]))
+    assert ReproduceSettings(**plain).figure == ["a", "d"]
+    with pytest.raises(ValueError, match="side_by_side"):
+        ReproduceSettings(**{**plain, "side_by_side": 0})
