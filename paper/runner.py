@@ -46,8 +46,8 @@ def train_all(jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
                     del running[job]
                     if process.returncode != 0 or not job.finished:
                         raise TrainingFailed(_failure(job, process.returncode))
-                    progress.finished(job)
-                progress.update(running)
+                    progress.finished(job, list(running))
+                progress.update(list(running))
         finally:
             _stop(list(running.values()))
 
@@ -111,21 +111,24 @@ class _PlanProgress:
         if self.bar is not None:
             self.bar.stop()
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: Job, running: Sequence[Job]) -> None:
         self.settled += job.seconds
         self.num_finished += 1
         if self.bar is None:
-            left = self._left(self.settled)
+            left = self._left(self._done(running))
             text = f"{self.num_finished}/{len(self.jobs)}  {job.training.name} seed {job.seed}"
             self.console.print(f"{text}  {left}", highlight=False)
 
-    def update(self, running: Sequence[Job] | dict[Job, subprocess.Popen[bytes]]) -> None:
+    def update(self, running: Sequence[Job]) -> None:
         if self.bar is None:
             return
-        done = self.settled + sum(job.seconds_done() for job in running)
+        done = self._done(running)
         names = ", ".join(f"{job.training.name} {job.seed}" for job in running)
         text = f"{self.num_finished}/{len(self.jobs)} runs  {self._left(done)}  {names}"
         self.bar.update(self.bar.task_ids[0], completed=done, text=text)
+
+    def _done(self, running: Sequence[Job]) -> float:
+        return self.settled + sum(job.seconds_done() for job in running)
 
     def _left(self, done: float) -> str:
         """Time left at the speed so far, which the estimated seconds of runs are measured by."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import zoo
+from reproduce import ReproduceSettings
 from zoo.hub.io import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,9 @@ def test_commands_exist(code: str) -> None:
             overrides = [w for w in words[2:] if not w.startswith("-")]
             with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
                 compose("train", [o.split(",")[0] for o in overrides], return_hydra_config=True)
+        elif words[:2] == ["python", "reproduce.py"]:
+            with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+                ReproduceSettings(**OmegaConf.to_container(compose("reproduce", words[2:])))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -160,7 +160,7 @@ def test_progress_is_a_line_for_each_run_with_the_time_left(
     jobs = jobs_of(Training("x", 10, 1.0), TINY, tmp_path)
     with runner._PlanProgress(jobs, Console()) as progress:
         progress.start -= 60.0
-        progress.finished(jobs[0])
+        progress.finished(jobs[0], [])
     assert capsys.readouterr().out == "1/2  x seed 0  60 s left\n"
 
 
