@@ -1,5 +1,6 @@
 """Exact algorithms, told what is known of the episodes that they are measured on."""
 
+import math
 from typing import Any
 
 import zoo
@@ -123,6 +124,10 @@ def grids(name: str, spec: EpisodeSpec) -> dict[str, tuple[float, ...]]:
         "ridge": {"penalty": _times(spec.input_variance, log_grid(1e-10, 1e2, 37))},
         "lasso": penalties,
         "logistic_regression": {"penalty": log_grid(1e-2, 1e2, 9)},
+        "random_features_ridge": {
+            "bandwidth": _times(math.sqrt(spec.input_variance * spec.d_x), log_grid(0.1, 10.0, 7)),
+            "penalty": log_grid(1e-12, 1.0, 7),
+        },
         "recursive_least_squares": {
             "penalty": _times(spec.input_variance, log_grid(1e-4, 1e2, 7)),
             "forgetting": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.96, 0.98, 1.0),

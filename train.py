@@ -75,6 +75,14 @@ def register_resolvers() -> None:
 
 register_resolvers()
 
+# Algorithms made for a family of functions, beside those that every run is measured with.
+BESIDE = {
+    "linear_pool": ["dmmse"],
+    "linear_drift": ["weighted_gradient_descent", "recursive_least_squares", "kalman_filter"],
+    "sine": ["random_features_ridge", "knn"],
+    "relu_network": ["random_features_ridge", "knn"],
+}
+
 
 def train(
     config: DictConfig, run_dir: Path, console: Console
@@ -175,12 +183,12 @@ def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predict
         )
         for k in sorted({1, depth})
     }
+    others = ["zero"]
     if spec.output == "value":
+        others = ["least_squares", *BESIDE.get(spec.function.name, []), "zero"]
         if spec.noise > 0:
-            references["ridge"] = create_reference("ridge", spec, {})
-        references["least_squares"] = create_reference("least_squares", spec, {})
-    references["zero"] = create_reference("zero", spec, {})
-    return references
+            others.insert(0, "ridge")
+    return references | {name: create_reference(name, spec, {}) for name in others}
 
 
 def closed_form_of(spec: EpisodeSpec) -> float | None:
@@ -256,6 +264,7 @@ def card_of(
             for name, loss in report.at_query[report.loss].items()
             if name != "model"
         },
+        "curves": report.as_dict()["curves"],
         "versions": {
             "icl-zoo": zoo.__version__,
             "torch": torch.__version__,

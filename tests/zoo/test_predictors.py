@@ -28,6 +28,7 @@ SOLVER_ARGUMENTS: dict[str, dict[str, Any]] = {
     "ridge": {"penalty": 0.5},
     "scheduled_gradient_descent": {"step_sizes": [0.1, 0.05]},
     "softmax_gradient_descent": {"step_size": 0.1, "num_steps": 3},
+    "random_features_ridge": {"bandwidth": 1.0, "penalty": 0.1, "num_features": 16},
     "two_layer_network": {"width": 8, "num_steps": 10},
     "weighted_gradient_descent": {"step_size": 0.1, "forgetting": 0.9},
 }

@@ -67,6 +67,18 @@ class MetricEntry(Plain):
     eval_seed: int
 
 
+class CurvePoint(Plain):
+    """A point of a learning curve.
+
+    Attributes:
+        value: Mean loss over the episodes scored there.
+        ci95: Half the width of its 95 % interval.
+    """
+
+    value: float
+    ci95: float
+
+
 class TrainingEntry(Plain):
     """How the weights came about.
 
@@ -110,6 +122,8 @@ class Card(Plain):
         training: How the weights came about.
         metrics: Measured on the test episodes.
         reference_metrics: The same number for exact algorithms on the same episodes.
+        curves: The loss after 0, 1, ... examples on the same episodes, by predictor, of which
+            `model` is the checkpoint; None where no episode is scored.
         versions: Of the packages that trained it.
         git_commit: Of the code that trained it, if known.
         command: Of the process that finished the training.
@@ -132,6 +146,7 @@ class Card(Plain):
     training: TrainingEntry
     metrics: dict[Text, MetricEntry]
     reference_metrics: dict[Text, MetricEntry]
+    curves: dict[Text, list[CurvePoint | None]] = {}
     versions: dict[Text, Text]
     git_commit: Text | None
     command: Text
