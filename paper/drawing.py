@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from paper.claims import over_seeds
 
+FEWEST_FOR_BAND = 5
+
 
 def new_figure(num_axes: int = 1) -> tuple[Figure, list[Axes]]:
     """A row of axes."""
@@ -25,25 +27,33 @@ def band(
     label: str,
     **style: Any,
 ) -> None:
-    """The mean over seeds and its 95 % band; `values` holds a sequence for each seed."""
+    """The mean over seeds and its 95 % band; `values` holds a sequence for each seed.
+
+    The interval of fewer than five seeds is wider than anything they show: they are drawn one by
+    one instead.
+    """
     means = [over_seeds(column) for column in zip(*values, strict=True)]
     (line,) = ax.plot(places, [m.value for m in means], label=label, **style)
-    if all(m.ci95 is not None for m in means):
-        ax.fill_between(
-            places,
-            [m.value - (m.ci95 or 0) for m in means],
-            [m.value + (m.ci95 or 0) for m in means],
-            color=line.get_color(),
-            alpha=0.25,
-            linewidth=0,
-        )
+    if len(values) < FEWEST_FOR_BAND:
+        for of_seed in values:
+            ax.plot(places, of_seed, color=line.get_color(), linewidth=0.6, alpha=0.5)
+        return
+    ax.fill_between(
+        places,
+        [m.value - (m.ci95 or 0) for m in means],
+        [m.value + (m.ci95 or 0) for m in means],
+        color=line.get_color(),
+        alpha=0.25,
+        linewidth=0,
+    )
 
 
 def bars(ax: Axes, rows: Mapping[str, Sequence[float]]) -> None:
-    """One row for each name: a dot for each seed, and their mean with its interval."""
+    """One row for each name: a dot for each seed, and their mean with its interval, as `band`."""
     for place, values in enumerate(rows.values()):
         mean = over_seeds(values)
-        ax.errorbar(mean.value, place, xerr=mean.ci95 or 0, fmt="o", color="black", capsize=3)
+        ci95 = (mean.ci95 or 0) if len(values) >= FEWEST_FOR_BAND else 0
+        ax.errorbar(mean.value, place, xerr=ci95, fmt="o", color="black", capsize=3)
         ax.scatter(values, [place] * len(values), s=9, color="tab:blue", zorder=3)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.invert_yaxis()

@@ -98,7 +98,8 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
     ax.set_ylabel("0.5*MSE at the query")
     legend(ax)
     k = effort.num_steps[0]
-    model, step = model_of(by_steps[k][0]), create_reference("gradient_descent", spec, {})
+    model = model_of(by_steps[k][0])
+    step = create_reference("gradient_descent", spec, {"num_steps": k})
     assert isinstance(model, GDSSM)
     assert isinstance(step, GradientDescent)
     heat_maps = weights_figure(weights_beside_construction(model, step.step_size))

@@ -23,7 +23,7 @@ class Effort:
     """How much is trained and measured.
 
     Attributes:
-        seeds: Every training is run once for each.
+        seeds: Every training is run once for each; they follow each other without a gap.
         share: Of the optimizer steps that a training has in full.
         num_episodes: Test episodes behind every number.
         dimensions: d_x = d_y = N beside 10.
@@ -59,6 +59,8 @@ class Training(NamedTuple):
         step_ms: About how long one takes on one thread; of use for the time left alone.
         overrides: Of `configs/train.yaml`.
         validations: How many there are on the way.
+        together: Whether one process trains all seeds, which costs less than one for each and logs
+            nothing but losses on the way.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Training(NamedTuple):
     step_ms: float
     overrides: tuple[str, ...] = ()
     validations: int = 10
+    together: bool = False
 
 
 class Job(NamedTuple):
@@ -75,43 +78,49 @@ class Job(NamedTuple):
         training: What it trains.
         overrides: All of them, those of the effort included.
         directory: Of all seeds.
-        seed: The one that it trains.
+        seeds: The one or those that it trains.
         steps: Optimizer steps.
     """
 
     training: Training
     overrides: tuple[str, ...]
     directory: Path
-    seed: int
+    seeds: tuple[int, ...]
     steps: int
 
     @property
-    def run_dir(self) -> Path:
-        """Where it writes."""
-        return self.directory / f"seed_{self.seed}"
+    def run_dirs(self) -> list[Path]:
+        """Where the results of each seed are."""
+        return [self.directory / f"seed_{seed}" for seed in self.seeds]
+
+    @property
+    def place(self) -> Path:
+        """Where the process writes; several seeds have directories of their own in it."""
+        return self.directory if len(self.seeds) > 1 else self.run_dirs[0]
 
     @property
     def log(self) -> Path:
         """What it printed."""
-        return self.run_dir / "log.txt"
+        return self.place / "log.txt"
 
     @property
     def command(self) -> list[str]:
         """Trains it, or goes on where an earlier process stopped."""
-        place = f"hydra.run.dir='{self.run_dir.resolve()}'"
-        return [sys.executable, "train.py", *self.overrides, f"seed={self.seed}", place]
+        place = f"hydra.run.dir='{self.place.resolve()}'"
+        return [sys.executable, "train.py", *self.overrides, f"seed={self.seeds[0]}", place]
 
     @property
     def finished(self) -> bool:
-        """Whether the run has ended as it should."""
-        return (self.run_dir / "metrics.json").exists() and (
-            self.run_dir / "checkpoint" / "card.json"
-        ).exists()
+        """Whether the runs have ended as they should."""
+        return all(
+            (run / "metrics.json").exists() and (run / "checkpoint" / "card.json").exists()
+            for run in self.run_dirs
+        )
 
     @property
     def seconds(self) -> float:
         """About how long all of it takes on one thread."""
-        return OVERHEAD + self.steps * self.training.step_ms / 1000
+        return OVERHEAD + len(self.seeds) * self.steps * self.training.step_ms / 1000
 
     def seconds_done(self) -> float:
         """How much of that is over, as far as its output says."""
@@ -120,14 +129,16 @@ class Job(NamedTuple):
         if not self.log.exists():
             return 0.0
         steps = re.findall(r"^step (\d+)/", self.log.read_text()[-2000:], re.MULTILINE)
-        return int(steps[-1]) * self.training.step_ms / 1000 if steps else 0.0
+        return (self.seconds - OVERHEAD) * int(steps[-1]) / self.steps if steps else 0.0
 
 
 def overrides_of(training: Training, effort: Effort) -> tuple[str, ...]:
     """What the command line of a training has, but for seed and place."""
     steps = _num_steps(training, effort)
+    together = (f"seeds={len(effort.seeds)}",) if _in_one_process(training, effort) else ()
     return (
         *training.overrides,
+        *together,
         f"max_steps={steps}",
         f"val_every={max(1, steps // training.validations)}",
         f"eval_episodes={effort.num_episodes}",
@@ -149,8 +160,10 @@ def jobs_of(training: Training, effort: Effort, runs: Path) -> list[Job]:
     text = OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:8]
     directory = runs / f"{training.name}-{key}"
+    together = _in_one_process(training, effort)
+    groups = [effort.seeds] if together else [(seed,) for seed in effort.seeds]
     steps = _num_steps(training, effort)
-    return [Job(training, overrides, directory, seed, steps) for seed in effort.seeds]
+    return [Job(training, overrides, directory, seeds, steps) for seeds in groups]
 
 
 def plan(trainings: Iterable[Training], effort: Effort, runs: Path) -> dict[str, list[Job]]:
@@ -168,7 +181,11 @@ def plan(trainings: Iterable[Training], effort: Effort, runs: Path) -> dict[str,
 
 def run_dirs(jobs: Iterable[Job]) -> list[Path]:
     """One directory for each seed."""
-    return [job.run_dir for job in jobs]
+    return [run for job in jobs for run in job.run_dirs]
+
+
+def _in_one_process(training: Training, effort: Effort) -> bool:
+    return training.together and len(effort.seeds) > 1
 
 
 def _num_steps(training: Training, effort: Effort) -> int:

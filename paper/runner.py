@@ -53,7 +53,7 @@ def train_all(jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
-    job.run_dir.mkdir(parents=True, exist_ok=True)
+    job.place.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         # A session of its own: Ctrl-C in the terminal reaches it once, from `_stop`. A second
         # SIGINT would make it exit without saving.
@@ -82,6 +82,11 @@ def _failure(job: Job, code: int) -> str:
     output = job.log.read_text(errors="replace").splitlines()[-12:]
     command = " ".join(job.command)
     return "\n".join([f"exit code {code} from", f"  {command}", *output, f"more: {job.log}"])
+
+
+def _name(job: Job) -> str:
+    seeds = f"seed {job.seeds[0]}" if len(job.seeds) == 1 else f"{len(job.seeds)} seeds"
+    return f"{job.training.name} {seeds}"
 
 
 class _PlanProgress:
@@ -116,14 +121,14 @@ class _PlanProgress:
         self.num_finished += 1
         if self.bar is None:
             left = self._left(self._done(running))
-            text = f"{self.num_finished}/{len(self.jobs)}  {job.training.name} seed {job.seed}"
-            self.console.print(f"{text}  {left}", highlight=False)
+            text = f"{self.num_finished}/{len(self.jobs)}  {_name(job)}  {left}"
+            self.console.print(text, highlight=False)
 
     def update(self, running: Sequence[Job]) -> None:
         if self.bar is None:
             return
         done = self._done(running)
-        names = ", ".join(f"{job.training.name} {job.seed}" for job in running)
+        names = ", ".join(map(_name, running))
         text = f"{self.num_finished}/{len(self.jobs)} runs  {self._left(done)}  {names}"
         self.bar.update(self.bar.task_ids[0], completed=done, text=text)
 

@@ -20,7 +20,7 @@ from paper.claims import Claim, OverSeeds, compared, over_seeds
 from paper.figures import FIGURES, letters_of
 from paper.measure import histories, history
 from paper.page import PAGE, RESULTS, page, summary_rows, write_page
-from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan
+from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
 from reproduce import ReproduceSettings, reproduce
 
@@ -85,7 +85,7 @@ def test_a_run_is_kept_by_everything_but_its_seed(tmp_path: Path) -> None:
     training = Training("x", 10, 1.0)
     first, second = jobs_of(training, TINY, tmp_path)
     assert first.directory == second.directory
-    assert [job.run_dir.name for job in (first, second)] == ["seed_0", "seed_1"]
+    assert [path.name for path in run_dirs([first, second])] == ["seed_0", "seed_1"]
     others = [
         training._replace(max_steps=100),
         training._replace(overrides=("data.noise=0.1",)),
@@ -106,7 +106,7 @@ def test_figures_share_a_training_and_none_takes_the_name_of_another(tmp_path: P
 
 def test_finished_runs_are_used_again(reproduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(job: Job) -> None:
-        raise AssertionError(f"{job.run_dir} was trained again")
+        raise AssertionError(f"{job.run_dirs[0]} was trained again")
 
     monkeypatch.setattr(runner, "_start", refuse)
     results = again(reproduced, ["a", "b"])  # b needs no other runs
@@ -136,7 +136,7 @@ def test_an_interrupted_plan_goes_on_within_the_run(
     assert job.finished
     assert job.seconds_done() == job.seconds
     assert job.log.read_text().count("step 50/600") == 1
-    steps = list(history(job.run_dir, "val/half_mse_query"))
+    steps = list(history(job.run_dirs[0], "val/half_mse_query"))
     assert steps == list(range(50, 601, 50))
 
 
