@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install train test gpu-test check format clean
+.PHONY: help install train zoo test gpu-test check format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -21,6 +21,27 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)  ## Train the main job: python train.py
 	$(BIN)/python train.py
+
+# The experiments whose checkpoints are shipped.
+ZOO := \
+  gd_ssm_linear gd_ssm_two_steps gd_ssm_four_steps gd_ssm_eight_steps gd_ssm_learned_start \
+  gd_ssm_drift gd_ssm_classification gd_ssm_features_sine gd_ssm_features_relu_network \
+  linear_transformer_linear_one_layer \
+  $(foreach family,gaussian noisy sparse,gd_ssm_$(family) gd_ssm_$(family)_four_steps) \
+  $(addprefix linear_transformer_,linear gaussian noisy sparse) \
+  $(addprefix gd_ssm_deep_,linear gaussian noisy sparse sine relu_network) \
+  $(addprefix transformer_,linear gaussian noisy sparse sine relu_network classification) \
+  $(addprefix s5_,linear gaussian noisy sparse sine relu_network classification) \
+  $(addprefix mamba_,linear noisy sparse sine relu_network)
+
+# Runs that are there are kept, one that was interrupted goes on: rm -r runs/zoo starts afresh.
+zoo: $(ZOO:%=runs/zoo/%/metrics.json)  ## Retrain and export every shipped checkpoint; make -j2 zoo
+	for run in $(ZOO:%=runs/zoo/%); do $(BIN)/python -m zoo export $$run --replace || exit 1; done
+
+runs/zoo/%/metrics.json: | $(READY)
+	if [ -f runs/zoo/$*/config.yaml ]; \
+	  then OMP_NUM_THREADS=1 $(BIN)/python train.py resume=runs/zoo/$*; \
+	  else OMP_NUM_THREADS=1 $(BIN)/python train.py experiment=$* hydra.run.dir=runs/zoo/$*; fi
 
 # One thread: tensors here are small, and threads that wait for each other take most of the time.
 test: $(READY)  ## Run the tests

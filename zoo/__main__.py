@@ -201,7 +201,7 @@ def verify_command(
 @clean
 def export_command(
     run: Annotated[Path, typer.Argument(help="Directory of a run, or of its checkpoint.")],
-    name: Annotated[str, typer.Argument(help="architecture.tag")],
+    name: Annotated[str | None, typer.Argument(help="architecture.tag [its own]")] = None,
     directory: Directory = CHECKPOINTS,
     replace: Annotated[bool, typer.Option("--replace", help="Replace one of that name.")] = False,
 ) -> None:
@@ -294,7 +294,9 @@ def comparison_data(comparison: Comparison) -> dict[str, Any]:
         }
         for row in comparison.rows
     ]
-    return comparison._asdict() | {"rows": rows}
+    fields = comparison._asdict() | {"rows": rows}
+    del fields["cards"]
+    return fields
 
 
 @contextmanager

@@ -15,21 +15,24 @@ from zoo.hub.io import (
     write_directory,
     write_file,
 )
-from zoo.hub.pages import leaderboard, model_card
+from zoo.hub.pages import comparisons, leaderboard, model_card
 
 README = "README.md"
 # The page with the leaderboard of the repository's checkpoints; the rest of it is written by hand.
 PAGE = CHECKPOINTS.parent / "docs" / "zoo.md"
+CHARTS = Path("figures", "zoo")  # beside the page
 BEGIN = "<!-- leaderboard, made by: python -m zoo index -->"
 END = "<!-- end of the leaderboard -->"
 
 
-def export(run: Path, name: str, directory: Path = CHECKPOINTS, replace: bool = False) -> Path:
+def export(
+    run: Path, name: str | None = None, directory: Path = CHECKPOINTS, replace: bool = False
+) -> Path:
     """Copies a run's checkpoint under a name, once it is checked, and renews what lists it.
 
     Args:
         run: Directory of the run, or of its checkpoint.
-        name: `architecture.tag`.
+        name: `architecture.tag`; the run's own if not given.
         directory: Of the checkpoints.
         replace: Whether one of that name may be replaced.
 
@@ -43,6 +46,7 @@ def export(run: Path, name: str, directory: Path = CHECKPOINTS, replace: bool = 
     """
     source = run / "checkpoint" if (run / "checkpoint" / CARD).is_file() else run
     card = check_checkpoint(source)
+    name = card.name if name is None else name
     check_name(name, card, source / CARD)
     try:
         card = Card.model_validate(card.model_dump() | {"name": name})
@@ -82,7 +86,7 @@ def stale_files(directory: Path = CHECKPOINTS) -> dict[Path, bytes]:
     """The files made from cards that are not what the cards say, with what they should hold.
 
     These are `index.json`, the `README.md` of every checkpoint and, for the checkpoints of the
-    repository, `docs/zoo.md`.
+    repository, `docs/zoo.md` with its figures.
 
     Raises:
         CheckpointError: If a card cannot be used.
@@ -92,12 +96,25 @@ def stale_files(directory: Path = CHECKPOINTS) -> dict[Path, bytes]:
     wanted = {directory / INDEX: index_bytes(index)}
     for card in cards:
         wanted[directory / card.name / README] = model_card(card).encode()
+    stale = {}
     if directory.resolve() == CHECKPOINTS:
         wanted[PAGE] = _with_leaderboard(PAGE, cards).encode()
-    return {
+        stale = _stale_charts(cards)
+    return stale | {
         path: content
         for path, content in wanted.items()
         if not path.is_file() or path.read_bytes() != content
+    }
+
+
+def _stale_charts(cards: list[Card]) -> dict[Path, bytes]:
+    from zoo.hub.charts import chart, shows  # matplotlib, which nothing else here needs
+
+    paths = {PAGE.parent / CHARTS / f"{c.slug}.svg": c for c in comparisons(cards)}
+    return {
+        path: chart(comparison)
+        for path, comparison in paths.items()
+        if not path.is_file() or not shows(path.read_bytes(), comparison)
     }
 
 

@@ -1,6 +1,7 @@
 """Cards as pages: the model card of one checkpoint, tables that compare several."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Comparison(NamedTuple):
         num_episodes: How many.
         eval_seed: Their seed.
         rows: Models and algorithms.
+        cards: Of the models.
     """
 
     episodes: str
@@ -48,6 +50,12 @@ class Comparison(NamedTuple):
     num_episodes: int
     eval_seed: int
     rows: list[Row]
+    cards: list[Card]
+
+    @property
+    def slug(self) -> str:
+        """The episodes as a part of a file's name, e.g. `linear_d10_N10`."""
+        return re.sub(r"[^A-Za-z0-9.]+", "_", self.episodes.replace("=", ""))
 
 
 def comparisons(cards: Sequence[Card]) -> list[Comparison]:
@@ -62,12 +70,23 @@ def comparisons(cards: Sequence[Card]) -> list[Comparison]:
         # A curriculum is over when a model is tested.
         data = {key: value for key, value in card.data.items() if key != "curriculum"}
         same = (data, entry.metric, entry.error.num_episodes, entry.error.eval_seed)
-        key = (entry.episodes_label, json.dumps(same, sort_keys=True))
+        key = (_episodes_label(card, entry), json.dumps(same, sort_keys=True))
         groups.setdefault(key, []).append((card, entry))
-    return [_comparison(groups[key]) for key in sorted(groups)]
+    # Kinds that differ in what a label does not say are numbered.
+    labels = [label for label, _ in sorted(groups)]
+    return [
+        _comparison(f"{key[0]} ({n})" if labels.count(key[0]) > 1 else key[0], groups[key])
+        for n, key in enumerate(sorted(groups), start=1)
+    ]
 
 
-def _comparison(group: list[tuple[Card, IndexEntry]]) -> Comparison:
+def _episodes_label(card: Card, entry: IndexEntry) -> str:
+    function = card.data.get("function")
+    around = isinstance(function, dict) and function.get("mean_scale", 0)
+    return entry.episodes_label + (" around a mean" if around else "")
+
+
+def _comparison(episodes: str, group: list[tuple[Card, IndexEntry]]) -> Comparison:
     rows = [
         Row(card.name, entry, entry.error, card.metrics.get(f"test/ratio_to_{REFERENCE}"))
         for card, entry in group
@@ -77,7 +96,8 @@ def _comparison(group: list[tuple[Card, IndexEntry]]) -> Comparison:
     rows.sort(key=lambda row: (row.error.value, row.name))
     _, first = group[0]
     measured = (first.error.num_episodes, first.error.eval_seed)
-    return Comparison(first.episodes_label, first.metric, *measured, rows)
+    cards = sorted((card for card, _ in group), key=lambda card: card.name)
+    return Comparison(episodes, first.metric, *measured, rows, cards)
 
 
 def leaderboard(cards: Sequence[Card]) -> str:
@@ -93,6 +113,8 @@ def _leaderboard_section(comparison: Comparison) -> str:
         "",
         f"{METRIC_LABELS[comparison.metric]} at the query on {comparison.num_episodes:,} test "
         f"episodes (seed {comparison.eval_seed}).",
+        "",
+        f"![losses on {comparison.episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
         f"| predictor | parameters | state | {METRIC_LABELS[comparison.metric]} | "
         f"/ {REFERENCE} | training episodes | seconds |",
