@@ -95,5 +95,5 @@ def _expected(architecture: str, num_layers: int) -> tuple[str, float | None, fl
     if architecture in ("gd_ssm", "linear_transformer"):
         return "One layer that multiplies inputs with labels reaches one step.", 0.99, 1.01
     if architecture == "s5":
-        return "One layer of S5, without such products, does not.", 1.1, None
+        return "One layer of S5, without such products, does not reach it.", 1.1, None
     return "", None, None

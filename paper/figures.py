@@ -34,7 +34,7 @@ FIGURES = {
     "f": PaperFigure("Functions that are not linear", nonlinear.trainings, nonlinear.sine_waves),
     "g": PaperFigure("Other architectures", baselines.trainings, baselines.other_architectures),
     "h": PaperFigure(
-        "Ours: step sizes, forgetting, longer contexts, classes", ours.trainings, ours.additions
+        "Step sizes, forgetting, longer contexts, classes", ours.trainings, ours.additions
     ),
 }
 
