@@ -41,9 +41,9 @@ def trainings(effort: Effort) -> list[Training]:
 class OnFeatures(Predictor):
     """An algorithm on the features of a model, from the model's own start.
 
-    With phi the model's features and f_0(x) what it says before any example, the algorithm gets the
-    pairs (phi(x_i), y_i - f_0(x_i)) and its prediction is added to f_0. For gradient descent that
-    is the same as to start from the model's W_0.
+    With phi the model's features and f_0(x) = W_0 phi(x), the algorithm gets the pairs
+    (phi(x_i), y_i - f_0(x_i)) and its prediction is added to f_0. For gradient descent that is the
+    same as to start from the model's W_0.
 
     Args:
         model: A trained model with features.
@@ -74,9 +74,11 @@ def features(model: GDSSMFeatures | GDSSMEmbedded, x: Tensor) -> Tensor:
     return seen
 
 
-def start_of(model: Predictor, x: Tensor) -> Tensor:
-    """What a model says of x before any example, (batch, length, d_y)."""
-    return model.predict(model.init_state(len(x)), x)
+def start_of(model: GDSSMFeatures | GDSSMEmbedded, x: Tensor) -> Tensor:
+    """What a model with a learned W_0 says of x before any example, else zero, (..., d_y)."""
+    if isinstance(model, GDSSMFeatures):
+        return model.predict(model.init_state(len(x)), x)
+    return x.new_zeros(*x.shape[:-1], model.d_y)
 
 
 @torch.no_grad()
