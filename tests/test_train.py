@@ -161,7 +161,7 @@ def test_tensorboard_and_csv_hold_the_course_of_the_run(whole_run: Path) -> None
         "alignment/cosine",
         "test/half_mse_query",
     } <= set(tags["scalars"])
-    assert {"test/weights", "test/learning_curve"} <= set(tags["images"])
+    assert {"weights/beside_construction", "test/learning_curve"} <= set(tags["images"])
     final = [event for event in events.Scalars("test/half_mse_query")]
     assert [event.step for event in final] == [600]
     assert "_hparams_/session_start_info" in events.summary_metadata

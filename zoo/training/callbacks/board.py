@@ -48,9 +48,12 @@ HYPERPARAMETERS = {
     "batch_size": float,
     "seed": float,
 }
+# TensorBoard shows five hyperparameters until others are chosen: those that are said to differ.
+SHOWN_FIRST = ("architecture", "num_layers", "num_parameters", "num_steps", "seed")
 METRICS = {
     "test/half_mse_query": "test 0.5*MSE",
     "test/cross_entropy_query": "test cross entropy",
+    "test/accuracy_query": "test accuracy",
     "test/ratio_to_gradient_descent": "model / gradient descent",
     "alignment/cosine": "cosine with gradient descent",
     "train/steps": "steps",
@@ -158,7 +161,10 @@ class Board(pl.Callback):
 def _columns() -> Experiment:
     types: dict[type, Any] = {str: DATA_TYPE_STRING, float: DATA_TYPE_FLOAT64}
     return Experiment(
-        hparam_infos=[HParamInfo(name=n, type=types[t]) for n, t in HYPERPARAMETERS.items()],
+        hparam_infos=[
+            HParamInfo(name=name, type=types[kind], differs=name in SHOWN_FIRST)
+            for name, kind in HYPERPARAMETERS.items()
+        ],
         metric_infos=[
             MetricInfo(name=MetricName(tag=tag), display_name=label)
             for tag, label in METRICS.items()
