@@ -48,17 +48,18 @@ HYPERPARAMETERS = {
     "batch_size": float,
     "seed": float,
 }
-# TensorBoard shows five hyperparameters until others are chosen: those that are said to differ.
+# TensorBoard shows five hyperparameters and the first five metrics until others are chosen. It
+# begins with the hyperparameters that are said to differ.
 SHOWN_FIRST = ("architecture", "num_layers", "num_parameters", "num_steps", "seed")
 METRICS = {
     "test/half_mse_query": "test 0.5*MSE",
-    "test/cross_entropy_query": "test cross entropy",
-    "test/accuracy_query": "test accuracy",
     "test/ratio_to_gradient_descent": "model / gradient descent",
     "alignment/cosine": "cosine with gradient descent",
-    "train/steps": "steps",
     "train/episodes": "episodes",
     "train/wall_time_s": "seconds",
+    "train/steps": "steps",
+    "test/cross_entropy_query": "test cross entropy",
+    "test/accuracy_query": "test accuracy",
 }
 # Chart titles and regular expressions of what they show, the same in every run: TensorBoard adds
 # up the layouts of all runs.
@@ -91,8 +92,9 @@ def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
 class Board(pl.Callback):
     """Enters a run in HParams when it starts, and closes the entry when it ends.
 
-    A run that has not ended, or was stopped and can be resumed, is listed as running; one that met
-    a loss or gradient that is not finite as failed.
+    It ends with success after the test, with failure at a loss or gradient that is not finite. A
+    run that can be resumed stays open, its status unknown: TensorBoard keeps the first that it
+    reads.
 
     Args:
         hyperparameters: By name, of those in `HYPERPARAMETERS`; the number of parameters is
