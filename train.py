@@ -18,7 +18,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -38,9 +37,17 @@ from zoo.predictor import Predictor
 from zoo.registry import explain, model_arguments
 from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import optimal_half_mse
-from zoo.training.callbacks import Resumable, StoppedBySignal, TimeToSolution
+from zoo.training.callbacks import (
+    Board,
+    ReferenceMonitor,
+    Resumable,
+    StoppedBySignal,
+    TimeToSolution,
+)
+from zoo.training.callbacks.board import writers
 from zoo.training.checkpointing import AtomicCheckpointIO
 from zoo.training.module import LitPredictor, NonFiniteError
+from zoo.training.optim import OptimConfig
 from zoo.training.run import (
     CONFIG,
     RunSettings,
@@ -119,6 +126,7 @@ def train(
         on_nonfinite=settings.on_nonfinite,
     )
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
+    board = Board(hyperparameters_of(settings, spec, module.optim))
     callbacks = [instantiate(c, _convert_="all") for c in settings.callbacks.values() if c]
     loggers = [instantiate(part, _convert_="all") for part in settings.logger.values() if part]
     trainer: pl.Trainer = instantiate(
@@ -126,7 +134,7 @@ def train(
         _convert_="all",
         max_steps=settings.max_steps,
         val_check_interval=settings.val_every * settings.trainer.accumulate_grad_batches,
-        callbacks=[*callbacks, resumable],
+        callbacks=[*callbacks, ReferenceMonitor(references), board, resumable],
         enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
@@ -158,9 +166,9 @@ def train(
     }
     write_json(run_dir / "metrics.json", metrics)
     card = card_of(settings, spec, report, trainer, module, model, resumable.wall_time_s)
-    save_checkpoint(run_dir / "checkpoint", model, card)
+    full_card = save_checkpoint(run_dir / "checkpoint", model, card)
     write_figures(report, model, references["gradient_descent"], trainer, run_dir)
-    log_final_metrics(report, settings, trainer)
+    board.finish(trainer, {n: m.value for n, m in report.model_metrics().items()}, full_card)
     for table in report_tables(report):
         console.print(table)
     console.print(f"checkpoint  {run_dir / 'checkpoint'}", soft_wrap=True)
@@ -208,23 +216,32 @@ def write_figures(
     (run_dir / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(run_dir / "figures" / f"{name}.png", dpi=150)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for name, figure in figures.items():
-                logger.experiment.add_figure(f"test/{name}", figure, trainer.global_step)
+    tags = {"learning_curve": "test/learning_curve", "weights": "weights/beside_construction"}
+    for writer in writers(trainer):
+        for name, figure in figures.items():
+            writer.add_figure(tags[name], figure, trainer.global_step)
 
 
-def log_final_metrics(report: Report, settings: RunSettings, trainer: pl.Trainer) -> None:
-    """The numbers of the test episodes, in TensorBoard as metrics of the hyperparameters."""
-    metrics = {name: metric.value for name, metric in report.model_metrics().items()}
-    names = ("model", "data", "optim", "seed", "max_steps", "batch_size", "positions")
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            hyperparameters = {name: getattr(settings, name) for name in names}
-            logger.log_hyperparams(hyperparameters, metrics, step=trainer.global_step)
-        else:
-            logger.log_metrics(metrics, step=trainer.global_step)
-        logger.finalize("success")
+def hyperparameters_of(
+    settings: RunSettings, spec: EpisodeSpec, optim: OptimConfig
+) -> dict[str, str | float]:
+    """What runs are told apart by in TensorBoard's HParams, flat."""
+    names = ("num_steps", "num_layers", "d_model")
+    return {
+        "architecture": settings.model["name"],
+        **{name: settings.model[name] for name in names if name in settings.model},
+        "family": spec.function.name,
+        "inputs": spec.inputs.name,
+        "d_x": spec.d_x,
+        "d_y": spec.d_y,
+        "num_context": spec.num_context,
+        "noise": spec.noise,
+        "positions": settings.positions,
+        "lr": optim.lr,
+        "weight_decay": optim.weight_decay,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+    }
 
 
 def card_of(

@@ -161,7 +161,7 @@ def test_tensorboard_and_csv_hold_the_course_of_the_run(whole_run: Path) -> None
         "alignment/cosine",
         "test/half_mse_query",
     } <= set(tags["scalars"])
-    assert {"test/weights", "test/learning_curve"} <= set(tags["images"])
+    assert {"weights/beside_construction", "test/learning_curve"} <= set(tags["images"])
     final = [event for event in events.Scalars("test/half_mse_query")]
     assert [event.step for event in final] == [600]
     assert "_hparams_/session_start_info" in events.summary_metadata
@@ -174,7 +174,9 @@ def test_warm_up_and_decay_really_happen(whole_run: Path) -> None:
     events = EventAccumulator(str(whole_run / "tensorboard"))
     events.Reload()
     for group, peak in [("decay", 3e-3), ("no_decay", 3e-3), ("ssm", 1e-3)]:
-        rates = {event.step: event.value for event in events.Scalars(f"lr-AdamW/{group}")}
+        rates = {
+            event.step: event.value for event in events.Scalars(f"train/learning_rate/{group}")
+        }
         assert rates[49] == pytest.approx(peak * 50 / 101)
         assert rates[149] == rates[299] == pytest.approx(peak)
         assert rates[449] == pytest.approx(peak * 151 / 300)
@@ -301,7 +303,7 @@ def test_what_is_logged_is_the_mean_over_ranks_and_accumulated_batches(
     runs_of_ranks: Path, name: str
 ) -> None:
     expected, found = (
-        read_columns(runs_of_ranks / n, ["train/half_mse_query", "lr-AdamW/decay"])
+        read_columns(runs_of_ranks / n, ["train/half_mse_query", "train/learning_rate/decay"])
         for n in ("one", name)
     )
     assert [len(column) for column in expected.values()] == [5, 5]

@@ -101,6 +101,24 @@ def cosines_with_construction(model: GDSSM, step_size: float) -> dict[str, float
     }
 
 
+def weights_summary(model: GDSSM, step_size: float) -> dict[str, float]:
+    """What is known of the weights beside the construction, as numbers by name.
+
+    `cosine_W` of each trained weight with the constructed one, `mean_Lambda_bar` of each decay,
+    `step_size_C_j` and `step_size_E_j` as in `effective_step_sizes`, and `constructed_step_size`.
+    """
+    cosines = cosines_with_construction(model, step_size)
+    summary = {f"cosine_{name}": value for name, value in cosines.items()}
+    for name, w in model.identifiable_weights().items():
+        if name.startswith("Lambda_bar"):
+            summary[f"mean_{name}"] = w.mean().item()
+    for kind, sizes in effective_step_sizes(model).items():
+        for rank, size in enumerate(sizes, start=1):
+            summary[f"step_size_{kind}_{rank}"] = size
+    summary["constructed_step_size"] = step_size
+    return summary
+
+
 def effective_step_sizes(model: GDSSM) -> dict[str, list[float]]:
     """The step sizes that the trained weights amount to, in rising order.
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from torch import Tensor
 
 from zoo.analysis.compare import Batch, losses, scored_columns
-from zoo.analysis.construction import cosines_with_construction, effective_step_sizes
+from zoo.analysis.construction import weights_summary
 from zoo.analysis.figures import LOSS_LABELS
 from zoo.metrics.alignment import alignment, query_response
 from zoo.metrics.classification import expected_calibration_error
@@ -133,15 +133,7 @@ def create_report(
     inexact = [n for n in main if n != "model" and main[n][:, -1].mean() > NEGLIGIBLE * scale]
     weights = {}
     if isinstance(model, GDSSM) and isinstance(reference, GradientDescent):
-        cosines = cosines_with_construction(model, reference.step_size)
-        weights = {f"cosine_{name}": value for name, value in cosines.items()}
-        for name, w in model.identifiable_weights().items():
-            if name.startswith("Lambda_bar"):
-                weights[f"mean_{name}"] = w.mean().item()
-        for kind, sizes in effective_step_sizes(model).items():
-            for rank, size in enumerate(sizes, start=1):
-                weights[f"step_size_{kind}_{rank}"] = size
-        weights["constructed_step_size"] = reference.step_size
+        weights = weights_summary(model, reference.step_size)
     if mean_function is not None:
         start = start_of(model)
         cosine = (start * mean_function).sum() / (start.norm() * mean_function.norm())

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from zoo.hub.card import Card, CurvePoint
 from zoo.hub.pages import METRIC_LABELS, Comparison
@@ -32,9 +33,13 @@ def chart(comparison: Comparison) -> bytes:
     for name, card in _cards(comparison).items():
         _draw_curve(curves, card.curves.get(MODEL, []), color=colors[name], label=name)
         exact |= {solver: curve for solver, curve in card.curves.items() if solver != MODEL}
-    for solver, style in zip(sorted(exact), _gray_styles(), strict=False):
+    styles = dict(zip(sorted(exact), _gray_styles(), strict=False))
+    for solver, style in styles.items():
         _draw_curve(curves, exact[solver], label=solver, **style)
     learned = [row for row in comparison.rows if row.entry is not None]
+    for row in comparison.rows:
+        for axes in (sizes, states) if row.name in styles else ():
+            axes.axhline(row.error.value, linewidth=1, **styles[row.name])
     for row in learned:
         assert row.entry is not None
         for axes, size in ((sizes, row.entry.num_parameters), (states, row.entry.state_size)):
@@ -43,6 +48,8 @@ def chart(comparison: Comparison) -> bytes:
             )
     for axes, label in ((sizes, "parameters"), (states, "numbers in the state")):
         axes.set_xscale("log")
+        axes.set_xmargin(0.2)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
     curves.set_xlabel("examples in the context")
     curves.set_ylabel(METRIC_LABELS[comparison.metric])

@@ -139,7 +139,23 @@ def _leaderboard_section(comparison: Comparison) -> str:
 
 
 def model_card(card: Card) -> str:
-    """The README.md of a checkpoint, with the front matter that Hugging Face reads."""
+    """The README.md of a checkpoint: its page, with the front matter that Hugging Face reads."""
+    family = index_entry(card, card_bytes(card), card.name).family
+    return "\n".join(
+        [
+            "---",
+            f"license: {json.dumps(card.license.lower())}",
+            "library_name: icl-zoo",
+            f"tags: {json.dumps(['in-context-learning', card.architecture, family])}",
+            "---",
+            "",
+            card_page(card),
+        ]
+    )
+
+
+def card_page(card: Card) -> str:
+    """Markdown: what the card says, for people."""
     entry = index_entry(card, card_bytes(card), card.name)
     metrics = [f"| {_plain(name)} | {number(value)} |" for name, value in card.metrics.items()]
     references = [
@@ -149,12 +165,6 @@ def model_card(card: Card) -> str:
     training = card.training
     return "\n".join(
         [
-            "---",
-            f"license: {json.dumps(card.license.lower())}",
-            "library_name: icl-zoo",
-            f"tags: {json.dumps(['in-context-learning', card.architecture, entry.family])}",
-            "---",
-            "",
             f"# {card.name}",
             "",
             "An in-context learner: it predicts the label of a query from examples given beside "

@@ -234,5 +234,9 @@ class LitPredictor(pl.LightningModule):
         schedule = create_schedule(optimizer, self.optim, self.trainer.max_steps)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {
+                "scheduler": schedule,
+                "interval": "step",
+                "name": "train/learning_rate",
+            },
         }

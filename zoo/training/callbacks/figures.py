@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from zoo.analysis.compare import losses, scored_columns
 from zoo.analysis.construction import weights_beside_construction
@@ -13,6 +12,7 @@ from zoo.metrics.errors import Interval, interval_or_none
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
+from zoo.training.callbacks.board import writers
 from zoo.training.module import Batch, LitPredictor
 
 
@@ -20,8 +20,8 @@ class FigureMonitor(pl.Callback):
     """Draws the learning curve, and for `gd_ssm` the weights beside the construction.
 
     Args:
-        every_n_steps: Drawn at the first validation after each so many steps, since drawing takes
-            longer than validating.
+        every_n_steps: Drawn at the first validation of all and the first after each so many steps,
+            since drawing takes longer than validating.
         num_episodes: Validation episodes behind the learning curve.
     """
 
@@ -30,7 +30,7 @@ class FigureMonitor(pl.Callback):
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.num_episodes = num_episodes
-        self._last_stretch = 0
+        self._last_stretch = -1
 
     def on_validation_batch_end(
         self,
@@ -43,14 +43,9 @@ class FigureMonitor(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, LitPredictor)
         stretch = trainer.global_step // self.every_n_steps
-        if batch_idx > 0 or stretch == self._last_stretch or not trainer.is_global_zero:
+        if batch_idx > 0 or stretch == self._last_stretch or not writers(trainer):
             return
         self._last_stretch = stretch
-        writers = [
-            logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
-        ]
-        if not writers:
-            return
         predictors: dict[str, Predictor] = {}
         if pl_module.reference is not None:
             predictors["gradient_descent"] = pl_module.reference
@@ -61,9 +56,9 @@ class FigureMonitor(pl.Callback):
             found = losses(predictor, x, y, target, pl_module.model.output == "logits")
             loss, values = next(iter(found.items()))
             curves[name] = [interval_or_none(column) for column in scored_columns(values, scored)]
-        for writer in writers:
+        for writer in writers(trainer):
             figure = learning_curve_figure(curves, loss)
-            writer.add_figure("learning_curve", figure, trainer.global_step)
+            writer.add_figure("val/learning_curve", figure, trainer.global_step)
             if isinstance(pl_module.model, GDSSM) and isinstance(
                 pl_module.reference, GradientDescent
             ):
@@ -71,4 +66,6 @@ class FigureMonitor(pl.Callback):
                     weights = weights_beside_construction(
                         pl_module.model, pl_module.reference.step_size
                     )
-                writer.add_figure("weights", weights_figure(weights), trainer.global_step)
+                writer.add_figure(
+                    "weights/beside_construction", weights_figure(weights), trainer.global_step
+                )

@@ -1,0 +1,223 @@
+"""What a run leaves in TensorBoard, read back by TensorBoard itself."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams.backend_context import Context
+from tensorboard.plugins.hparams.list_session_groups import Handler
+
+from tests.test_configs import config_of
+from train import train
+from zoo.hub.io import read_card
+from zoo.hub.pages import card_page, number
+from zoo.training.callbacks import Board
+from zoo.training.callbacks.board import HYPERPARAMETERS, METRICS
+from zoo.training.module import NonFiniteError
+
+RUNS = {
+    "gd_ssm": ["callbacks.figures.every_n_steps=40", "seed=7"],
+    "two_steps": ["model.num_steps=2", "~callbacks.figures"],
+    "linear_transformer": ["model=linear_transformer", "~callbacks.figures"],
+    "diverged": ["data.inputs.r=1e30", "~callbacks.figures"],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs of 60 steps and one that fails, as `RUNS` has them."""
+    directory = tmp_path_factory.mktemp("runs")
+    for name, overrides in RUNS.items():
+        config = config_of(
+            "trainer=cpu",
+            "data.d_x=4",
+            "data.num_context=5",
+            "batch_size=16",
+            "eval_episodes=200",
+            "max_steps=60",
+            "val_every=20",
+            "trainer.log_every_n_steps=20",
+            "checkpoint_tag=test",
+            f"run_dir={directory / name}",
+            *overrides,
+        )
+        if name == "diverged":
+            with pytest.raises(NonFiniteError):
+                train(config, directory / name, Console(quiet=True))
+        else:
+            train(config, directory / name, Console(quiet=True))
+    return directory
+
+
+def events_of(run: Path) -> EventAccumulator:
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 0, "scalars": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def steps(events: EventAccumulator, tag: str) -> list[int]:
+    return [event.step for event in events.Scalars(tag)]
+
+
+def last(events: EventAccumulator, tag: str) -> float:
+    return float(events.Scalars(tag)[-1].value)
+
+
+class Table:
+    """HParams as its plugin serves it: the columns, and rows in the order asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        multiplexer = EventMultiplexer()
+        multiplexer.AddRunsFromDirectory(str(directory))
+        multiplexer.Reload()
+        provider = MultiplexerDataProvider(multiplexer, str(directory))
+        self.backend = Context(TBContext(data_provider=provider, logdir=str(directory)))
+
+    def columns(self) -> Any:
+        ctx = RequestContext()
+        return self.backend.experiment_from_metadata(
+            ctx, "", True, self.backend.hparams_metadata(ctx, ""), None
+        )
+
+    def rows(self, metric: str) -> list[tuple[str, Any, dict[str, Any], dict[str, float]]]:
+        """(run, status, hyperparameters, metrics), by a metric."""
+        column = api_pb2.ColParams(
+            metric=api_pb2.MetricName(tag=metric),
+            order=api_pb2.ORDER_ASC,
+            missing_values_first=False,
+        )
+        names = [api_pb2.ColParams(hparam=name) for name in HYPERPARAMETERS]
+        request = api_pb2.ListSessionGroupsRequest(
+            allowed_statuses=[
+                api_pb2.STATUS_SUCCESS,
+                api_pb2.STATUS_RUNNING,
+                api_pb2.STATUS_UNKNOWN,
+                api_pb2.STATUS_FAILURE,
+            ],
+            col_params=[column, *names],
+            slice_size=100,
+        )
+        found = []
+        for group in Handler(RequestContext(), self.backend, "", request).run().session_groups:
+            (session,) = group.sessions
+            values = {
+                name: value.string_value or value.number_value
+                for name, value in group.hparams.items()
+            }
+            metrics = {value.name.tag: value.value for value in session.metric_values}
+            found.append((session.name.split("/")[0], session.status, values, metrics))
+        return found
+
+
+def test_scalars_are_in_four_groups_and_those_of_the_end(runs: Path) -> None:
+    tags = events_of(runs / "gd_ssm").Tags()["scalars"]
+    assert {tag.split("/")[0] for tag in tags} == {"train", "val", "alignment", "weights", "test"}
+    groups = {f"train/learning_rate/{group}" for group in ("decay", "no_decay", "ssm")}
+    assert groups | {"train/half_mse_query", "val/half_mse_query", "alignment/cosine"} <= set(tags)
+
+
+def test_weights_and_algorithms_are_measured_at_every_validation(runs: Path) -> None:
+    events = events_of(runs / "gd_ssm")
+    expected = steps(events, "val/half_mse_query")
+    assert expected == [19, 39, 59]
+    for tag in ("weights/cosine_C", "weights/step_size_C_1", "val/half_mse_query/least_squares"):
+        assert steps(events, tag) == expected
+    learned = [event.value for event in events.Scalars("weights/step_size_C_1")]
+    assert len(set(learned)) == 3
+    ratio = last(events, "val/half_mse_query") / last(events, "val/half_mse_query/gradient_descent")
+    assert ratio == pytest.approx(last(events, "val/ratio_to_gradient_descent"), rel=1e-5)
+
+
+def test_a_model_of_two_steps_is_beside_two_steps_of_gradient_descent(runs: Path) -> None:
+    events = events_of(runs / "two_steps")
+    one, two = (
+        last(events, f"val/half_mse_query/{name}")
+        for name in ("gradient_descent", "gradient_descent_2")
+    )
+    assert two < one < last(events, "val/half_mse_query/zero")
+
+
+def test_figures_show_how_learning_curve_and_weights_develop(runs: Path) -> None:
+    events = events_of(runs / "gd_ssm")
+    found = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert found == {
+        "val/learning_curve": [20, 40],
+        "weights/beside_construction": [20, 40, 60],
+        "test/learning_curve": [60],
+    }
+    first, *_, final = events.Images("weights/beside_construction")
+    images = [Image.open(io.BytesIO(image.encoded_image_string)) for image in (first, final)]
+    assert images[0].size == images[1].size
+    assert images[0].tobytes() != images[1].tobytes()
+
+
+def test_the_card_is_there_to_be_read(runs: Path) -> None:
+    (event,) = events_of(runs / "gd_ssm").Tensors("card/text_summary")
+    (text,) = event.tensor_proto.string_val
+    card = read_card(runs / "gd_ssm" / "checkpoint")
+    assert text.decode() == card_page(card)
+    assert number(card.metrics["test/half_mse_query"]) in text.decode()
+
+
+def test_the_layout_has_model_and_algorithms_on_one_chart(runs: Path) -> None:
+    tags = events_of(runs / "two_steps").Tags()["scalars"]
+    (event,) = events_of(runs / "two_steps").Tensors("custom_scalars__config__")
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    shown = {
+        chart.title: {tag for tag in tags for p in chart.multiline.tag if re.match(p, tag)}
+        for category in layout.category
+        for chart in category.chart
+    }
+    algorithms = ("gradient_descent", "gradient_descent_2", "least_squares", "zero")
+    assert shown["model and algorithms, validation"] == {
+        "val/half_mse_query",
+        *(f"val/half_mse_query/{name}" for name in algorithms),
+    }
+    assert shown["model, training and validation"] == {"train/half_mse_query", "val/half_mse_query"}
+    assert "weights/constructed_step_size" in shown["step sizes, trained and constructed"]
+    assert all(shown.values())
+
+
+def test_hparams_sorts_architectures_by_test_error(runs: Path) -> None:
+    rows = Table(runs).rows("test/half_mse_query")
+    *finished, (name, status, _, metrics) = rows
+    assert (name, status) == ("diverged", api_pb2.STATUS_FAILURE)
+    assert "test/half_mse_query" not in metrics
+    errors = [metrics["test/half_mse_query"] for *_, metrics in finished]
+    assert errors == sorted(errors)
+    assert {name for name, *_ in finished} == RUNS.keys() - {"diverged"}
+    for name, status, values, metrics in finished:
+        assert status == api_pb2.STATUS_SUCCESS
+        card = read_card(runs / name / "checkpoint")
+        assert values["architecture"] == card.architecture
+        assert values["num_parameters"] == card.num_parameters
+        assert (values["family"], values["d_x"], values["num_context"]) == ("linear", 4, 5)
+        assert values["seed"] == RUNS[name].count("seed=7") * 7
+        assert metrics["train/steps"] == 60
+        assert metrics["train/episodes"] == 60 * 16
+        assert metrics["train/wall_time_s"] > 0
+        for metric in ("test/half_mse_query", "test/ratio_to_gradient_descent", "alignment/cosine"):
+            assert metrics[metric] == pytest.approx(card.metrics[metric].value)
+
+
+def test_every_run_brings_the_same_columns(runs: Path) -> None:
+    for directory in (runs, *(runs / name for name in RUNS)):
+        columns = Table(directory).columns()
+        assert {info.name for info in columns.hparam_infos} == HYPERPARAMETERS.keys()
+        assert [info.name.tag for info in columns.metric_infos] == list(METRICS)
+
+
+def test_a_hyperparameter_without_a_column_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be among architecture, .* got depth"):
+        Board({"architecture": "s5", "depth": 3})

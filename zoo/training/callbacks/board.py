@@ -1,0 +1,184 @@
+"""The parts of TensorBoard that are not curves: HParams, a layout of charts, the card."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import (
+    DATA_TYPE_FLOAT64,
+    DATA_TYPE_STRING,
+    STATUS_FAILURE,
+    STATUS_SUCCESS,
+    Experiment,
+    HParamInfo,
+    MetricInfo,
+    MetricName,
+)
+from tensorboard.plugins.hparams.plugin_data_pb2 import (
+    HParamsPluginData,
+    SessionEndInfo,
+    SessionStartInfo,
+)
+from torch.utils.tensorboard import SummaryWriter
+
+from zoo.hub.card import Card
+from zoo.hub.pages import card_page
+from zoo.training.module import LitPredictor, NonFiniteError
+
+# TensorBoard takes the columns of its table from the first run that it reads, so every run names
+# the same ones, those that it has no value for as well.
+HYPERPARAMETERS = {
+    "architecture": str,
+    "num_steps": float,
+    "num_layers": float,
+    "d_model": float,
+    "num_parameters": float,
+    "family": str,
+    "inputs": str,
+    "d_x": float,
+    "d_y": float,
+    "num_context": float,
+    "noise": float,
+    "positions": str,
+    "lr": float,
+    "weight_decay": float,
+    "batch_size": float,
+    "seed": float,
+}
+# TensorBoard shows five hyperparameters and the first five metrics until others are chosen. It
+# begins with the hyperparameters that are said to differ.
+SHOWN_FIRST = ("architecture", "num_layers", "num_parameters", "num_steps", "seed")
+METRICS = {
+    "test/half_mse_query": "test 0.5*MSE",
+    "test/ratio_to_gradient_descent": "model / gradient descent",
+    "alignment/cosine": "cosine with gradient descent",
+    "train/episodes": "episodes",
+    "train/wall_time_s": "seconds",
+    "train/steps": "steps",
+    "test/cross_entropy_query": "test cross entropy",
+    "test/accuracy_query": "test accuracy",
+}
+# Chart titles and regular expressions of what they show, the same in every run: TensorBoard adds
+# up the layouts of all runs.
+LAYOUT = {
+    "loss": {
+        "model and algorithms, validation": [r"val/[a-z_]+_query(/.*)?$"],
+        "model, training and validation": [r"(train|val)/[a-z_]+_(query|all)$"],
+        "model / one step of gradient descent": ["val/ratio_to_gradient_descent$"],
+    },
+    "agreement with gradient descent": {
+        "cosine of the sensitivities": ["alignment/cosine$"],
+        "differences": ["alignment/(prediction|model)_difference$"],
+    },
+    "weights": {
+        "cosine with the construction": ["weights/cosine_"],
+        "step sizes, trained and constructed": ["weights/(constructed_)?step_size"],
+    },
+}
+
+
+def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
+    """Where this process writes for TensorBoard: nowhere on all ranks but the first."""
+    if not trainer.is_global_zero:
+        return []
+    return [
+        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
+    ]
+
+
+class Board(pl.Callback):
+    """Enters a run in HParams when it starts, and closes the entry when it ends.
+
+    It ends with success after the test, with failure at a loss or gradient that is not finite. A
+    run that can be resumed stays open, its status unknown: TensorBoard keeps the first that it
+    reads.
+
+    Args:
+        hyperparameters: By name, of those in `HYPERPARAMETERS`; the number of parameters is
+            counted.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+
+    def __init__(self, hyperparameters: Mapping[str, str | float]) -> None:
+        unknown = sorted(hyperparameters.keys() - HYPERPARAMETERS.keys())
+        if unknown:
+            raise ValueError(
+                f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, "
+                f"got {', '.join(unknown)}"
+            )
+        self.hyperparameters = dict(hyperparameters)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, LitPredictor)
+        num_parameters = sum(parameter.numel() for parameter in pl_module.model.parameters())
+        values = {**self.hyperparameters, "num_parameters": num_parameters}
+        start = SessionStartInfo()
+        for name, value in values.items():
+            if HYPERPARAMETERS[name] is str:
+                start.hparams[name].string_value = value
+            else:
+                start.hparams[name].number_value = value
+        for writer in writers(trainer):
+            writer.add_custom_scalars(
+                {
+                    category: {title: ["Multiline", tags] for title, tags in charts.items()}
+                    for category, charts in LAYOUT.items()
+                }
+            )
+            _add(writer, metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=_columns()))
+            _add(
+                writer, metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)
+            )
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, NonFiniteError):
+            for writer in writers(trainer):
+                _add_end(writer, STATUS_FAILURE)
+
+    def finish(self, trainer: pl.Trainer, metrics: Mapping[str, float], card: Card) -> None:
+        """Writes the numbers of the end of a run to every logger, and its card to TensorBoard."""
+        training = card.training
+        values = {
+            **metrics,
+            "train/steps": training.steps,
+            "train/episodes": training.episodes,
+            "train/wall_time_s": training.wall_time_s,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        for writer in writers(trainer):
+            writer.add_text("card", card_page(card), trainer.global_step)
+            _add_end(writer, STATUS_SUCCESS)
+        for logger in trainer.loggers:
+            logger.finalize("success")
+
+
+def _columns() -> Experiment:
+    types: dict[type, Any] = {str: DATA_TYPE_STRING, float: DATA_TYPE_FLOAT64}
+    return Experiment(
+        hparam_infos=[
+            HParamInfo(name=name, type=types[kind], differs=name in SHOWN_FIRST)
+            for name, kind in HYPERPARAMETERS.items()
+        ],
+        metric_infos=[
+            MetricInfo(name=MetricName(tag=tag), display_name=label)
+            for tag, label in METRICS.items()
+        ],
+    )
+
+
+def _add_end(writer: SummaryWriter, status: Any) -> None:
+    end = HParamsPluginData(session_end_info=SessionEndInfo(status=status))
+    _add(writer, metadata.SESSION_END_INFO_TAG, end)
+
+
+def _add(writer: SummaryWriter, tag: str, content: HParamsPluginData) -> None:
+    value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content))
+    writer._get_file_writer().add_summary(Summary(value=[value]))  # type: ignore[no-untyped-call]
