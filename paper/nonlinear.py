@@ -11,7 +11,7 @@ from datamodules.episodes import Episodes
 from datamodules.stream import Generators
 from evaluate import evaluation_episodes
 from paper.claims import Claim, Found, compared
-from paper.drawing import bars, legend, new_figure
+from paper.drawing import bars, new_figure
 from paper.measure import Runs, model_of, of_each, predict_queries, query_loss, spec_of
 from paper.plan import Effort, Training
 from references import TUNE_EPISODES, create_reference
@@ -181,4 +181,4 @@ def _draw_episode(
         ax.plot(queries[:, 0], values, style, label=label)
     ax.plot(context_x[0, :, 0], context_y[0, :, 0], "o", color="black", markersize=4)
     ax.set_xlabel("x")
-    legend(ax)
+    ax.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
