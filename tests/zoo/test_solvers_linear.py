@@ -9,7 +9,7 @@ from torch import Tensor
 
 import zoo
 from tests.conftest import MakePairs
-from zoo.solvers.theory import chebyshev_step_sizes
+from zoo.solvers.theory import best_step_sizes, chebyshev_step_sizes
 
 
 def weights_of(name: str, x: Tensor, y: Tensor, **arguments: object) -> list[Tensor]:
@@ -45,6 +45,20 @@ def test_a_schedule_of_equal_steps_is_gradient_descent(make_pairs: MakePairs) ->
     for step_size in (0.1, 0.02):
         W = W - step_size * x[:, :5].mT @ (x[:, :5] @ W - y[:, :5])
     torch.testing.assert_close(other.predict_query(x, y), (x[:, 5:] @ W)[:, 0])
+
+
+def test_the_best_schedule_has_the_least_mean_error_of_all_polynomials() -> None:
+    x = torch.rand(500, 6, 4, generator=torch.Generator().manual_seed(0)).double() - 0.5
+    spectrum = torch.linalg.eigvalsh(x.mT @ x).clamp(min=0).flatten()
+    for k in (1, 2, 3, 5):
+        # 1 - sum_m c_m lambda^m, the c_m by least squares
+        powers = torch.stack([spectrum**m for m in range(1, k + 1)], dim=1)
+        fit = powers @ torch.linalg.lstsq(powers, torch.ones_like(spectrum)[:, None]).solution
+        step_sizes = best_step_sizes(k, spectrum)
+        left = torch.stack([1 - size * spectrum for size in step_sizes]).prod(0)
+        torch.testing.assert_close(left, 1 - fit[:, 0], rtol=0, atol=1e-8)
+    with pytest.raises(ValueError, match="different positive eigenvalues, got 3"):
+        best_step_sizes(3, torch.tensor([0.0, 1.0, 2.0, 2.0]))
 
 
 def test_chebyshev_steps_leave_the_error_that_is_promised() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,45 @@ def chebyshev_step_sizes(num_steps: int, smallest: float, largest: float) -> tup
     angles = (math.pi * (j + 0.5) / num_steps for j in range(num_steps))
     middle, radius = (largest + smallest) / 2, (largest - smallest) / 2
     return tuple(1 / (middle + radius * math.cos(angle)) for angle in angles)
+
+
+def best_step_sizes(num_steps: int, eigenvalues: Tensor) -> tuple[float, ...]:
+    """Step sizes for `scheduled_gradient_descent` of least mean error over episodes.
+
+    With zero start, no label noise and queries and weights of one variance in every direction, the
+    expected 0.5*MSE after k steps is proportional to E sum_p prod_j (1 - eta_j lambda_p)^2 over the
+    eigenvalues lambda_p of A. Of all polynomials of degree k that are 1 at zero the least has the
+    zeros 1 / eta_j of the polynomial that is orthogonal in the measure sum_p lambda_p
+    delta(lambda_p), as in the method of conjugate gradients. So no schedule of k steps, and no
+    predictor sum_(j < k) c_j q^T A^j B with constant c_j, has a smaller error.
+
+    Args:
+        num_steps: k.
+        eigenvalues: Of A in many episodes, of any shape.
+
+    Raises:
+        ValueError: If num_steps is below 1 or above the number of different positive eigenvalues.
+    """
+    spectrum = eigenvalues.double().flatten().clamp(min=0)
+    if not 1 <= num_steps <= len(set(spectrum[spectrum > 0].tolist())):
+        raise ValueError(
+            f"num_steps must be at least 1 and at most the number of different positive "
+            f"eigenvalues, got {num_steps}"
+        )
+    # Lanczos on the diagonal matrix of the eigenvalues, each vector made orthogonal twice.
+    jacobi = spectrum.new_zeros(num_steps, num_steps)
+    v = spectrum.sqrt() / spectrum.sqrt().norm()
+    V = v[None]
+    for j in range(num_steps):
+        w = spectrum * v
+        jacobi[j, j] = w @ v
+        for _ in range(2):
+            w = w - (V @ w) @ V
+        if j + 1 < num_steps:
+            jacobi[j, j + 1] = jacobi[j + 1, j] = w.norm()
+            v = w / w.norm()
+            V = torch.cat([V, v[None]])
+    return tuple((1 / torch.linalg.eigvalsh(jacobi)).tolist())
 
 
 def optimal_preconditioner(
