@@ -1,7 +1,8 @@
 """Figure e: several steps of gradient descent."""
 
-from benchmarks.schedules import chebyshev_schedule
-from datamodules import create_sampler
+import torch
+
+from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
 from evaluate import evaluation_episodes
@@ -17,17 +18,45 @@ from paper.measure import (
 )
 from paper.one_step import BASE
 from paper.plan import Effort, Training
-from references import TUNE_EPISODES, create_reference
+from references import create_reference
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.models.gd_ssm import GDSSM
-from zoo.solvers.moment import GradientDescent
+from zoo.solvers.moment import (
+    GradientDescent,
+    ScheduledGradientDescent,
+    ScheduledGradientDescentConfig,
+)
+from zoo.solvers.theory import best_step_sizes
+
+# Contexts whose eigenvalues the best schedule is found for.
+SPECTRUM_EPISODES = 100_000
 
 
 def training(k: int) -> Training:
     """k steps in one layer with learned readouts."""
     steps, step_ms = {2: (4_000, 7.0), 3: (5_000, 7.5), 4: (8_000, 8.0)}.get(k, (8_000, 11.0))
     return Training(f"steps-{k}", steps, step_ms, (f"model.num_steps={k}",))
+
+
+def best_schedule(spec: EpisodeSpec, num_steps: int) -> tuple[ScheduledGradientDescent, float]:
+    """The steps of least mean error, below which no schedule of as many gets, and that error.
+
+    Args:
+        spec: Linear regression without noise, from zero.
+        num_steps: k.
+
+    Returns:
+        The solver, and its expected 0.5*MSE at the query.
+    """
+    generators = Generators(EVAL_SEED, "tune", 1, "cpu")
+    x = create_sampler(spec).sample(SPECTRUM_EPISODES, generators).x[:, :-1].double()
+    spectrum = torch.linalg.eigvalsh(x.mT @ x).clamp(min=0)
+    sizes = best_step_sizes(num_steps, spectrum)
+    left = torch.stack([1 - size * spectrum for size in sizes]).prod(0)
+    expected = 0.5 * spec.input_variance * left.square().sum(1).mean().item()
+    config = ScheduledGradientDescentConfig(d_x=spec.d_x, d_y=spec.d_y, step_sizes=sizes)
+    return ScheduledGradientDescent(config), expected
 
 
 def trainings(effort: Effort) -> list[Training]:
@@ -40,10 +69,8 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
     by_steps = {1: runs[BASE.name]} | {k: runs[training(k).name] for k in effort.num_steps}
     spec = spec_of(by_steps[1][0])
     episodes = evaluation_episodes(spec, effort.num_episodes)
-    tuning = Generators(EVAL_SEED, "tune", 0, "cpu")
-    fitted_on = create_sampler(spec).sample(TUNE_EPISODES, tuning)[:3]
     claims = []
-    chebyshev = []
+    best = []
     for k in effort.num_steps:
         found = by_steps[k]
         claims.append(
@@ -56,12 +83,13 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
                 high=1.01,
             )
         )
-        solver = chebyshev_schedule(spec, k, fitted_on)
-        chebyshev.append(query_loss(solver, episodes))
+        solver, expected = best_schedule(spec, k)
+        best.append(query_loss(solver, episodes))
         trained = of_each(found, "model", "test/half_mse_query", "value")
-        called = f"{k} gradient steps of Chebyshev sizes"
+        called = f"{k} gradient steps of the best sizes"
         quantity = f"0.5*MSE at the query, k = {k}"
-        claims.append(compared(quantity, trained, called, [chebyshev[-1]] * len(found)))
+        exact = [best[-1]] * len(found)
+        claims.append(compared(quantity, trained, called, exact, closed_form=expected))
     for k in effort.num_steps:
         least = [
             min(v for name, v in weights.items() if name.startswith("cosine_"))
@@ -85,14 +113,7 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
     ]
     losses = [found["test/half_mse_query"]["value"] for found in shared]
     ax.plot(list(by_steps), losses, "s--", color="tab:orange", markersize=4, label="shared step")
-    ax.plot(
-        list(effort.num_steps),
-        chebyshev,
-        "d:",
-        color="tab:green",
-        markersize=4,
-        label="Chebyshev steps",
-    )
+    ax.plot(effort.num_steps, best, "d:", color="tab:green", markersize=4, label="best schedule")
     ax.set_yscale("log")
     ax.set_xlabel("steps k")
     ax.set_ylabel("0.5*MSE at the query")

@@ -1,9 +1,5 @@
 """Figure h: learned step sizes, forgetting, longer contexts, all ours, and classes."""
 
-from benchmarks.schedules import chebyshev_schedule
-from datamodules import create_sampler
-from datamodules.datamodule import EVAL_SEED
-from datamodules.stream import Generators
 from evaluate import evaluation_episodes
 from paper.claims import Claim, Found, compared, over_seeds
 from paper.drawing import band, bars, legend, new_figure
@@ -15,10 +11,11 @@ from paper.measure import (
     query_loss,
     spec_of,
 )
+from paper.more_steps import best_schedule
 from paper.more_steps import training as steps_training
 from paper.one_step import BASE, HIGH, LOW
 from paper.plan import Effort, Training
-from references import TUNE_EPISODES, arguments_for, create_reference, linear_moments
+from references import arguments_for, create_reference, linear_moments
 from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import expected_half_mse
 
@@ -60,9 +57,7 @@ def step_sizes(runs: Runs, effort: Effort) -> Found:
     k = _most_steps(effort)
     found = runs[steps_training(k).name]
     spec = spec_of(found[0])
-    tuning = Generators(EVAL_SEED, "tune", 0, "cpu")
-    fitted_on = create_sampler(spec).sample(TUNE_EPISODES, tuning)[:3]
-    chebyshev = sorted(chebyshev_schedule(spec, k, fitted_on).step_sizes)
+    best = sorted(best_schedule(spec, k)[0].step_sizes)
     shared = create_reference("gradient_descent", spec, {"num_steps": k})
     assert isinstance(shared, GradientDescent)
     learned = [
@@ -72,7 +67,7 @@ def step_sizes(runs: Runs, effort: Effort) -> Found:
     figure, (ax,) = new_figure()
     ranks = list(range(1, k + 1))
     band(ax, ranks, learned, "learned, where B is read", color="black", marker="o")
-    ax.plot(ranks, chebyshev, "d:", color="tab:green", label="Chebyshev")
+    ax.plot(ranks, best, "d:", color="tab:green", label="best schedule")
     ax.axhline(shared.step_size, color="tab:orange", linestyle="--", label="best shared")
     ax.set_xticks(ranks)
     ax.set_xlabel(f"rank of the step, k = {k}")
@@ -82,8 +77,8 @@ def step_sizes(runs: Runs, effort: Effort) -> Found:
         compared(
             f"step size of rank {j} of {k}",
             [sizes[j - 1] for sizes in learned],
-            "Chebyshev",
-            [chebyshev[j - 1]] * len(found),
+            "best schedule",
+            [best[j - 1]] * len(found),
         )
         for j in ranks
     ]
