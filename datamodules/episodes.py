@@ -11,8 +11,9 @@ from datamodules.classification import GaussianMixture
 from datamodules.corruption import Distractors, Outliers, flip_labels
 from datamodules.curriculum import Curriculum
 from datamodules.family import normal
-from datamodules.functions import Function, Linear, LinearFamily
+from datamodules.functions import Function
 from datamodules.inputs import Inputs, Uniform
+from datamodules.linear import Linear, LinearFamily
 from datamodules.spec import Probability, Spec
 from datamodules.stream import Generators
 

@@ -8,28 +8,9 @@ from torch import Tensor
 
 from datamodules.classification import GaussianMixture, LinearClassification
 from datamodules.family import FunctionFamily
-from datamodules.linear import Linear, LinearDrift, LinearFamily, LinearPool, SparseLinear
+from datamodules.linear import Linear, LinearDrift, LinearPool, SparseLinear
 from datamodules.nonlinear import DecisionTree, Quadratic, ReluNetwork, Sine, SparseParity
 from datamodules.spec import Spec
-
-__all__ = [
-    "DecisionTree",
-    "Function",
-    "FunctionFamily",
-    "GaussianMixture",
-    "Linear",
-    "LinearClassification",
-    "LinearDrift",
-    "LinearFamily",
-    "LinearPool",
-    "Mixture",
-    "Quadratic",
-    "ReluNetwork",
-    "Sine",
-    "SparseLinear",
-    "SparseParity",
-    "Weighted",
-]
 
 SingleFunction = (
     Linear

@@ -17,21 +17,34 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[Any]:
-    pattern = re.compile(rf"```{language}\n(.*?)```", re.DOTALL)
+# Its blocks build on each other: tests/test_extending.py.
+WORKED_EXAMPLES = "extending.md"
+
+
+def blocks(language: str, after: str = "") -> list[Any]:
+    pattern = re.compile(rf"```{language}\n(.*?)```{after}", re.DOTALL)
     return [
-        pytest.param(block, id=f"{page.name}-{number}")
+        pytest.param(*(block if after else [block]), id=f"{page.name}-{number}")
         for page in PAGES
+        if page.name != WORKED_EXAMPLES
         for number, block in enumerate(pattern.findall(page.read_text()))
     ]
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_examples_run(code: str, tmp_path: Path, card_fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("code", "output"), blocks("python", r"(?:\n\n```text\n(.*?)```)?"))
+def test_python_examples_run_and_print_what_is_below_them(
+    code: str,
+    output: str,
+    tmp_path: Path,
+    card_fields: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     checkpoint = tmp_path / "runs" / "TIME" / "checkpoint"
     card_fields["model_args"] = {"d_x": 10, "d_y": 10}
     save_checkpoint(checkpoint, zoo.create_model("gd_ssm", d_x=10, d_y=10), card_fields)
     exec(compile(code.replace("runs/TIME/checkpoint", str(checkpoint)), "README", "exec"), {})
+    if output:
+        assert capsys.readouterr().out == output
 
 
 @pytest.mark.parametrize("code", blocks("sh"))
@@ -44,7 +57,9 @@ def test_commands_exist(code: str) -> None:
         elif words[:2] == ["python", "-m"]:
             module = ROOT / words[2].replace(".", "/")
             assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
-        elif words[:2] == ["python", "train.py"]:
+        elif words[:1] == ["python"] and words[1].endswith(".py"):
+            assert (ROOT / words[1]).exists()
+        if words[:2] == ["python", "train.py"]:
             overrides = [w for w in words[2:] if not w.startswith("-")]
             with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
                 compose("train", [o.split(",")[0] for o in overrides], return_hydra_config=True)
@@ -53,7 +68,15 @@ def test_commands_exist(code: str) -> None:
                 ReproduceSettings(**OmegaConf.to_container(compose("reproduce", words[2:])))
 
 
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"

@@ -1,0 +1,310 @@
+"""Makes the figures of the guide and of the answers, from the shipped checkpoints.
+
+    python docs/make_figures.py
+
+writes svg files to docs/figures, in under a minute. Nothing is trained.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import zoo
+from datamodules import Episodes, EpisodeSpec, create_sampler
+from datamodules.datamodule import EVAL_SEED
+from datamodules.stream import Generators
+from zoo.analysis.construction import weights_beside_construction
+from zoo.analysis.figures import weights_figure
+from zoo.hub.io import read_card
+from zoo.metrics.errors import half_squared_error
+from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
+from zoo.models.gd_ssm_layer import GDSSMLayer
+from zoo.models.gd_ssm_steps import GDSSMStepsLayer
+from zoo.predictor import Predictor
+from zoo.solvers.theory import LinearEpisodes, expected_half_mse, optimal_step_size
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
+# x ~ U(-1/2, 1/2), W ~ N(0, 1), d = N = 10: what the models of linear functions were trained on.
+PAPER = LinearEpisodes(d_x=10, num_context=10, input_variance=1 / 12, input_kurtosis=1.8)
+NUM_EPISODES = 5_000
+
+
+def tokens() -> Figure:
+    """An episode as tokens, what a window makes of them, and the sum that the state becomes."""
+    d = 4
+    model = zoo.create_model("gd_ssm", d_x=d, d_y=d)
+    assert isinstance(model, GDSSM)
+    construct_gradient_descent_(model, 1.0)
+    x, y, _, _ = drawn(EpisodeSpec(d_x=d, d_y=d, num_context=4), 1)
+    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
+    top, bottom = figure.subfigures(2, 1)
+    axes = top.subplots()
+    row = torch.stack([x[0], y[0]], dim=1).flatten(0, 1)[:-1]  # (2N + 1, d)
+    heat_map(axes, row.mT, row.abs().max().item())
+    names = [f"${name}_{i}$" for i in range(1, 6) for name in "xy"][:-1]
+    axes.set_xticks(range(9), names)
+    axes.set_title("an episode as tokens; a window of three moves in steps of two", fontsize=9)
+    for i in range(4):
+        left, height = 2 * i - 0.42, -0.75 - 0.35 * (i % 2)
+        axes.plot([left, left + 2.84], [height, height], color=f"C{i}", clip_on=False)
+        axes.text(left + 1.42, height, f"$S_{i + 1}$", color=f"C{i}", ha="center", va="bottom")
+    axes.set_ylim(d - 0.5, -1.8)
+    panels = bottom.subplots(1, 5)
+    states = []
+    for i in range(1, 6):  # a pair waits for the input after it
+        states.append(model.observe(model.init_state(1), x[:, :i], y[:, :i]).Z[0].detach())
+    limit = max(state.abs().max().item() for state in states)
+    for i, panel in enumerate(panels[:-1]):
+        heat_map(panel, states[i + 1], limit)
+        panel.set_title(f"$Z_{i + 1}$", fontsize=9)
+    exact = torch.einsum("ip,iq->pq", x[0, :4], y[0, :4])
+    heat_map(panels[-1], exact, limit)
+    panels[-1].set_title(r"$\sum_i x_i y_i^T$", fontsize=9)
+    return figure
+
+
+def one_step() -> Figure:
+    """The loss over the weight of y = w x, its gradient at zero, and steps of three sizes."""
+    x, y = torch.tensor([-0.8, -0.3, 0.5, 0.9]), torch.tensor([-1.1, -0.5, 0.6, 1.4])
+    A, B = x.square().sum().item(), (x * y).sum().item()
+    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    loss_axes, fit_axes = figure.subplots(1, 2)
+    w = torch.linspace(-0.6, 3.2, 200)
+
+    def loss(w: Tensor) -> Tensor:
+        return 0.5 * (w[..., None] * x - y).square().sum(-1)
+
+    loss_axes.plot(w, loss(w), color="black")
+    fit_axes.scatter(x, y, color="black", zorder=3, label="examples")
+    line = torch.linspace(-1, 1, 2)
+    for eta, color in ((0.25, "C0"), (1 / A, "C1"), (1.7 / A, "C2")):
+        step = torch.tensor(eta * B)
+        loss_axes.annotate(
+            "",
+            (step.item(), loss(step).item()),
+            (0.0, loss(torch.zeros(())).item()),
+            arrowprops={"arrowstyle": "->", "color": color},
+        )
+        label = rf"$\eta = {eta:.2f}$, $w = {step.item():.2f}$"
+        fit_axes.plot(line, step * line, color=color, label=label)
+    loss_axes.set_xlabel("$w$")
+    loss_axes.set_ylabel(r"$\frac{1}{2} \sum_i (w x_i - y_i)^2$")
+    fit_axes.set_xlabel("$x$")
+    fit_axes.set_ylabel("$y$")
+    fit_axes.legend(frameon=False, fontsize=8)
+    bare(loss_axes, fit_axes)
+    return figure
+
+
+def trained_weights() -> Figure:
+    """The weights of the trained model above those of the construction."""
+    return weights_figure(
+        weights_beside_construction(model_of("gd_ssm.linear"), optimal_step_size(PAPER))
+    )
+
+
+def several_steps() -> Figure:
+    """What is left of a target along an eigenvector of A, for trained models of 1, 2, 4 steps."""
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    spectrum_axes, left_axes = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    x = drawn(EpisodeSpec(), NUM_EPISODES).x[:, :-1]
+    eigenvalues = torch.linalg.eigvalsh(x.mT @ x).flatten()
+    spectrum_axes.hist(eigenvalues.numpy(), bins=60, density=True, color="0.6")
+    spectrum_axes.set_xlabel(r"eigenvalue $\lambda$ of $A = \sum_i x_i x_i^T$")
+    spectrum_axes.set_yticks([])
+    grid = torch.linspace(0, 4, 200)
+    for steps, name in enumerate(("linear", "linear_two_steps", "linear_four_steps")):
+        left = 1 - explained(model_of(f"gd_ssm.{name}"), grid)
+        left_axes.plot(grid, left, label=("one step", "two steps", "four steps")[steps])
+    left_axes.axhline(0, color="0.8", linewidth=1, zorder=0)
+    left_axes.set_xlabel(r"eigenvalue $\lambda$ of $A$")
+    left_axes.set_ylabel("part of the target that is left")
+    left_axes.set_ylim(-1.1, 1.1)
+    left_axes.legend(frameon=False, fontsize=8)
+    bare(spectrum_axes, left_axes)
+    return figure
+
+
+def decay() -> Figure:
+    """What an example counts where weights drift, and the error over the number of examples."""
+    model = model_of("gd_ssm.linear_drift")
+    spec = spec_of("gd_ssm.linear_drift")
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    count_axes, error_axes = figure.subplots(1, 2)
+    age = torch.arange(spec.num_context)
+    Lambda_bar = model.identifiable_weights()["Lambda_bar"].detach().flatten()
+    for factor in Lambda_bar:
+        count_axes.plot(age, factor**age, color="C0", linewidth=0.5, alpha=0.5)
+    count_axes.plot(age, 0.9**age, color="black", linestyle="--", label=r"drift, $\rho^k$")
+    count_axes.plot([], [], color="C0", label=r"trained, $\bar\Lambda^k$ of each entry")
+    count_axes.set_xlabel("age $k$ of an example")
+    count_axes.set_ylabel("what it counts")
+    count_axes.legend(frameon=False, fontsize=8)
+    widths = {"d_x": spec.d_x, "d_y": spec.d_y}
+    kalman = zoo.create_solver("kalman_filter", **widths, transition=0.9, noise_variance=0.0)
+    # The best size for twenty examples, as evaluate.py fits it.
+    plain = zoo.create_solver("gradient_descent", **widths, step_size=0.0238)
+    curves(
+        error_axes,
+        spec,
+        {
+            "gd_ssm.linear_drift": model,
+            "gradient_descent, one step": plain,
+            "kalman_filter": kalman,
+        },
+    )
+    bare(count_axes, error_axes)
+    return figure
+
+
+def features() -> Figure:
+    """Sine waves from ten examples: descent on learned features, and on x itself."""
+    model = zoo.load("gd_ssm_features.sine")
+    spec = spec_of("gd_ssm_features.sine")
+    x, y, _, _ = drawn(spec, 3)
+    grid = torch.linspace(-5, 5, 200)[None, :, None].expand(3, -1, -1)
+    on_x = zoo.create_solver("least_squares", d_x=1, d_y=1)
+    figure = Figure(figsize=(9.0, 2.8), layout="constrained")
+    for i, axes in enumerate(figure.subplots(1, 3, sharey=True)):
+        for predictor, label in (
+            (on_x, "least squares on $x$"),
+            (model, "four steps on features"),
+        ):
+            context = x[i : i + 1, :-1], y[i : i + 1, :-1]
+            state = predictor.observe(predictor.init_state(1), *context)
+            with torch.no_grad():
+                prediction = predictor.predict(state, grid[:1])
+            axes.plot(grid[0, :, 0], prediction[0, :, 0], label=label)
+        axes.scatter(x[i, :-1, 0], y[i, :-1, 0], color="black", s=12, zorder=3)
+        axes.set_xlabel("$x$")
+        bare(axes)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def classification() -> Figure:
+    """C of the trained classifier beside that of one step of softmax regression."""
+    pairs = weights_beside_construction(model_of("gd_ssm.classification"), 1.0)
+    # The step size of the construction is a scale that the picture does not need.
+    trained, constructed = pairs["C"]
+    scale = (trained * constructed).sum() / constructed.square().sum()
+    return weights_figure({"Q": pairs["Q"], "C": (trained, scale * constructed)})
+
+
+@torch.no_grad()
+def longer_context() -> Figure:
+    """Errors of models trained with ten examples when they are shown up to forty."""
+    spec = EpisodeSpec(num_context=40)
+    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = ("gd_ssm.linear", "gd_ssm.linear_two_steps", "gd_ssm.linear_four_steps")
+    curves(axes, spec, {name: model_of(name) for name in names})
+    of_length = (
+        LinearEpisodes(10, num_context, PAPER.input_variance, PAPER.input_kurtosis)
+        for num_context in range(1, 41)
+    )
+    closed = [expected_half_mse(episodes, optimal_step_size(PAPER)) for episodes in of_length]
+    label = "one step with the size for ten, closed form"
+    axes.plot(range(1, 41), closed, color="black", linestyle=":", label=label)
+    axes.axvline(10, color="0.8", linewidth=1, zorder=0)
+    axes.set_ylim(0, 1)
+    axes.legend(frameon=False, fontsize=8)
+    bare(axes)
+    return figure
+
+
+def drawn(spec: EpisodeSpec, num_episodes: int) -> Episodes:
+    """The first test episodes of a kind."""
+    return create_sampler(spec).sample(num_episodes, Generators(EVAL_SEED, "test", 0, "cpu"))
+
+
+def model_of(name: str) -> GDSSM:
+    """A shipped `gd_ssm`."""
+    model = zoo.load(name)
+    assert isinstance(model, GDSSM)
+    return model
+
+
+def spec_of(name: str) -> EpisodeSpec:
+    """The episodes that a shipped checkpoint was trained on."""
+    return EpisodeSpec(**read_card(ROOT / "checkpoints" / name).data)
+
+
+@torch.no_grad()
+def explained(model: GDSSM, eigenvalues: Tensor) -> Tensor:
+    """The part of a target that a model predicts along an eigenvector of A, by its eigenvalue.
+
+    What it reads of B and of A are the means of the diagonals of C_j and E_j, as in
+    `effective_step_sizes`: with B^T = W A it is sum_j c_j lambda prod_(i>j) (1 - e_i lambda).
+    """
+    layer = model.layer
+    if isinstance(layer, GDSSMLayer):
+        Q, C, E = layer.get_parameter("Q"), layer.get_parameter("C")[None], ()
+    else:
+        assert isinstance(layer, GDSSMStepsLayer)
+        assert layer.E is not None
+        assert layer.Q_A is not None
+        Q, C = layer.Q_B, layer.C
+        E = tuple(layer.Q_A[0, 0] * E_j.diagonal().mean() for E_j in layer.E)
+    predicted, left = torch.zeros_like(eigenvalues), torch.ones_like(eigenvalues)
+    for j in reversed(range(len(C))):
+        predicted += Q[0, 1] * layer.D[2] * C[j].diagonal().mean() * eigenvalues * left
+        if j > 0:
+            left = left * (1 - E[j - 1] * eigenvalues)
+    return predicted
+
+
+@torch.no_grad()
+def curves(axes: Axes, spec: EpisodeSpec, predictors: Mapping[str, Predictor]) -> None:
+    """Draws 0.5*MSE over the number of examples."""
+    x, y, target, _ = drawn(spec, NUM_EPISODES)
+    for label, predictor in predictors.items():
+        error = half_squared_error(predictor(x, y), target).mean(0)
+        axes.plot(range(len(error)), error, label=label)
+    axes.set_xlabel("examples in the context")
+    axes.set_ylabel("0.5*MSE")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def heat_map(axes: Axes, values: Tensor, limit: float) -> None:
+    axes.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def bare(*all_axes: Axes) -> None:
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+MAKERS: tuple[Callable[[], Figure], ...] = (
+    tokens,
+    one_step,
+    trained_weights,
+    several_steps,
+    decay,
+    features,
+    classification,
+    longer_context,
+)
+
+
+def main(directory: Path = FIGURES) -> None:
+    # The same figure is the same file: no date, and names that do not change.
+    matplotlib.rcParams.update({"svg.hashsalt": "icl-zoo", "svg.fonttype": "path"})
+    for make in MAKERS:
+        path = directory / f"{make.__name__}.svg"
+        make().savefig(path, metadata={"Date": None})
+        print(path, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
