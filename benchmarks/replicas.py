@@ -9,7 +9,6 @@ rounds the median ratio is shown. Replicas are timed as one batch and in turn; `
 """
 
 import time
-from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -52,7 +51,7 @@ class Timer(pl.Callback):
             self.seconds = time.process_time() - self._start
 
 
-def step_ms(name: str, arguments: dict[str, Any], steps: int, seeds: Sequence[int]) -> float:
+def step_ms(name: str, arguments: dict[str, Any], steps: int, seeds: list[int]) -> float:
     """Milliseconds of a training step of one run, or of replicas if there are several seeds."""
     timer = Timer()
     trainer = pl.Trainer(
@@ -79,12 +78,12 @@ def step_ms(name: str, arguments: dict[str, Any], steps: int, seeds: Sequence[in
 
 def ratios(name: str, arguments: dict[str, Any], steps: int) -> tuple[float, list[float]]:
     """Milliseconds of one run's step, and how many of them the three ways of eight seeds take."""
-    seeds = range(NUM_SEEDS)
+    seeds = list(range(NUM_SEEDS))
     one, found = [], []
     for _ in range(ROUNDS):
-        LitReplicas.takes_turns = False  # type: ignore[method-assign, assignment]
+        LitReplicas.takes_turns_on = lambda *_: False  # type: ignore[method-assign]
         batched = step_ms(name, arguments, steps, seeds)
-        LitReplicas.takes_turns = True  # type: ignore[method-assign, assignment]
+        LitReplicas.takes_turns_on = lambda *_: True  # type: ignore[method-assign]
         in_turn = step_ms(name, arguments, steps, seeds)
         singles = [step_ms(name, arguments, steps, [seed]) for seed in seeds]
         one.append(median(singles))
@@ -94,7 +93,7 @@ def ratios(name: str, arguments: dict[str, Any], steps: int) -> tuple[float, lis
 
 def main() -> None:
     torch.set_num_threads(1)
-    declared = LitReplicas.takes_turns
+    declared = LitReplicas.takes_turns_on
     table = Table(title=f"{NUM_SEEDS} seeds in steps of one run, batch 64, d = N = 10, one thread")
     for heading in ("", "one run, ms", "one batch", "in turn", "runs one after the other"):
         table.add_column(heading, justify="right")
@@ -102,7 +101,7 @@ def main() -> None:
         one, ways = ratios(name, arguments, steps)
         module = LitReplicas(name, {**arguments, "d_x": 10, "d_y": 10}, {}, [0, 1])
         module.configure_model()
-        chosen = int(declared.fget(module))  # type: ignore[attr-defined]
+        chosen = int(declared(module, torch.device("cpu")))
         cells = [f"{way:.1f} x{' *' if i == chosen else ''}" for i, way in enumerate(ways)]
         table.add_row(label, f"{one:.2f}", *cells)
     Console().print(table)

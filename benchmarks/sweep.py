@@ -12,23 +12,18 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from zoo.metrics.errors import interval_over_seeds
+
 # Of these cosines of trained and constructed weights the smallest is shown.
 COSINES = ("cosine_Q", "cosine_D", "cosine_C")
 # Settings that say which run it is or what it is called, not what was trained.
 NAMES = ("seed", "run_dir", "resume", "checkpoint_tag")
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -94,14 +89,6 @@ def _follows(name: str, runs: list[Run]) -> bool:
     return all(len(found) == 1 for found in values.values())
 
 
-def interval(values: list[float]) -> tuple[float, float | None]:
-    """Mean, and half its 95 % interval; None for a single value."""
-    if len(values) < 2:
-        return mean(values), None
-    t = T_975[min(len(values) - 1, len(T_975)) - 1]
-    return mean(values), t * stdev(values) / len(values) ** 0.5
-
-
 def main(directory: Path) -> None:
     paths = sorted(directory.glob("*/metrics.json"), key=lambda path: path.parent.name.zfill(8))
     if not paths:
@@ -120,7 +107,7 @@ def main(directory: Path) -> None:
                 table.add_column(f"seed {run.settings['seed']}", justify="right")
             for name in dict.fromkeys(name for run in members for name in run.numbers):
                 values = [run.numbers[name] for run in members if name in run.numbers]
-                middle, half = interval(values)
+                middle, half = interval_over_seeds(values)
                 writer.writerow([key, name, middle, half, len(values), " ".join(map(str, seeds))])
                 shown = f"{middle:.5g}" if half is None else f"{middle:.5g} ± {half:.2g}"
                 if len(values) < len(members):

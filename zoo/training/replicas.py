@@ -50,14 +50,14 @@ class LitReplicas(LitPredictor):
         model: str,
         model_args: dict[str, Any],
         optim: dict[str, Any],
-        seeds: Sequence[int],
+        seeds: list[int],
         log_every_n_steps: int = 50,
         positions: Literal["last", "all"] = "last",
         reference: Predictor | None = None,
         loss: Loss = "mse",
     ) -> None:
         if not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds must be one or more different numbers, got {list(seeds)}")
+            raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
         super().__init__(
             model,
             model_args,
@@ -68,11 +68,12 @@ class LitReplicas(LitPredictor):
             reference=reference,
             loss=loss,
         )
-        self.seeds = list(seeds)
+        self.seeds = seeds
         self.diverged: dict[int, str] = {}
         self.alive: Tensor
         self.register_buffer("alive", torch.ones(len(seeds), dtype=torch.bool), persistent=False)
-        self.metrics_of_replicas = nn.ModuleList([self.new_metrics() for _ in seeds])
+        self._metrics = [self.new_metrics() for _ in seeds]
+        self.metrics_of_replicas = nn.ModuleList(self._metrics)
         self._losses: Tensor | None = None  # of the optimizer step under way, (num_seeds,)
 
     def configure_model(self) -> None:
@@ -87,10 +88,9 @@ class LitReplicas(LitPredictor):
             owner, _, own_name = name.rpartition(".")
             setattr(self.model.get_submodule(owner), own_name, nn.Parameter(stacked))
 
-    @property
-    def takes_turns(self) -> bool:
+    def takes_turns_on(self, device: torch.device) -> bool:
         """Whether replicas take a step in turn instead of as one batch."""
-        return self.device.type in self.model.replicas_in_turn_on
+        return device.type in self.model.replicas_in_turn_on
 
     def whole_models(self) -> dict[int, Predictor]:
         """The trained models that did not diverge by their seeds, in eval mode."""
@@ -106,12 +106,12 @@ class LitReplicas(LitPredictor):
         return torch.stack([self._apply_to(p, Predictor.__call__, x, y) for p in self._replicas()])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        def loss(parameters: Mapping[str, Tensor], *of_replica: Tensor) -> Tensor:
-            return self._apply_to(parameters, self.loss_of, of_replica)
+        def loss(parameters: Mapping[str, Tensor], *episodes: Tensor) -> Tensor:
+            return self._apply_to(parameters, self.loss_of, episodes)
 
-        if self.takes_turns:
+        if self.takes_turns_on(self.device):
             pairs = zip(self._replicas(), zip(*batch, strict=True), strict=True)
-            losses = torch.stack([loss(parameters, *of_replica) for parameters, of_replica in pairs])
+            losses = torch.stack([loss(parameters, *episodes) for parameters, episodes in pairs])
         else:
             losses = torch.vmap(loss)(dict(self.model.named_parameters()), *batch)
         self._losses = losses.detach()
@@ -160,13 +160,13 @@ class LitReplicas(LitPredictor):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         reference_errors = self.reference_errors(batch)
-        replicas = zip(self._replicas(), self.metrics_of_replicas, strict=True)
+        replicas = zip(self._replicas(), self._metrics, strict=True)
         for parameters, metrics in replicas:
             self._apply_to(parameters, self.measure, metrics, batch, reference_errors)
 
     def on_validation_epoch_end(self) -> None:
         """Logs what the metrics of the replicas have gathered, and empties them."""
-        found = [metrics.take() for metrics in self.metrics_of_replicas]
+        found = [metrics.take() for metrics in self._metrics]
         values = {name: torch.stack([each[name] for each in found]) for name in found[0]}
         self._log_each(values, self.alive)
 
