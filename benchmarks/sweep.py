@@ -4,7 +4,8 @@ python train.py -m model=gd_ssm,linear_transformer seed=0,1,2 hydra.sweep.dir=ru
 python -m benchmarks.sweep runs/sweep
 
 Runs that differ in their seed alone are summarised together, as mean and half the 95 % interval
-(Student's t) over the seeds. The table goes to the terminal and to `summary.csv` in the directory.
+(Student's t) over the seeds; a run of several seeds (`seeds=8`) counts as one run for each of them.
+The table goes to the terminal and to `summary.csv` in the directory.
 """
 
 import csv
@@ -23,7 +24,7 @@ from zoo.metrics.errors import interval_over_seeds
 # Of these cosines of trained and constructed weights the smallest is shown.
 COSINES = ("cosine_Q", "cosine_D", "cosine_C")
 # Settings that say which run it is or what it is called, not what was trained.
-NAMES = ("seed", "run_dir", "resume", "checkpoint_tag")
+NAMES = ("seed", "seeds", "run_dir", "resume", "checkpoint_tag")
 
 
 class Run(NamedTuple):
@@ -37,7 +38,11 @@ class Run(NamedTuple):
 def read_run(path: Path) -> Run:
     """The run whose `metrics.json` it is."""
     metrics: dict[str, Any] = json.loads(path.read_text())
-    settings = dict(_leaves(OmegaConf.to_container(OmegaConf.load(path.parent / "config.yaml"))))
+    of_several = not (path.parent / "config.yaml").exists()  # the directory of a seed in a run
+    run_dir = path.parent.parent if of_several else path.parent
+    settings = dict(_leaves(OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))))
+    if of_several:
+        settings["seed"] = int(path.parent.name.removeprefix("seed_"))
     numbers = {
         name: metric["value"]
         for name, metric in metrics["model"].items()
@@ -90,7 +95,11 @@ def _follows(name: str, runs: list[Run]) -> bool:
 
 
 def main(directory: Path) -> None:
-    paths = sorted(directory.glob("*/metrics.json"), key=lambda path: path.parent.name.zfill(8))
+    found = [*directory.glob("*/metrics.json"), *directory.glob("*/seed_*/metrics.json")]
+    paths = sorted(
+        (path for path in found if not any(path.parent.glob("seed_*"))),
+        key=lambda path: [part.zfill(8) for part in path.relative_to(directory).parts],
+    )
     if not paths:
         sys.exit(f"no finished run in {directory}")
     runs = [read_run(path) for path in paths]

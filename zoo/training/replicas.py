@@ -153,7 +153,8 @@ class LitReplicas(LitPredictor):
         with torch.no_grad():
             finite = _rows(parameters).isfinite().all(1)
             for i in (self.alive & ~finite).nonzero().flatten().tolist():
-                self._leave_out(i, f"optimizer step {self.trainer.global_step}: infinite weights")
+                step = self.trainer.global_step + 1
+                self._leave_out(i, f"optimizer step {step}: weights that are not finite")
             if self.diverged:
                 for parameter, old in zip(parameters, before, strict=True):
                     parameter[~self.alive] = old[~self.alive]
