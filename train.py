@@ -25,12 +25,13 @@ from pydantic import ValidationError
 from rich.console import Console
 
 import zoo
-from datamodules import EpisodeDataModule, EpisodeSpec
+from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.datamodule import EVAL_SEED
 from references import create_reference, linear_moments
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import learning_curve_figure, weights_figure
 from zoo.analysis.report import Report, create_report, report_tables
+from zoo.analysis.seeds import numbers_of, seeds_table, summary_over_seeds
 from zoo.hub.io import save_checkpoint
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
@@ -38,21 +39,26 @@ from zoo.registry import explain, model_arguments
 from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import optimal_half_mse
 from zoo.training.callbacks import (
+    AlignmentMonitor,
     Board,
+    FigureMonitor,
     ReferenceMonitor,
     Resumable,
     StoppedBySignal,
     TimeToSolution,
+    WeightMonitor,
 )
 from zoo.training.callbacks.board import writers
 from zoo.training.checkpointing import AtomicCheckpointIO
 from zoo.training.module import LitPredictor, NonFiniteError
 from zoo.training.optim import OptimConfig
+from zoo.training.replicas import LitReplicas
 from zoo.training.run import (
     CONFIG,
     RunSettings,
     check_plugins,
     check_resume,
+    check_seeds,
     check_world_size,
     config_of_run,
     run_directory,
@@ -107,27 +113,16 @@ def train(
     """
     settings = RunSettings.of(config)
     spec = EpisodeSpec(**settings.data)
-    datamodule = EpisodeDataModule(spec, settings.seed, settings.batch_size, settings.eval_episodes)
     model_args = {**settings.model, "d_x": spec.d_x, "d_y": spec.d_y}
     if spec.output == "logits":
         if "output" not in model_arguments(settings.model["name"]):
             raise ValueError(f"{settings.model['name']} does not predict classes, as data asks for")
         model_args["output"] = spec.output
     references = references_of(spec, settings.model)
-    module = LitPredictor(
-        model=model_args.pop("name"),
-        model_args=model_args,
-        optim=settings.optim,
-        log_every_n_steps=settings.trainer.log_every_n_steps,
-        positions=settings.positions,
-        seed=settings.seed,
-        reference=references["gradient_descent"],
-        loss="mse" if spec.output == "value" else "cross_entropy",
-        on_nonfinite=settings.on_nonfinite,
-    )
+    module, datamodule = parts_of(settings, spec, model_args, references["gradient_descent"])
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings, spec, module.optim))
-    callbacks = [instantiate(c, _convert_="all") for c in settings.callbacks.values() if c]
+    callbacks = callbacks_of(settings)
     loggers = [instantiate(part, _convert_="all") for part in settings.logger.values() if part]
     trainer: pl.Trainer = instantiate(
         config.trainer,
@@ -142,39 +137,126 @@ def train(
     )
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     check_world_size(trainer.world_size, multirun)
+    check_seeds(settings, trainer.world_size, str(trainer.precision))
     objects = {"trainer": trainer, "module": module, "datamodule": datamodule}
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir)
+    if isinstance(module, LitReplicas):
+        module.configure_model()
+        in_turn = module.takes_turns_on(trainer.strategy.root_device)
+        way = "in turn within every step" if in_turn else "as one batch"
+        console.print(f"{settings.seeds} seeds {way}; no alignment or figures before the end")
     trainer.fit(module, datamodule, ckpt_path=resumable.path if resumable.path.exists() else None)
-    model = module.whole_model()
+    models = module.whole_models()
     if not trainer.is_global_zero:
         return {}, objects
 
-    report = create_report(
-        model,
-        references,
-        closed_form_of(spec),
-        datamodule.test_episodes(),
-        spec.mean_function(),
-    )
-    first_step = next((c.first_step for c in callbacks if isinstance(c, TimeToSolution)), None)
-    metrics = report.as_dict() | {
-        "eval_seed": EVAL_SEED,
-        "first_step_within_1_percent": first_step,
-        "steps": trainer.global_step,
-    }
-    write_json(run_dir / "metrics.json", metrics)
-    card = card_of(settings, spec, report, trainer, module, model, resumable.wall_time_s)
-    full_card = save_checkpoint(run_dir / "checkpoint", model, card)
-    write_figures(report, model, references["gradient_descent"], trainer, run_dir)
-    board.finish(trainer, {n: m.value for n, m in report.model_metrics().items()}, full_card)
-    for table in report_tables(report):
-        console.print(table)
-    console.print(f"checkpoint  {run_dir / 'checkpoint'}", soft_wrap=True)
+    first_steps = {c.metric: c.first_step for c in callbacks if isinstance(c, TimeToSolution)}
+    all_metrics, reports, cards = {}, {}, {}
+    for seed, model in models.items():
+        report = create_report(
+            model,
+            references,
+            closed_form_of(spec),
+            datamodule.test_episodes(),
+            spec.mean_function(),
+        )
+        prefix = "" if settings.seeds == 1 else f"seed_{seed}/"
+        metrics = report.as_dict() | {
+            "eval_seed": EVAL_SEED,
+            "first_step_within_1_percent": next(
+                (step for name, step in first_steps.items() if name.startswith(prefix)), None
+            ),
+            "steps": trainer.global_step,
+        }
+        directory = run_dir / prefix
+        directory.mkdir(exist_ok=True)
+        write_json(directory / "metrics.json", metrics)
+        of_seed = settings.model_copy(update={"seed": seed})
+        card = card_of(of_seed, spec, report, trainer, module, model, resumable.wall_time_s)
+        cards[f"{prefix}card"] = save_checkpoint(directory / "checkpoint", model, card)
+        write_figures(report, model, references["gradient_descent"], trainer, directory, prefix)
+        all_metrics[seed], reports[seed] = metrics, report
+    if isinstance(module, LitReplicas):
+        metrics = summarize(all_metrics, reports, module, trainer, settings.eval_episodes)
+        write_json(run_dir / "metrics.json", metrics)
+        console.print(seeds_table(metrics["metrics"], module.diverged))
+        means = {name: found["mean"] for name, found in metrics["metrics"].items()}
+        values = {name: mean for name, mean in means.items() if mean is not None}
+    else:
+        values = {name: metric.value for name, metric in report.model_metrics().items()}
+        for table in report_tables(report):
+            console.print(table)
+    board.finish(trainer, values, cards)
+    checkpoint = run_dir / ("checkpoint" if settings.seeds == 1 else "seed_*/checkpoint")
+    console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
     console.print(f"metrics     {run_dir / 'metrics.json'}", soft_wrap=True)
     console.print(f"curves      tensorboard --logdir {run_dir.parent}", soft_wrap=True)
     return metrics, objects
+
+
+def parts_of(
+    settings: RunSettings, spec: EpisodeSpec, model_args: dict[str, Any], reference: Predictor
+) -> tuple[LitPredictor, EpisodeDataModule]:
+    """The module and the episodes of one seed, or of several side by side."""
+    arguments: dict[str, Any] = {
+        "model": model_args["name"],
+        "model_args": {name: value for name, value in model_args.items() if name != "name"},
+        "optim": settings.optim,
+        "log_every_n_steps": settings.trainer.log_every_n_steps,
+        "positions": settings.positions,
+        "reference": reference,
+        "loss": "mse" if spec.output == "value" else "cross_entropy",
+    }
+    sizes = settings.batch_size, settings.eval_episodes
+    if settings.seeds > 1:
+        seeds = list(range(settings.seed, settings.seed + settings.seeds))
+        return LitReplicas(seeds=seeds, **arguments), ReplicaDataModule(spec, seeds, *sizes)
+    module = LitPredictor(seed=settings.seed, on_nonfinite=settings.on_nonfinite, **arguments)
+    return module, EpisodeDataModule(spec, settings.seed, *sizes)
+
+
+def callbacks_of(settings: RunSettings) -> list[pl.Callback]:
+    """The callbacks; with several seeds one TimeToSolution for each, and no monitor of a model."""
+    callbacks = [instantiate(c, _convert_="all") for c in settings.callbacks.values() if c]
+    if settings.seeds == 1:
+        return callbacks
+    found: list[pl.Callback] = []
+    for callback in callbacks:
+        if isinstance(callback, TimeToSolution):
+            found += [
+                TimeToSolution(f"seed_{seed}/{callback.metric}", callback.threshold)
+                for seed in range(settings.seed, settings.seed + settings.seeds)
+            ]
+        elif not isinstance(callback, AlignmentMonitor | FigureMonitor | WeightMonitor):
+            found.append(callback)
+    return found
+
+
+def summarize(
+    metrics: dict[int, dict[str, Any]],
+    reports: dict[int, Report],
+    module: LitReplicas,
+    trainer: pl.Trainer,
+    num_episodes: int,
+) -> dict[str, Any]:
+    """What all seeds reached, as plain data."""
+    first_step = "first_step_within_1_percent"
+    return {
+        "seeds": module.seeds,
+        "diverged": list(module.diverged),
+        "diverged_causes": {str(seed): cause for seed, cause in module.diverged.items()},
+        "steps": trainer.global_step,
+        "num_episodes": num_episodes,
+        "eval_seed": EVAL_SEED,
+        "metrics": summary_over_seeds(
+            {
+                seed: numbers_of(report) | {first_step: metrics[seed][first_step]}
+                for seed, report in reports.items()
+            }
+        ),
+    }
 
 
 def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predictor]:
@@ -206,9 +288,14 @@ def closed_form_of(spec: EpisodeSpec) -> float | None:
 
 
 def write_figures(
-    report: Report, model: Predictor, reference: Predictor, trainer: pl.Trainer, run_dir: Path
+    report: Report,
+    model: Predictor,
+    reference: Predictor,
+    trainer: pl.Trainer,
+    run_dir: Path,
+    prefix: str,
 ) -> None:
-    """The figures of the end of a run, as files and in TensorBoard."""
+    """The figures of the end of a run, as files and, under a prefix, in TensorBoard."""
     figures = {"learning_curve": learning_curve_figure(report.curves, report.loss)}
     if isinstance(model, GDSSM) and isinstance(reference, GradientDescent):
         weights = weights_beside_construction(model, reference.step_size)
@@ -219,7 +306,7 @@ def write_figures(
     tags = {"learning_curve": "test/learning_curve", "weights": "weights/beside_construction"}
     for writer in writers(trainer):
         for name, figure in figures.items():
-            writer.add_figure(tags[name], figure, trainer.global_step)
+            writer.add_figure(f"{prefix}{tags[name]}", figure, trainer.global_step)
 
 
 def hyperparameters_of(
@@ -288,6 +375,9 @@ def card_of(
             "lightning": pl.__version__,
         },
         "git_commit": git_commit(),
+        "notes": ""
+        if settings.seeds == 1
+        else f"One of {settings.seeds} seeds trained side by side; wall_time_s is that of all.",
         "command": shlex.join(["python", *sys.argv]),
         "created": datetime.now(UTC),
         "license": "Apache-2.0",

@@ -4,7 +4,8 @@ python train.py -m model=gd_ssm,linear_transformer seed=0,1,2 hydra.sweep.dir=ru
 python -m benchmarks.sweep runs/sweep
 
 Runs that differ in their seed alone are summarised together, as mean and half the 95 % interval
-(Student's t) over the seeds. The table goes to the terminal and to `summary.csv` in the directory.
+(Student's t) over the seeds; a run of several seeds (`seeds=8`) counts as one run for each of them.
+The table goes to the terminal and to `summary.csv` in the directory.
 """
 
 import csv
@@ -12,23 +13,18 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from zoo.metrics.errors import interval_over_seeds
+
 # Of these cosines of trained and constructed weights the smallest is shown.
 COSINES = ("cosine_Q", "cosine_D", "cosine_C")
 # Settings that say which run it is or what it is called, not what was trained.
-NAMES = ("seed", "run_dir", "resume", "checkpoint_tag")
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+NAMES = ("seed", "seeds", "run_dir", "resume", "checkpoint_tag")
 
 
 class Run(NamedTuple):
@@ -42,7 +38,11 @@ class Run(NamedTuple):
 def read_run(path: Path) -> Run:
     """The run whose `metrics.json` it is."""
     metrics: dict[str, Any] = json.loads(path.read_text())
-    settings = dict(_leaves(OmegaConf.to_container(OmegaConf.load(path.parent / "config.yaml"))))
+    of_several = not (path.parent / "config.yaml").exists()  # the directory of a seed in a run
+    run_dir = path.parent.parent if of_several else path.parent
+    settings = dict(_leaves(OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))))
+    if of_several:
+        settings["seed"] = int(path.parent.name.removeprefix("seed_"))
     numbers = {
         name: metric["value"]
         for name, metric in metrics["model"].items()
@@ -94,16 +94,12 @@ def _follows(name: str, runs: list[Run]) -> bool:
     return all(len(found) == 1 for found in values.values())
 
 
-def interval(values: list[float]) -> tuple[float, float | None]:
-    """Mean, and half its 95 % interval; None for a single value."""
-    if len(values) < 2:
-        return mean(values), None
-    t = T_975[min(len(values) - 1, len(T_975)) - 1]
-    return mean(values), t * stdev(values) / len(values) ** 0.5
-
-
 def main(directory: Path) -> None:
-    paths = sorted(directory.glob("*/metrics.json"), key=lambda path: path.parent.name.zfill(8))
+    found = [*directory.glob("*/metrics.json"), *directory.glob("*/seed_*/metrics.json")]
+    paths = sorted(
+        (path for path in found if not any(path.parent.glob("seed_*"))),
+        key=lambda path: [part.zfill(8) for part in path.relative_to(directory).parts],
+    )
     if not paths:
         sys.exit(f"no finished run in {directory}")
     runs = [read_run(path) for path in paths]
@@ -120,7 +116,7 @@ def main(directory: Path) -> None:
                 table.add_column(f"seed {run.settings['seed']}", justify="right")
             for name in dict.fromkeys(name for run in members for name in run.numbers):
                 values = [run.numbers[name] for run in members if name in run.numbers]
-                middle, half = interval(values)
+                middle, half = interval_over_seeds(values)
                 writer.writerow([key, name, middle, half, len(values), " ".join(map(str, seeds))])
                 shown = f"{middle:.5g}" if half is None else f"{middle:.5g} ± {half:.2g}"
                 if len(values) < len(members):

@@ -1,6 +1,6 @@
 """The Lightning side of the episodes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -116,6 +116,56 @@ class EpisodeDataModule(pl.LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("the data module is not attached to a trainer")
         return self.trainer
+
+
+class ReplicaDataModule(EpisodeDataModule):
+    """The training episodes of several seeds side by side, for replicas of a model.
+
+    Replica i sees what a run by itself with `seed=seeds[i]` sees. Validation and test episodes are
+    those of every seed. It works on one device and accumulates no batches.
+
+    Args:
+        spec: The kind of episode, as a spec or as plain data.
+        seeds: Data seeds of the training streams.
+        batch_size: Episodes in an optimizer step, for each seed.
+        eval_episodes: Episodes in the validation set and in the test set.
+        eval_batch_size: Episodes evaluated at once.
+    """
+
+    def __init__(
+        self,
+        spec: EpisodeSpec | Mapping[str, Any],
+        seeds: Sequence[int],
+        batch_size: int = 64,
+        eval_episodes: int = 10_000,
+        eval_batch_size: int = 2_000,
+    ) -> None:
+        super().__init__(spec, seeds[0], batch_size, eval_episodes, eval_batch_size)
+        self.seeds = tuple(seeds)
+
+    def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
+        """The batches of an optimizer step, every part (num_seeds, batch, length, ...)."""
+        generators = (Generators(seed, "train", step, device) for seed in self.seeds)
+        batches = [self.sampler.sample(self.batch_size, g, step) for g in generators]
+        return Episodes(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
+
+    def setup(self, stage: str) -> None:
+        """Checks that the trainer has one device and accumulates nothing."""
+        trainer = self._trainer()
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                "replicas train on one device without accumulated batches, got "
+                f"{trainer.world_size} devices and {trainer.accumulate_grad_batches} batches"
+            )
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Episodes:
+        """Draws the training batches on the device, moves evaluation batches to it."""
+        trainer = self._trainer()
+        if not trainer.training:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return self.train_episodes(trainer.global_step, device)
 
 
 class _Ticks(IterableDataset[None]):

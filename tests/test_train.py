@@ -437,7 +437,13 @@ def test_resuming_refuses_what_conflicts_and_takes_more_steps(
 def test_a_multirun_of_several_ranks_is_refused_before_training(tmp_path: Path) -> None:
     where = f"hydra.sweep.dir={tmp_path}"
     output = run("-m", *SMALL[1:], "trainer=ddp_cpu", "seed=0,1", where, expect=1)
-    for word in ("this trainer has 2", "launcher=joblib", "launcher=submitit", "torchrun"):
+    for word in (
+        "this trainer has 2",
+        "seeds=8",
+        "launcher=joblib",
+        "launcher=submitit",
+        "torchrun",
+    ):
         assert word in output
     assert not list(tmp_path.rglob("config.yaml"))
 
@@ -459,6 +465,18 @@ def test_a_multirun_is_summarised_over_its_seeds(tmp_path: Path) -> None:
         assert float(row["mean"]) == pytest.approx((one + two) / 2)
         assert float(row["ci95"]) == pytest.approx(12.706 * abs(one - two) / 2)
         assert (row["num_runs"], row["seeds"]) == ("2", "0 1")
+
+
+def test_the_seeds_of_one_run_are_summarised_as_runs_are(tmp_path: Path) -> None:
+    short = [*SMALL, "max_steps=5", "val_every=5", "eval_episodes=20"]
+    run(*short, "seeds=2", f"hydra.run.dir={tmp_path / 'run'}")
+    sweep.main(tmp_path)
+    with (tmp_path / "summary.csv").open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["quantity"] == "test/half_mse_query"]
+    summary = json.loads((tmp_path / "run/metrics.json").read_text())["metrics"]
+    assert float(row["mean"]) == pytest.approx(summary["test/half_mse_query"]["mean"])
+    assert float(row["ci95"]) == pytest.approx(summary["test/half_mse_query"]["ci95"])
+    assert row["seeds"] == "0 1"
 
 
 def test_resuming_with_multirun_is_refused(whole_run: Path) -> None:

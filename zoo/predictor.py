@@ -32,11 +32,14 @@ class Predictor(nn.Module):
             recurrence. They train at their own rate and without weight decay. Layers inside a
             predictor may declare the same attribute.
         token_layout: How pairs become tokens, for the reader of a card.
+        replicas_in_turn_on: Types of device on which replicas, the same model from several seeds,
+            take a training step in turn, since as one batch under `torch.vmap` it takes longer.
     """
 
     output: Literal["value", "logits"] = "value"
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
     token_layout: ClassVar[str] = "pairs"
+    replicas_in_turn_on: tuple[str, ...] = ()
 
     def __init__(self, d_x: int, d_y: int) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
 """Squared errors, their means with intervals, and ratios of paired errors."""
 
 import math
+from collections.abc import Sequence
+from statistics import mean, stdev
 from typing import NamedTuple
 
 import torch
@@ -9,6 +11,12 @@ from torchmetrics import Metric
 
 # Half the width of a normal 95 % interval in standard errors.
 Z_95 = 1.959964
+# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 
 
 class Interval(NamedTuple):
@@ -47,6 +55,14 @@ def mean_interval(values: Tensor) -> Interval:
 def interval_or_none(values: Tensor) -> Interval | None:
     """`mean_interval`, or None where there are too few values for one."""
     return mean_interval(values) if len(values) > 1 else None
+
+
+def interval_over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of one or more runs, and half its 95 % interval (Student's t); None for a single one."""
+    if len(values) < 2:
+        return mean(values), None
+    t = T_975[min(len(values) - 1, len(T_975)) - 1]
+    return mean(values), t * stdev(values) / math.sqrt(len(values))
 
 
 def ratio_interval(numerator: Tensor, denominator: Tensor) -> Interval:

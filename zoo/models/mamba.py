@@ -162,6 +162,8 @@ class MambaConfig(SequenceConfig):
 class Mamba(SequenceModel):
     """Residual Mamba blocks on interleaved tokens."""
 
+    replicas_in_turn_on = ("cuda",)  # where torch.vmap would rule out the kernel of mamba_ssm
+
     def __init__(self, config: MambaConfig) -> None:
         layers = (
             MambaLayer(config.d_model, config.d_state, config.d_conv, config.expand, config.dt_rank)

@@ -63,6 +63,8 @@ class TransformerConfig(SequenceConfig):
 class Transformer(SequenceModel):
     """Transformer blocks on the tokens x_1, y_1, ..., x_{N+1}, read out at the inputs."""
 
+    replicas_in_turn_on = ("cpu",)  # where torch.vmap knows no rule for fused attention
+
     def __init__(self, config: TransformerConfig) -> None:
         blocks = [
             TransformerBlock(config.d_model, config.num_heads) for _ in range(config.num_layers)

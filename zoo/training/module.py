@@ -6,8 +6,8 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
-from torchmetrics import MeanMetric
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassCalibrationError
 
 from zoo.metrics.classification import NUM_BINS, correct, cross_entropy
@@ -33,6 +33,72 @@ _ERRORS: dict[Loss, tuple[str, Callable[[Tensor, Tensor], Tensor], str]] = {
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient was infinite or not a number; the weights are those before the step."""
+
+
+class ValidationMetrics(nn.Module):
+    """What validation measures of one model, by the names it is logged under.
+
+    Args:
+        error_name: Of the error, as in `val/half_mse_query`.
+        num_classes: Of labels that are classes, None where they are values.
+    """
+
+    def __init__(self, error_name: str, num_classes: int | None) -> None:
+        super().__init__()
+        self.error_name = error_name
+        self.query = MeanMetric()
+        self.all = MeanMetric()
+        self.ratio = RatioOfMeans()
+        self.accuracy: MeanMetric | None = None
+        self.calibration: MulticlassCalibrationError | None = None
+        if num_classes is not None:
+            self.accuracy = MeanMetric()
+            self.calibration = MulticlassCalibrationError(num_classes, n_bins=NUM_BINS)
+
+    def update(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        errors: Tensor,
+        all_errors: Tensor | None,
+        reference_errors: Tensor | None,
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            prediction: At the query, (batch, d_y).
+            target: At the query, (batch, d_y).
+            errors: At the query, (batch,).
+            all_errors: Means over the scored positions, (batch,), where the loss is taken there.
+            reference_errors: Those of the reference at the query, (batch,), if there is one.
+        """
+        self.query.update(errors)
+        if all_errors is not None:
+            self.all.update(all_errors)
+        if self.accuracy is not None and self.calibration is not None:
+            self.accuracy.update(correct(prediction, target))
+            self.calibration.update(prediction.softmax(-1), target.argmax(-1))
+        if reference_errors is not None:
+            self.ratio.update(errors, reference_errors)
+
+    def updated(self) -> dict[str, Metric]:
+        """Those that were given something."""
+        named: dict[str, Metric | None] = {
+            f"val/{self.error_name}_query": self.query,
+            f"val/{self.error_name}_all": self.all,
+            "val/accuracy": self.accuracy,
+            "val/calibration_error": self.calibration,
+            "val/ratio_to_gradient_descent": self.ratio,
+        }
+        return {name: m for name, m in named.items() if m is not None and m.update_called}
+
+    def take(self) -> dict[str, Tensor]:
+        """The values of those that were given something, which are then empty again."""
+        values = {}
+        for name, metric in self.updated().items():
+            values[name] = metric.compute()
+            metric.reset()
+        return values
 
 
 class LitPredictor(pl.LightningModule):
@@ -89,19 +155,17 @@ class LitPredictor(pl.LightningModule):
         self.error_name, self.error, self._predicted = _ERRORS[loss]
         if reference is not None:
             self._check_output("reference", reference)
-        self.val_accuracy: MeanMetric | None = None
-        self.val_calibration: MulticlassCalibrationError | None = None
-        if loss == "cross_entropy":
-            num_classes = model_args["d_y"]
-            if num_classes < 2:
-                raise ValueError(f"cross entropy needs d_y of at least 2, got {num_classes}")
-            self.val_accuracy = MeanMetric()
-            self.val_calibration = MulticlassCalibrationError(num_classes, n_bins=NUM_BINS)
-        self.val_query = MeanMetric()
-        self.val_all = MeanMetric()
-        self.val_ratio = RatioOfMeans()
+        if loss == "cross_entropy" and model_args["d_y"] < 2:
+            raise ValueError(f"cross entropy needs d_y of at least 2, got {model_args['d_y']}")
+        self.val_metrics = self.new_metrics()
         self._loss: Tensor | None = None  # mean over the batches of the optimizer step under way
         self._skipped_in_a_row = 0
+
+    def new_metrics(self) -> ValidationMetrics:
+        """The metrics of one model, with nothing in them."""
+        is_class = self.hparams["loss"] == "cross_entropy"
+        num_classes = self.hparams["model_args"]["d_y"] if is_class else None
+        return ValidationMetrics(self.error_name, num_classes)
 
     @property
     def train_metric(self) -> str:
@@ -112,23 +176,25 @@ class LitPredictor(pl.LightningModule):
         """Builds the model once, from the seed and without a trace in the global generators."""
         if "model" in self._modules:
             return
-        model = self._new_model()
+        model = self.new_model(self.hparams["seed"])
         self._check_output("model", model)
         self.model = model
         if self._device_mesh is not None:
             shard(self, self._device_mesh["data_parallel"])
 
-    def whole_model(self) -> Predictor:
-        """The trained model in eval mode, on each rank by itself; all of them have to ask."""
+    def whole_models(self) -> dict[int, Predictor]:
+        """The trained model by its seed, in eval mode, on each rank; all of them have to ask."""
+        seed = self.hparams["seed"]
         if self._device_mesh is None:
-            return self.model.eval()
-        model = self._new_model()
+            return {seed: self.model.eval()}
+        model = self.new_model(seed)
         model.load_state_dict({name: full(t) for name, t in self.model.state_dict().items()})
-        return model.to(self.device).eval()
+        return {seed: model.to(self.device).eval()}
 
-    def _new_model(self) -> Predictor:
+    def new_model(self, seed: int) -> Predictor:
+        """The untrained model of a seed."""
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.hparams["seed"])
+            torch.default_generator.manual_seed(seed)
             return create_model(self.hparams["model"], **self.hparams["model_args"])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -136,13 +202,15 @@ class LitPredictor(pl.LightningModule):
         prediction: Tensor = self.model(x, y)
         return prediction
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss_of(self, model: Predictor, batch: Batch) -> Tensor:
+        """The training loss of a model, a scalar."""
         x, y, target, scored = batch
         if self.positions == "last":
-            errors = self.error(self.model.predict_query(x, y), target[:, -1])
-        else:
-            errors = mean_of_scored(self.error(self.model(x, y), target), scored)
-        loss = errors.mean()
+            return self.error(model.predict_query(x, y), target[:, -1]).mean()
+        return mean_of_scored(self.error(model(x, y), target), scored).mean()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss_of(self.model, batch)
         num_parts = self.trainer.accumulate_grad_batches
         part = loss.detach() / num_parts
         self._loss = part if self._loss is None else self._loss + part
@@ -198,26 +266,34 @@ class LitPredictor(pl.LightningModule):
         scatter(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.measure(self.model, self.val_metrics, batch, self.reference_errors(batch))
+        self.log_dict(self.val_metrics.updated())
+
+    def measure(
+        self,
+        model: Predictor,
+        metrics: ValidationMetrics,
+        batch: Batch,
+        reference_errors: Tensor | None,
+    ) -> None:
+        """Adds a validation batch to the metrics of a model."""
         x, y, target, scored = batch
+        all_errors = None
         if self.positions == "last":
-            prediction = self.model.predict_query(x, y)
+            prediction = model.predict_query(x, y)
         else:
-            all_positions = self.model(x, y)
+            all_positions = model(x, y)
             prediction = all_positions[:, -1]
-            self.val_all(mean_of_scored(self.error(all_positions, target), scored))
-            self.log(f"val/{self.error_name}_all", self.val_all)
+            all_errors = mean_of_scored(self.error(all_positions, target), scored)
         errors = self.error(prediction, target[:, -1])
-        self.val_query(errors)
-        self.log(f"val/{self.error_name}_query", self.val_query)
-        if self.val_accuracy is not None and self.val_calibration is not None:
-            self.val_accuracy(correct(prediction, target[:, -1]))
-            self.val_calibration(prediction.softmax(-1), target[:, -1].argmax(-1))
-            self.log("val/accuracy", self.val_accuracy)
-            self.log("val/calibration_error", self.val_calibration)
-        if self.reference is not None:
-            reference_errors = self.error(self.reference.predict_query(x, y), target[:, -1])
-            self.val_ratio.update(errors, reference_errors)
-            self.log("val/ratio_to_gradient_descent", self.val_ratio)
+        metrics.update(prediction, target[:, -1], errors, all_errors, reference_errors)
+
+    def reference_errors(self, batch: Batch) -> Tensor | None:
+        """Errors of the reference at the query, (batch,), if there is one."""
+        x, y, target, _ = batch
+        if self.reference is None:
+            return None
+        return self.error(self.reference.predict_query(x, y), target[:, -1])
 
     def _check_output(self, role: str, predictor: Predictor) -> None:
         if predictor.output != self._predicted:

@@ -43,24 +43,35 @@ class OptimConfig(BaseModel):
     clip_norm: PositiveFloat | None = 1.0
 
 
-def create_optimizer(model: Predictor, config: OptimConfig, fused: bool = True) -> AdamW:
+def create_optimizer(
+    model: Predictor, config: OptimConfig, fused: bool = True, stacked: bool = False
+) -> AdamW:
     """AdamW over the parameter groups of a model, by default in one kernel for each group."""
-    return AdamW(parameter_groups(model, config), betas=(config.beta1, config.beta2), fused=fused)
+    groups = parameter_groups(model, config, stacked)
+    return AdamW(groups, betas=(config.beta1, config.beta2), fused=fused)
 
 
-def parameter_groups(model: Predictor, config: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: Predictor, config: OptimConfig, stacked: bool = False
+) -> list[dict[str, Any]]:
     """The parameters in up to three named groups: `decay`, `no_decay` and `ssm`.
 
     Parameters that a module names in its `ssm_parameters` are `ssm`. Of the others, matrices are
     `decay`; vectors, scalars and whatever belongs to an embedding are `no_decay`.
+
+    Args:
+        model: Whose parameters.
+        config: Rates and weight decay of the groups.
+        stacked: Whether the first dimension of every parameter counts replicas of the model.
     """
+    least_ndim = 3 if stacked else 2
     groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "ssm": []}
     for module in model.modules():
         ssm_parameters = getattr(module, "ssm_parameters", ())
         for name, parameter in module.named_parameters(recurse=False):
             if name in ssm_parameters:
                 groups["ssm"].append(parameter)
-            elif parameter.ndim < 2 or isinstance(module, nn.Embedding):
+            elif parameter.ndim < least_ndim or isinstance(module, nn.Embedding):
                 groups["no_decay"].append(parameter)
             else:
                 groups["decay"].append(parameter)

@@ -57,6 +57,7 @@ class RunSettings(BaseModel):
     resume: str | None
     run_dir: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seeds: PositiveInt = 1
     max_steps: PositiveInt
     batch_size: PositiveInt
     positions: Literal["last", "all"]
@@ -143,9 +144,30 @@ def check_world_size(world_size: int, multirun: bool) -> None:
         raise ValueError(
             f"a multirun (-m) trains every run in one process, this trainer has {world_size}. "
             "Either trainer=cpu, trainer=gpu or trainer.devices=1, with launcher=joblib or "
-            "launcher=submitit for runs side by side; or one command for each run, such as "
+            "launcher=submitit for runs side by side; or seeds=8 without -m, which trains eight "
+            "seeds in one process on one device; or one command for each run, such as "
             "torchrun --nproc-per-node=2 train.py trainer=ddp seed=0"
         )
+
+
+def check_seeds(settings: "RunSettings", world_size: int, precision: str) -> None:
+    """Raises ValueError if several seeds come with what only a single one can have."""
+    if settings.seeds == 1:
+        return
+    if settings.seed + settings.seeds > 2**63:
+        raise ValueError(f"seed + seeds must be at most 2^63, got {settings.seed + settings.seeds}")
+    accumulated = settings.trainer.accumulate_grad_batches
+    for name, given, allowed in [
+        ("trainer: the number of devices", world_size, 1),
+        ("trainer.accumulate_grad_batches", accumulated, 1),
+        ("trainer.precision", precision, "32-true"),
+        ("on_nonfinite", settings.on_nonfinite, "stop"),
+    ]:
+        if given != allowed:
+            raise ValueError(
+                f"{name} must be {allowed} with several seeds, got {given} with "
+                f"seeds={settings.seeds}; python train.py -m seed=0,1,2 trains runs by themselves"
+            )
 
 
 def check_plugins(arguments: list[str]) -> None:

@@ -115,7 +115,7 @@ class Board(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, LitPredictor)
-        num_parameters = sum(parameter.numel() for parameter in pl_module.model.parameters())
+        num_parameters = sum(parameter.numel() for parameter in pl_module.new_model(0).parameters())
         values = {**self.hyperparameters, "num_parameters": num_parameters}
         start = SessionStartInfo()
         for name, value in values.items():
@@ -142,9 +142,17 @@ class Board(pl.Callback):
             for writer in writers(trainer):
                 _add_end(writer, STATUS_FAILURE)
 
-    def finish(self, trainer: pl.Trainer, metrics: Mapping[str, float], card: Card) -> None:
-        """Writes the numbers of the end of a run to every logger, and its card to TensorBoard."""
-        training = card.training
+    def finish(
+        self, trainer: pl.Trainer, metrics: Mapping[str, float], cards: Mapping[str, Card]
+    ) -> None:
+        """Writes the end of a run: numbers to every logger, cards to TensorBoard.
+
+        Args:
+            trainer: Whose loggers are written to.
+            metrics: By name.
+            cards: Of the trained models, by the name of their text; at least one.
+        """
+        training = next(iter(cards.values())).training
         values = {
             **metrics,
             "train/steps": training.steps,
@@ -154,7 +162,8 @@ class Board(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
         for writer in writers(trainer):
-            writer.add_text("card", card_page(card), trainer.global_step)
+            for name, card in cards.items():
+                writer.add_text(name, card_page(card), trainer.global_step)
             _add_end(writer, STATUS_SUCCESS)
         for logger in trainer.loggers:
             logger.finalize("success")

@@ -24,6 +24,11 @@ class TimeToSolution(pl.Callback):
         self.threshold = threshold
         self.first_step: int | None = None
 
+    @property
+    def state_key(self) -> str:
+        """One for each metric, since a run may have several of these."""
+        return self._generate_state_key(metric=self.metric)
+
     def state_dict(self) -> dict[str, Any]:
         return {"first_step": self.first_step}
 

@@ -1,0 +1,111 @@
+"""Time of one optimizer step of eight seeds: side by side, and as runs one after the other.
+
+    python -m benchmarks.replicas
+
+Steps are those inside a Lightning trainer, as `train.py` has them, without validation. Every ratio
+is to the step of one run, timed in the same round; a round meets the same machine, and of the
+rounds the median ratio is shown. Replicas are timed as one batch and in turn; `*` marks what
+`seeds=8` does.
+"""
+
+import time
+from statistics import median
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from zoo.training.module import LitPredictor
+from zoo.training.replicas import LitReplicas
+
+NUM_SEEDS = 8
+ROUNDS = 3
+WARM_UP = 5
+# Name in the table, architecture, arguments, steps to time.
+ROWS: list[tuple[str, str, dict[str, Any], int]] = [
+    ("gd_ssm", "gd_ssm", {}, 200),
+    ("gd_ssm num_steps=4", "gd_ssm", {"num_steps": 4}, 60),
+    ("linear_transformer", "linear_transformer", {}, 100),
+    ("transformer", "transformer", {"d_model": 64, "num_layers": 4}, 6),
+    ("s5", "s5", {"d_model": 64, "num_layers": 2, "d_state": 64}, 6),
+    ("mamba", "mamba", {"d_model": 32, "num_layers": 1}, 6),
+]
+SPEC = EpisodeSpec(d_x=10, d_y=10, num_context=10)
+
+
+class Timer(pl.Callback):
+    """CPU seconds from the end of step `WARM_UP` to the end of the last step."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == WARM_UP:
+            self._start = time.process_time()
+        elif trainer.global_step == trainer.max_steps:
+            self.seconds = time.process_time() - self._start
+
+
+def step_ms(name: str, arguments: dict[str, Any], steps: int, seeds: list[int]) -> float:
+    """Milliseconds of a training step of one run, or of replicas if there are several seeds."""
+    timer = Timer()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps + WARM_UP,
+        max_epochs=-1,
+        callbacks=[timer],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+    )
+    sizes = {"d_x": SPEC.d_x, "d_y": SPEC.d_y}
+    if len(seeds) == 1:
+        module = LitPredictor(name, {**arguments, **sizes}, {}, seed=seeds[0])
+        trainer.fit(module, EpisodeDataModule(SPEC, seeds[0]))
+    else:
+        replicas = LitReplicas(name, {**arguments, **sizes}, {}, seeds)
+        trainer.fit(replicas, ReplicaDataModule(SPEC, seeds))
+    return timer.seconds / steps * 1e3
+
+
+def ratios(name: str, arguments: dict[str, Any], steps: int) -> tuple[float, list[float]]:
+    """Milliseconds of one run's step, and how many of them the three ways of eight seeds take."""
+    seeds = list(range(NUM_SEEDS))
+    one, found = [], []
+    for _ in range(ROUNDS):
+        LitReplicas.takes_turns_on = lambda *_: False  # type: ignore[method-assign]
+        batched = step_ms(name, arguments, steps, seeds)
+        LitReplicas.takes_turns_on = lambda *_: True  # type: ignore[method-assign]
+        in_turn = step_ms(name, arguments, steps, seeds)
+        singles = [step_ms(name, arguments, steps, [seed]) for seed in seeds]
+        one.append(median(singles))
+        found.append([way / one[-1] for way in (batched, in_turn, sum(singles))])
+    return median(one), [median(way) for way in zip(*found, strict=True)]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    declared = LitReplicas.takes_turns_on
+    table = Table(title=f"{NUM_SEEDS} seeds in steps of one run, batch 64, d = N = 10, one thread")
+    for heading in ("", "one run, ms", "one batch", "in turn", "runs one after the other"):
+        table.add_column(heading, justify="right")
+    for label, name, arguments, steps in track(ROWS, "timing"):
+        one, ways = ratios(name, arguments, steps)
+        module = LitReplicas(name, {**arguments, "d_x": 10, "d_y": 10}, {}, [0, 1])
+        module.configure_model()
+        chosen = int(declared(module, torch.device("cpu")))
+        cells = [f"{way:.1f} x{' *' if i == chosen else ''}" for i, way in enumerate(ways)]
+        table.add_row(label, f"{one:.2f}", *cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""Several seeds in one process: each learns what it would learn alone."""
+
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor
+
+import train as script
+import zoo
+from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from datamodules.episodes import Episodes
+from zoo.analysis.seeds import seeds_table, summary_over_seeds
+from zoo.hub.io import read_card
+from zoo.predictor import Predictor
+from zoo.training.callbacks import StoppedBySignal
+from zoo.training.module import LitPredictor, NonFiniteError
+from zoo.training.optim import OptimConfig, parameter_groups
+from zoo.training.replicas import LitReplicas
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SEEDS = [3, 4, 5]
+SPEC = EpisodeSpec(d_x=3, d_y=3, num_context=4)
+CLASSES = EpisodeSpec(
+    d_x=3, d_y=3, num_context=4, function={"name": "gaussian_mixture"}, inputs={"name": "gaussian"}
+)
+# A start from which the gradient is clipped for some replicas at some steps.
+LARGE = {"scale_Q": 0.3, "scale_C": 0.5, "scale_D": 0.5}
+OPTIM = {"lr": 0.01, "warmup_steps": 5, "weight_decay": 0.1, "clip_norm": 0.1}
+SMALL: dict[str, dict[str, Any]] = {
+    "gd_ssm": LARGE,
+    "gd_ssm_deep": {"d_model": 8, "num_layers": 1, "d_head": 4},
+    "gd_ssm_embedded": {"d_model": 8},
+    "gd_ssm_features": {"num_features": 4, "num_hidden": 1, "d_hidden": 8},
+    "linear_transformer": {"num_layers": 2},
+    "mamba": {"d_model": 8, "num_layers": 1, "d_state": 4},
+    "s5": {"d_model": 8, "num_layers": 1, "d_state": 8},
+    "transformer": {"d_model": 8, "num_layers": 1, "num_heads": 2},
+}
+
+
+def fit(
+    module: LitPredictor,
+    datamodule: EpisodeDataModule,
+    tmp_path: Path,
+    max_steps: int = 50,
+    callbacks: list[pl.Callback] | None = None,
+) -> dict[int, dict[str, Tensor]]:
+    """Trains without logs; returns the weights of every seed that did not diverge."""
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, datamodule)
+    return {seed: model.state_dict() for seed, model in module.whole_models().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "positions", "in_turn"),
+    [(name, {}, "last", False) for name in zoo.list_models()]
+    + [("gd_ssm", {"num_steps": 2}, "last", False), ("gd_ssm", {"decay": "none"}, "all", False)]
+    + [("gd_ssm", {}, "all", False), ("gd_ssm", {"output": "logits"}, "last", False)]
+    + [("gd_ssm", {}, "last", True), ("transformer", {}, "all", True)],
+)
+def test_every_replica_learns_the_weights_of_its_own_run(
+    name: str,
+    arguments: dict[str, Any],
+    positions: Any,
+    in_turn: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LitReplicas, "takes_turns_on", lambda self, device: in_turn)
+    logits = "output" in arguments
+    common: dict[str, Any] = {
+        "model": name,
+        "model_args": {"d_x": 3, "d_y": 3, **SMALL[name], **arguments},
+        "optim": OPTIM,
+        "positions": positions,
+        "loss": "cross_entropy" if logits else "mse",
+    }
+    spec = CLASSES if logits else SPEC
+    together = fit(LitReplicas(seeds=SEEDS, **common), ReplicaDataModule(spec, SEEDS, 8), tmp_path)
+    assert list(together) == SEEDS
+    for seed in SEEDS[1:]:
+        module = LitPredictor(seed=seed, **common)
+        start = module.new_model(seed).state_dict()
+        alone = fit(module, EpisodeDataModule(spec, seed, 8), tmp_path)[seed]
+        for parameter, expected in alone.items():
+            if parameter.endswith("qkv.bias"):  # softmax ignores that of keys: its gradient is
+                expected[8:16] = together[seed][parameter][8:16]  # rounding, which AdamW enlarges
+            torch.testing.assert_close(together[seed][parameter], expected, rtol=1e-4, atol=1e-5)
+        moved = max((alone[p] - start[p]).abs().max() for p in start)
+        assert moved > 0.01
+
+
+def test_each_gradient_is_clipped_to_its_own_norm(tmp_path: Path) -> None:
+    found: list[list[float]] = []
+
+    class Norms(pl.Callback):
+        def on_before_zero_grad(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+        ) -> None:
+            grads = [p.grad.flatten(1) for p in pl_module.parameters() if p.grad is not None]
+            if grads:
+                found.append(torch.cat(grads, dim=1).norm(dim=1).tolist())
+
+    def norms(clip_norm: float | None) -> list[float]:
+        found.clear()
+        arguments = {"d_x": 3, "d_y": 3, **LARGE}
+        module = LitReplicas("gd_ssm", arguments, {**OPTIM, "clip_norm": clip_norm}, SEEDS)
+        fit(module, ReplicaDataModule(SPEC, SEEDS, 8), tmp_path, 2, [Norms()])
+        return found[0]
+
+    free = norms(None)
+    middle = sorted(free)[1]
+    clipped = norms(middle)
+    assert clipped == pytest.approx([min(norm, middle) for norm in free], rel=1e-4)
+    assert min(free) < middle < max(free)
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_stacked_parameters_are_in_the_groups_of_single_ones(name: str) -> None:
+    module = LitReplicas(name, {"d_x": 3, "d_y": 3, **SMALL[name]}, {}, SEEDS)
+    module.configure_model()
+
+    def groups(model: Predictor, stacked: bool) -> dict[str, list[str]]:
+        names = {id(p): name for name, p in model.named_parameters()}
+        found = parameter_groups(model, OptimConfig(), stacked)
+        return {group["name"]: [names[id(p)] for p in group["params"]] for group in found}
+
+    assert groups(module.model, True) == groups(module.new_model(0), False)
+
+
+class Spoiled(ReplicaDataModule):
+    """Episodes of which one replica's are infinite at some steps."""
+
+    spoiled: tuple[int, ...] = ()
+
+    def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
+        episodes = super().train_episodes(step, device)
+        if step in self.spoiled:
+            episodes.x[1] = math.inf
+        return episodes
+
+
+@pytest.mark.parametrize("name", ["gd_ssm", "linear_transformer", "s5", "transformer"])
+def test_a_diverged_replica_stays_as_it_was_and_leaves_no_trace_in_the_others(
+    name: str, tmp_path: Path
+) -> None:
+    course: dict[int, Tensor] = {}
+
+    class Course(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+            rows = [p.detach()[1].flatten() for p in module.model.parameters()]
+            course[trainer.global_step] = torch.cat(rows)
+
+    def train(spoiled: tuple[int, ...]) -> tuple[LitReplicas, dict[int, dict[str, Tensor]]]:
+        module = LitReplicas(name, {"d_x": 3, "d_y": 3, **SMALL[name]}, OPTIM, SEEDS)
+        datamodule = Spoiled(SPEC, SEEDS, 8)
+        datamodule.spoiled = spoiled
+        return module, fit(module, datamodule, tmp_path, 20, [Course()])
+
+    _, undisturbed = train(())
+    with pytest.warns(UserWarning, match="seed 4 has diverged.*2 of 3 go on. optimizer step 8: lo"):
+        module, weights = train((7,))
+    assert list(module.diverged) == [4]
+    assert list(weights) == [3, 5]
+    for seed in (3, 5):
+        assert all(torch.equal(weights[seed][p], t) for p, t in undisturbed[seed].items())
+    assert course[7].isfinite().all()
+    assert not torch.equal(course[6], course[7])
+    assert all(torch.equal(course[step], course[7]) for step in range(8, 21))
+
+
+def test_weights_that_an_update_made_infinite_are_taken_back(tmp_path: Path) -> None:
+    class Spoil(pl.Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            if trainer.global_step == 4:
+                for state in optimizer.state.values():
+                    state["exp_avg"][0] = math.inf
+
+    module = LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, SEEDS)
+    with pytest.warns(UserWarning, match="seed 3 has diverged.*optimizer step 5: weights"):
+        fit(module, ReplicaDataModule(SPEC, SEEDS, 8), tmp_path, 10, [Spoil()])
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+def test_a_run_whose_seeds_all_diverge_stops(tmp_path: Path) -> None:
+    class AllSpoiled(ReplicaDataModule):
+        def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
+            episodes = super().train_episodes(step, device)
+            return episodes._replace(x=episodes.x * math.inf)
+
+    module = LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, SEEDS)
+    with (
+        pytest.warns(UserWarning, match="diverged"),
+        pytest.raises(NonFiniteError, match="every seed has diverged, seed 5 at optimizer step 1"),
+    ):
+        fit(module, AllSpoiled(SPEC, SEEDS, 8), tmp_path)
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_seeds_that_are_not_different_are_refused(seeds: list[int]) -> None:
+    with pytest.raises(ValueError, match="seeds must be one or more different numbers"):
+        LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, seeds)
+
+
+def config_of(directory: Path, *overrides: str) -> DictConfig:
+    short = [
+        "trainer=cpu",
+        "data.d_x=3",
+        "data.num_context=4",
+        "batch_size=8",
+        "max_steps=60",
+        "val_every=10",
+        "checkpoint_every=20",
+        "eval_episodes=40",
+        "trainer.log_every_n_steps=10",
+        "checkpoint_tag=test",
+        "~callbacks.progress",
+    ]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return compose("train", [*short, *overrides, f"run_dir={directory}"])
+
+
+def run(directory: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    return script.train(config_of(directory, *overrides), directory, Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    run(directory, "seeds=3", "seed=3")
+    return directory
+
+
+def test_a_run_of_several_seeds_leaves_a_directory_for_each(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone"
+    run(alone, "seed=4", "~callbacks.figures", "~callbacks.alignment")
+    for seed in SEEDS:
+        directory = whole_run / f"seed_{seed}"
+        card = read_card(directory / "checkpoint")
+        assert (card.training.seed, card.training.steps) == (seed, 60)
+        assert {p.name for p in (directory / "figures").iterdir()} == {
+            p.name for p in (alone / "figures").iterdir()
+        }
+    one, other = (
+        json.loads((d / "metrics.json").read_text()) for d in (whole_run / "seed_4", alone)
+    )
+    assert one.keys() == other.keys()
+    assert one["steps"] == other["steps"] == 60
+    for name, metric in other["model"].items():
+        assert one["model"][name]["value"] == pytest.approx(metric["value"], rel=1e-3), name
+
+
+def test_the_summary_is_that_of_the_seeds(whole_run: Path) -> None:
+    summary = json.loads((whole_run / "metrics.json").read_text())
+    assert (summary["seeds"], summary["diverged"]) == (SEEDS, [])
+    found = summary["metrics"]["test/half_mse_query"]
+    each = [
+        json.loads((whole_run / f"seed_{s}" / "metrics.json").read_text())["model"][
+            "test/half_mse_query"
+        ]["value"]
+        for s in SEEDS
+    ]
+    assert found["values"] == dict(zip(map(str, SEEDS), each, strict=True))
+    spread = torch.tensor(each, dtype=torch.float64).std().item()
+    assert found["mean"] == pytest.approx(sum(each) / 3)
+    assert found["ci95"] == pytest.approx(4.303 * spread / 3**0.5)
+    assert "first_step_within_1_percent" in summary["metrics"]
+
+
+def test_numbers_that_some_seeds_lack_are_averaged_over_the_others() -> None:
+    summary = summary_over_seeds({0: {"a": 1.0, "b": None}, 1: {"a": 3.0, "b": None}, 2: {"b": 5}})
+    assert summary["a"]["mean"] == 2.0
+    assert summary["a"]["ci95"] == pytest.approx(12.706)
+    assert (summary["b"]["mean"], summary["b"]["ci95"]) == (5, None)
+    assert seeds_table(summary, {7: "optimizer step 1"}).caption == "diverged and left out: 7"
+
+
+def test_a_stopped_run_of_several_seeds_resumes_to_the_same_bits(
+    whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    directory = tmp_path / "stopped"
+    step_of = LitReplicas.training_step
+
+    def interrupted(self: LitReplicas, batch: Any, batch_idx: int) -> Tensor:
+        if self.trainer.global_step == 32:
+            signal.raise_signal(signal.SIGTERM)
+        return step_of(self, batch, batch_idx)
+
+    monkeypatch.setattr(LitReplicas, "training_step", interrupted)
+    with pytest.raises(StoppedBySignal, match="after step 33"):
+        run(directory, "seeds=3", "seed=3")
+    monkeypatch.setattr(LitReplicas, "training_step", step_of)
+    run(directory, "seeds=3", "seed=3")
+    for seed in SEEDS:
+        expected, found = (
+            load_file(d / f"seed_{seed}/checkpoint/model.safetensors")
+            for d in (whole_run, directory)
+        )
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert (directory / "metrics.json").read_text() == (whole_run / "metrics.json").read_text()
+
+
+def test_a_diverged_seed_stays_left_out_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    monkeypatch.setattr(script, "ReplicaDataModule", Spoiled)
+    monkeypatch.setattr(Spoiled, "spoiled", (7,))
+    with pytest.warns(UserWarning, match="seed 4 has diverged"):
+        run(tmp_path, "seeds=3", "seed=3", "max_steps=20")
+    monkeypatch.setattr(Spoiled, "spoiled", ())
+    run(tmp_path, "seeds=3", "seed=3", "max_steps=40")
+    summary = json.loads((tmp_path / "metrics.json").read_text())
+    assert (summary["seeds"], summary["diverged"]) == (SEEDS, [4])
+    assert summary["diverged_causes"]["4"].startswith("optimizer step 8: loss ")
+    assert list(summary["metrics"]["test/half_mse_query"]["values"]) == ["3", "5"]
+    assert not (tmp_path / "seed_4").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer=ddp_cpu", "number of devices must be 1 with several seeds, got 2"),
+        ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches must be 1 .*got 2"),
+        ("trainer.precision=bf16-mixed", "precision must be 32-true .*got bf16-mixed"),
+        ("on_nonfinite=skip", "on_nonfinite must be stop .*got skip"),
+    ],
+)
+def test_what_several_seeds_cannot_have_is_refused(
+    override: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", "seeds=2", override)
+    assert not (tmp_path / "run").exists()

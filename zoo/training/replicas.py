@@ -1,0 +1,245 @@
+"""Several seeds of one configuration, trained side by side in one process."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+from zoo.predictor import Predictor
+from zoo.training.module import Batch, LitPredictor, Loss, NonFiniteError
+from zoo.training.optim import create_optimizer, create_schedule
+
+T = TypeVar("T")
+
+
+class LitReplicas(LitPredictor):
+    """Trains the same predictor from several seeds on batches `(num_seeds, batch, ...)`.
+
+    Every parameter of `model` has a first dimension that counts the replicas; all else is as in
+    `LitPredictor`, and replica i learns what a run by itself with `seed=seeds[i]` learns. The loss
+    is the sum of the replicas' losses, which have no parameter in common; AdamW works entry by
+    entry, and the gradient of each replica is clipped by its own norm. Replicas are one batch under
+    `torch.vmap`, or take the step in turn where `Predictor.replicas_in_turn_on` says so.
+
+    A replica whose loss, gradient or updated weights are not finite keeps its last finite weights
+    from then on and is left out of all that is logged. Under the names of `LitPredictor` the means
+    over the others are logged, with the prefix `seed_N/` the values of each.
+
+    Args:
+        model: Registered name of the architecture.
+        model_args: Its arguments, plain data.
+        optim: The fields of `OptimConfig`, plain data.
+        seeds: Of the initialisations, one for each replica.
+        log_every_n_steps: Steps between two logged training losses, as the trainer has it.
+        positions: `"last"` trains on the query alone, `"all"` on every scored position.
+        reference: An algorithm whose validation error the model's is divided by. Not saved.
+        loss: `"mse"` for predictors of values, `"cross_entropy"` for predictors of logits.
+
+    Attributes:
+        diverged: Why a replica was left out, by its seed.
+
+    Raises:
+        ValueError: As `LitPredictor`, or if seeds are missing or not different.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        model_args: dict[str, Any],
+        optim: dict[str, Any],
+        seeds: list[int],
+        log_every_n_steps: int = 50,
+        positions: Literal["last", "all"] = "last",
+        reference: Predictor | None = None,
+        loss: Loss = "mse",
+    ) -> None:
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
+        super().__init__(
+            model,
+            model_args,
+            optim,
+            log_every_n_steps,
+            positions,
+            seed=seeds[0],
+            reference=reference,
+            loss=loss,
+        )
+        self.seeds = seeds
+        self.diverged: dict[int, str] = {}
+        self.alive: Tensor
+        self.register_buffer("alive", torch.ones(len(seeds), dtype=torch.bool), persistent=False)
+        self._metrics = [self.new_metrics() for _ in seeds]
+        self.metrics_of_replicas = nn.ModuleList(self._metrics)
+        self._losses: Tensor | None = None  # of the optimizer step under way, (num_seeds,)
+
+    def configure_model(self) -> None:
+        """Builds a model from each seed and stacks their parameters."""
+        if "model" in self._modules:
+            return
+        models = [self.new_model(seed) for seed in self.seeds]
+        self._check_output("model", models[0])
+        parameters, _ = stack_module_state(list[nn.Module](models))
+        self.model = models[0]
+        for name, stacked in parameters.items():
+            owner, _, own_name = name.rpartition(".")
+            setattr(self.model.get_submodule(owner), own_name, nn.Parameter(stacked))
+
+    def takes_turns_on(self, device: torch.device) -> bool:
+        """Whether replicas take a step in turn instead of as one batch."""
+        return device.type in self.model.replicas_in_turn_on
+
+    def whole_models(self) -> dict[int, Predictor]:
+        """The trained models that did not diverge by their seeds, in eval mode."""
+        models = {}
+        for i in self._alive():
+            model = self.new_model(self.seeds[i])
+            model.load_state_dict({name: t[i] for name, t in self.model.state_dict().items()})
+            models[self.seeds[i]] = model.to(self.device).eval()
+        return models
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Predictions of every replica for the same pairs, (num_seeds, batch, length, d_y)."""
+        return torch.stack([self._apply_to(p, Predictor.__call__, x, y) for p in self._replicas()])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        def loss(parameters: Mapping[str, Tensor], *episodes: Tensor) -> Tensor:
+            return self._apply_to(parameters, self.loss_of, episodes)
+
+        if self.takes_turns_on(self.device):
+            pairs = zip(self._replicas(), zip(*batch, strict=True), strict=True)
+            losses = torch.stack([loss(parameters, *episodes) for parameters, episodes in pairs])
+        else:
+            losses = torch.vmap(loss)(dict(self.model.named_parameters()), *batch)
+        self._losses = losses.detach()
+        if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
+            finite = self.alive & self._losses.isfinite()
+            self._log_each({self.train_metric: self._losses}, finite)
+        return losses.sum()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradient of each replica; leaves out those that are not finite."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norms = _rows(gradients).norm(dim=1)
+        assert self._losses is not None
+        losses, self._losses = self._losses, None
+        bad = self.alive & ~torch.isfinite(losses + norms)
+        for i in bad.nonzero().flatten().tolist():
+            cause = f"loss {losses[i].item():.4g}, gradient norm {norms[i].item():.4g}"
+            self._leave_out(i, f"optimizer step {self.trainer.global_step + 1}: {cause}")
+        if self.diverged:
+            for gradient in gradients:  # so that no moment of the optimizer stays infinite
+                gradient[~self.alive] = 0
+        clip_norm = self.optim.clip_norm
+        if clip_norm is not None and (norms > clip_norm).any():
+            factors = (clip_norm / (norms + 1e-6)).clamp(max=1)
+            factors = torch.where(self.alive, factors, 0.0)
+            for gradient in gradients:
+                gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Updates the replicas, and takes the update back for those that are left out."""
+        parameters = list(self.model.parameters())
+        before = [parameter.detach().clone() for parameter in parameters]
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            finite = _rows(parameters).isfinite().all(1)
+            for i in (self.alive & ~finite).nonzero().flatten().tolist():
+                step = self.trainer.global_step + 1
+                self._leave_out(i, f"optimizer step {step}: weights that are not finite")
+            if self.diverged:
+                for parameter, old in zip(parameters, before, strict=True):
+                    parameter[~self.alive] = old[~self.alive]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        reference_errors = self.reference_errors(batch)
+        replicas = zip(self._replicas(), self._metrics, strict=True)
+        for parameters, metrics in replicas:
+            self._apply_to(parameters, self.measure, metrics, batch, reference_errors)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs what the metrics of the replicas have gathered, and empties them."""
+        found = [metrics.take() for metrics in self._metrics]
+        values = {name: torch.stack([each[name] for each in found]) for name in found[0]}
+        self._log_each(values, self.alive)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = create_optimizer(self.model, self.optim, stacked=True)
+        schedule = create_schedule(optimizer, self.optim, self.trainer.max_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["diverged"] = self.diverged
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.diverged = dict(checkpoint["diverged"])
+        for seed in self.diverged:
+            self.alive[self.seeds.index(seed)] = False
+
+    def _alive(self) -> list[int]:
+        return [i for i, seed in enumerate(self.seeds) if seed not in self.diverged]
+
+    def _leave_out(self, i: int, cause: str) -> None:
+        seed = self.seeds[i]
+        self.alive[i] = False
+        self.diverged[seed] = cause
+        num_left = len(self._alive())
+        if num_left == 0:
+            raise NonFiniteError(
+                f"every seed has diverged, seed {seed} at {cause}. A smaller optim.lr or a longer "
+                "optim.warmup_steps usually helps"
+            )
+        rank_zero_warn(
+            f"seed {seed} has diverged and keeps its last weights; {num_left} of "
+            f"{len(self.seeds)} go on. {cause}",
+            stacklevel=2,
+        )
+
+    def _log_each(self, values: Mapping[str, Tensor], of_whom: Tensor) -> None:
+        """Logs values (num_seeds,) of the replicas that `of_whom` marks, and their mean."""
+        for name, each in values.items():
+            if of_whom.any():
+                self.log(name, each[of_whom].mean())
+            for i in of_whom.nonzero().flatten().tolist():
+                self.log(f"seed_{self.seeds[i]}/{name}", each[i])
+
+    def _replicas(self) -> list[dict[str, Tensor]]:
+        """The parameters of each replica."""
+        names = [name for name, _ in self.model.named_parameters()]
+        rows = zip(*(p.unbind(0) for p in self.model.parameters()), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _apply_to(
+        self, parameters: Mapping[str, Tensor], function: Callable[..., T], *args: Any
+    ) -> T:
+        """`function(model, *args)` with these parameters in the model."""
+        named = {f"model.{name}": parameter for name, parameter in parameters.items()}
+        result: T = functional_call(_Applied(self.model), named, (function, *args))
+        return result
+
+
+class _Applied(nn.Module):
+    """A model as a part of a module that applies any function to it, as functional_call wants."""
+
+    def __init__(self, model: Predictor) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., T], *args: Any) -> T:
+        return function(self.model, *args)
+
+
+def _rows(tensors: Sequence[Tensor]) -> Tensor:
+    """All that belongs to each replica, (num_seeds, numel)."""
+    return torch.cat([tensor.detach().flatten(1) for tensor in tensors], dim=1)
