@@ -99,7 +99,8 @@ def measured(letter: str, jobs: list[list[Job]], effort: Effort, directory: Path
         with matplotlib.rc_context({"svg.hashsalt": file}):
             figure.savefig(directory / file, metadata={"Date": None})
         drawings.append({"file": file, "caption": caption})
-    cards = [read_card(run / "checkpoint") for of_name in runs.values() for run in of_name]
+    # The time in a card is that of the process, whether it trained one seed or several.
+    cards = [read_card(job.run_dirs[0] / "checkpoint") for of_name in jobs for job in of_name]
     return {
         "title": FIGURES[letter].title,
         "figures": drawings,

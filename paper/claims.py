@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
 
-from benchmarks.sweep import interval
+from zoo.metrics.errors import interval_over_seeds
 
 Verdict = Literal["reproduced", "not reproduced", "ours"]
 
@@ -22,7 +22,7 @@ class OverSeeds(NamedTuple):
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:
     """The mean of one number for each seed."""
-    return OverSeeds(*interval(list(values)), len(values))
+    return OverSeeds(*interval_over_seeds(values), len(values))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ SPECTRUM_EPISODES = 100_000
 
 def training(k: int) -> Training:
     """k steps in one layer with learned readouts."""
-    steps, step_ms = {2: (4_000, 7.0), 3: (5_000, 7.5), 4: (8_000, 8.0)}.get(k, (8_000, 11.0))
+    steps, step_ms = {2: (4_000, 5.0), 3: (5_000, 5.5), 4: (8_000, 6.0)}.get(k, (8_000, 9.0))
     return Training(f"steps-{k}", steps, step_ms, (f"model.num_steps={k}",))
 
 

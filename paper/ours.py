@@ -20,12 +20,12 @@ from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import expected_half_mse
 
 LENGTHS = (2, 5, 10, 15, 20, 30, 40)
-CLASSIFICATION = Training("classification", 3_000, 6.0, ("data=classification",))
+CLASSIFICATION = Training("classification", 3_000, 4.0, ("data=classification",))
 
 
 def _drift(rho: str) -> Training:
     overrides = ("data=linear_drift", "data.d_y=5", f"data.function.rho={rho}", "optim.ssm_lr=0.01")
-    return Training(f"drift-{rho}", 4_000, 3.5, overrides)
+    return Training(f"drift-{rho}", 4_000, 1.5, overrides)
 
 
 DRIFTS = {0.99: _drift("0.99"), 0.95: _drift("0.95")}

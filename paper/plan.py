@@ -56,7 +56,8 @@ class Training(NamedTuple):
     Attributes:
         name: What figures call it, and the start of its directory's name.
         max_steps: Optimizer steps in full.
-        step_ms: About how long one takes on one thread; of use for the time left alone.
+        step_ms: About how long one takes for each seed, on one thread; of use for the time left
+            alone.
         overrides: Of `configs/train.yaml`.
         validations: How many there are on the way.
         together: Whether one process trains all seeds, which costs less than one for each and logs
@@ -68,7 +69,7 @@ class Training(NamedTuple):
     step_ms: float
     overrides: tuple[str, ...] = ()
     validations: int = 10
-    together: bool = False
+    together: bool = True
 
 
 class Job(NamedTuple):

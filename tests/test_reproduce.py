@@ -18,7 +18,7 @@ from datamodules import EpisodeSpec
 from paper import runner
 from paper.claims import Claim, OverSeeds, compared, over_seeds
 from paper.figures import FIGURES, letters_of
-from paper.measure import histories, history
+from paper.measure import histories, history, model_of, of_each
 from paper.page import PAGE, RESULTS, page, summary_rows, write_page
 from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
@@ -82,7 +82,7 @@ def test_quick_is_a_part_of_full() -> None:
 
 
 def test_a_run_is_kept_by_everything_but_its_seed(tmp_path: Path) -> None:
-    training = Training("x", 10, 1.0)
+    training = Training("x", 10, 1.0, together=False)
     first, second = jobs_of(training, TINY, tmp_path)
     assert first.directory == second.directory
     assert [path.name for path in run_dirs([first, second])] == ["seed_0", "seed_1"]
@@ -117,11 +117,11 @@ def test_finished_runs_are_used_again(reproduced: Path, monkeypatch: pytest.Monk
 def test_an_interrupted_plan_goes_on_within_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = one_job(Training("long", 600, 1.0, SMALL, validations=12), tmp_path)
+    job = one_job(Training("long", 300, 1.0, SMALL, validations=6), tmp_path)
     sleep = time.sleep
 
     def interrupt(seconds: float) -> None:
-        if job.log.exists() and "step 150/600" in job.log.read_text():
+        if job.log.exists() and "step 100/300" in job.log.read_text():
             monkeypatch.undo()  # Popen.wait sleeps as well
             raise KeyboardInterrupt
         sleep(seconds)
@@ -135,9 +135,19 @@ def test_an_interrupted_plan_goes_on_within_the_run(
     train_all([job], 2, silent())
     assert job.finished
     assert job.seconds_done() == job.seconds
-    assert job.log.read_text().count("step 50/600") == 1
+    assert job.log.read_text().count("step 50/300") == 1
     steps = list(history(job.run_dirs[0], "val/half_mse_query"))
-    assert steps == list(range(50, 601, 50))
+    assert steps == list(range(50, 301, 50))
+
+
+def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(tmp_path: Path) -> None:
+    effort = Effort(seeds=(0, 1), num_episodes=50)
+    (job,) = jobs_of(Training("x", 10, 1.0, SMALL, validations=1), effort, tmp_path)
+    train_all([job], 1, silent())
+    assert [path.name for path in run_dirs([job])] == ["seed_0", "seed_1"]
+    losses = of_each(run_dirs([job]), "model", "test/half_mse_query", "value")
+    assert len(set(losses)) == 2
+    assert [model_of(run).d_x for run in run_dirs([job])] == [3, 3]
 
 
 def test_a_run_that_fails_ends_the_plan_with_its_output(
@@ -157,7 +167,7 @@ def test_a_plan_that_runs_nothing_is_refused() -> None:
 def test_progress_is_a_line_for_each_run_with_the_time_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs = jobs_of(Training("x", 10, 1.0), TINY, tmp_path)
+    jobs = jobs_of(Training("x", 10, 1.0, together=False), TINY, tmp_path)
     with runner._PlanProgress(jobs, Console()) as progress:
         progress.start -= 60.0
         progress.finished(jobs[0], [])
