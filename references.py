@@ -9,13 +9,22 @@ from datamodules.datamodule import EVAL_SEED
 from datamodules.linear import Linear, LinearDrift, LinearPool
 from datamodules.stream import Generators
 from zoo.predictor import Predictor
-from zoo.solvers.theory import LinearEpisodes, optimal_step_size
+from zoo.solvers.theory import LinearEpisodes, optimal_half_mse, optimal_step_size
 from zoo.solvers.tuning import log_grid, tune
 
 # Episodes that step sizes and penalties are fitted on; no comparison sees them.
 TUNE_EPISODES = 2_000
 # Finer values are tried between the neighbours of the best one.
 REFINED = 9
+
+
+# Algorithms made for a family of functions, beside those that every run is measured with.
+BESIDE = {
+    "linear_pool": ["dmmse"],
+    "linear_drift": ["weighted_gradient_descent", "recursive_least_squares", "kalman_filter"],
+    "sine": ["random_features_ridge", "knn"],
+    "relu_network": ["random_features_ridge", "knn"],
+}
 
 
 def linear_moments(spec: EpisodeSpec) -> LinearEpisodes | None:
@@ -38,6 +47,34 @@ def linear_moments(spec: EpisodeSpec) -> LinearEpisodes | None:
         num_distractors=spec.distractors.count,
         distractor_variance=spec.distractors.scale**2,
     )
+
+
+def closed_form_of(spec: EpisodeSpec) -> float | None:
+    """Expected 0.5*MSE of the optimal gradient step, where the theory covers the episodes."""
+    moments = linear_moments(spec)
+    return None if moments is None else optimal_half_mse(moments)
+
+
+def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predictor]:
+    """The exact algorithms that a model is measured beside, by the names its card has them.
+
+    `gradient_descent` is one step on the loss of these episodes; a model of k layers or steps also
+    meets k of them.
+    """
+    name = "gradient_descent" if spec.output == "value" else "softmax_gradient_descent"
+    depth = max(model.get("num_layers", 1), model.get("num_steps", 1))
+    references = {
+        "gradient_descent" if k == 1 else f"gradient_descent_{k}": create_reference(
+            name, spec, {"num_steps": k}
+        )
+        for k in sorted({1, depth})
+    }
+    others = ["zero"]
+    if spec.output == "value":
+        others = ["least_squares", *BESIDE.get(spec.function.name, []), "zero"]
+        if spec.noise > 0:
+            others.insert(0, "ridge")
+    return references | {name: create_reference(name, spec, {}) for name in others}
 
 
 def create_reference(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> Predictor:

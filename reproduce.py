@@ -25,7 +25,7 @@ from paper.figures import FIGURES, letters_of
 from paper.page import PAGE, RESULTS, summary_rows, write_page
 from paper.plan import FULL, QUICK, ROOT, Effort, Job, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
-from train import git_commit
+from results import git_commit
 from zoo.hub.io import read_card
 from zoo.registry import explain
 from zoo.training.run import write_json

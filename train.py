@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,15 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 from rich.console import Console
 
-import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.datamodule import EVAL_SEED
-from references import create_reference, linear_moments
-from zoo.analysis.construction import weights_beside_construction
-from zoo.analysis.figures import learning_curve_figure, weights_figure
-from zoo.analysis.report import Report, create_report, report_tables
-from zoo.analysis.seeds import numbers_of, seeds_table, summary_over_seeds
+from references import closed_form_of, references_of
+from results import card_of, hyperparameters_of, summarize, write_figures
+from zoo.analysis.report import create_report, report_tables
+from zoo.analysis.seeds import seeds_table
 from zoo.hub.io import save_checkpoint
-from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.registry import explain, model_arguments
-from zoo.solvers.moment import GradientDescent
-from zoo.solvers.theory import optimal_half_mse
 from zoo.training.callbacks import (
     AlignmentMonitor,
     Board,
@@ -48,10 +42,8 @@ from zoo.training.callbacks import (
     TimeToSolution,
     WeightMonitor,
 )
-from zoo.training.callbacks.board import writers
 from zoo.training.checkpointing import AtomicCheckpointIO
 from zoo.training.module import LitPredictor, NonFiniteError
-from zoo.training.optim import OptimConfig
 from zoo.training.replicas import LitReplicas
 from zoo.training.run import (
     CONFIG,
@@ -87,14 +79,6 @@ def register_resolvers() -> None:
 
 
 register_resolvers()
-
-# Algorithms made for a family of functions, beside those that every run is measured with.
-BESIDE = {
-    "linear_pool": ["dmmse"],
-    "linear_drift": ["weighted_gradient_descent", "recursive_least_squares", "kalman_filter"],
-    "sine": ["random_features_ridge", "knn"],
-    "relu_network": ["random_features_ridge", "knn"],
-}
 
 
 def train(
@@ -232,166 +216,6 @@ def callbacks_of(settings: RunSettings) -> list[pl.Callback]:
         elif not isinstance(callback, AlignmentMonitor | FigureMonitor | WeightMonitor):
             found.append(callback)
     return found
-
-
-def summarize(
-    metrics: dict[int, dict[str, Any]],
-    reports: dict[int, Report],
-    module: LitReplicas,
-    trainer: pl.Trainer,
-    num_episodes: int,
-) -> dict[str, Any]:
-    """What all seeds reached, as plain data."""
-    first_step = "first_step_within_1_percent"
-    return {
-        "seeds": module.seeds,
-        "diverged": list(module.diverged),
-        "diverged_causes": {str(seed): cause for seed, cause in module.diverged.items()},
-        "steps": trainer.global_step,
-        "num_episodes": num_episodes,
-        "eval_seed": EVAL_SEED,
-        "metrics": summary_over_seeds(
-            {
-                seed: numbers_of(report) | {first_step: metrics[seed][first_step]}
-                for seed, report in reports.items()
-            }
-        ),
-    }
-
-
-def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predictor]:
-    """The exact algorithms that a model is measured beside, by the names its card has them.
-
-    `gradient_descent` is one step on the loss of these episodes; a model of k layers or steps also
-    meets k of them.
-    """
-    name = "gradient_descent" if spec.output == "value" else "softmax_gradient_descent"
-    depth = max(model.get("num_layers", 1), model.get("num_steps", 1))
-    references = {
-        "gradient_descent" if k == 1 else f"gradient_descent_{k}": create_reference(
-            name, spec, {"num_steps": k}
-        )
-        for k in sorted({1, depth})
-    }
-    others = ["zero"]
-    if spec.output == "value":
-        others = ["least_squares", *BESIDE.get(spec.function.name, []), "zero"]
-        if spec.noise > 0:
-            others.insert(0, "ridge")
-    return references | {name: create_reference(name, spec, {}) for name in others}
-
-
-def closed_form_of(spec: EpisodeSpec) -> float | None:
-    """Expected 0.5*MSE of the optimal gradient step, where the theory covers the episodes."""
-    moments = linear_moments(spec)
-    return None if moments is None else optimal_half_mse(moments)
-
-
-def write_figures(
-    report: Report,
-    model: Predictor,
-    reference: Predictor,
-    trainer: pl.Trainer,
-    run_dir: Path,
-    prefix: str,
-) -> None:
-    """The figures of the end of a run, as files and, under a prefix, in TensorBoard."""
-    figures = {"learning_curve": learning_curve_figure(report.curves, report.loss)}
-    if isinstance(model, GDSSM) and isinstance(reference, GradientDescent):
-        weights = weights_beside_construction(model, reference.step_size)
-        figures["weights"] = weights_figure(weights)
-    (run_dir / "figures").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(run_dir / "figures" / f"{name}.png", dpi=150)
-    tags = {"learning_curve": "test/learning_curve", "weights": "weights/beside_construction"}
-    for writer in writers(trainer):
-        for name, figure in figures.items():
-            writer.add_figure(f"{prefix}{tags[name]}", figure, trainer.global_step)
-
-
-def hyperparameters_of(
-    settings: RunSettings, spec: EpisodeSpec, optim: OptimConfig
-) -> dict[str, str | float]:
-    """What runs are told apart by in TensorBoard's HParams, flat."""
-    names = ("num_steps", "num_layers", "d_model")
-    return {
-        "architecture": settings.model["name"],
-        **{name: settings.model[name] for name in names if name in settings.model},
-        "family": spec.function.name,
-        "inputs": spec.inputs.name,
-        "d_x": spec.d_x,
-        "d_y": spec.d_y,
-        "num_context": spec.num_context,
-        "noise": spec.noise,
-        "positions": settings.positions,
-        "lr": optim.lr,
-        "weight_decay": optim.weight_decay,
-        "batch_size": settings.batch_size,
-        "seed": settings.seed,
-    }
-
-
-def card_of(
-    settings: RunSettings,
-    spec: EpisodeSpec,
-    report: Report,
-    trainer: pl.Trainer,
-    module: LitPredictor,
-    model: Predictor,
-    wall_time_s: float,
-) -> dict[str, Any]:
-    """The fields of the card that do not follow from the weights."""
-    measured = {"num_episodes": report.num_episodes, "eval_seed": EVAL_SEED}
-    optim = dict(settings.optim)
-    schedule = {name: optim.pop(name) for name in ("warmup_steps", "decay_fraction")}
-    return {
-        "name": f"{module.hparams['model']}.{settings.checkpoint_tag}",
-        "architecture": module.hparams["model"],
-        "model_args": module.hparams["model_args"],
-        "token_layout": model.token_layout,
-        "state_size": model.state_size(spec.num_context),
-        "data": spec.model_dump(),
-        "training": {
-            "steps": trainer.global_step,
-            "episodes": trainer.global_step * settings.batch_size,
-            "batch_size": settings.batch_size,
-            "optimizer": {"name": "AdamW", **optim},
-            "schedule": {"name": "linear warm-up and decay", **schedule},
-            "seed": settings.seed,
-            "precision": str(trainer.precision),
-            "devices": trainer.world_size,
-            "wall_time_s": round(wall_time_s, 3),
-        },
-        "metrics": {n: m._asdict() | measured for n, m in report.model_metrics().items()},
-        "reference_metrics": {
-            name: loss._asdict() | measured
-            for name, loss in report.at_query[report.loss].items()
-            if name != "model"
-        },
-        "curves": report.as_dict()["curves"],
-        "versions": {
-            "icl-zoo": zoo.__version__,
-            "torch": torch.__version__,
-            "lightning": pl.__version__,
-        },
-        "git_commit": git_commit(),
-        "notes": ""
-        if settings.seeds == 1
-        else f"One of {settings.seeds} seeds trained side by side; wall_time_s is that of all.",
-        "command": shlex.join(["python", *sys.argv]),
-        "created": datetime.now(UTC),
-        "license": "Apache-2.0",
-        "paper": "https://arxiv.org/abs/2410.11687",
-    }
-
-
-def git_commit() -> str | None:
-    """Commit of the code, None outside a git checkout."""
-    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")

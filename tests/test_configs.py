@@ -35,6 +35,11 @@ def config_of(*overrides: str) -> DictConfig:
         return compose("train", list(overrides))
 
 
+@pytest.fixture(autouse=True)
+def few_episodes_to_fit_algorithms_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("references.TUNE_EPISODES", 20)
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
     if choice == "trainer=gpu" and not torch.cuda.is_available():

@@ -61,8 +61,12 @@ def test_imports_point_one_way(path: Path) -> None:
         other = part_of(imported)
         if other is not None:
             assert other in ALLOWED[part], f"{module} imports {imported}"
-        scripts = ("train", "evaluate", "reproduce", "paper", "tests", "benchmarks")
-        assert not imported.startswith(scripts)
+        assert not imported.startswith(
+            (
+                *("train", "evaluate", "references", "results", "reproduce"),
+                *("paper", "tests", "benchmarks"),
+            )
+        )
 
 
 def test_importing_zoo_brings_torch_and_no_framework() -> None:
