@@ -30,6 +30,14 @@ def test_two_runs_on_a_gpu_end_with_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_algorithms_with_tables_of_their_own_are_asked_on_the_gpu(tmp_path: Path) -> None:
+    settings = ["data=sine", "max_steps=4", "val_every=2", "batch_size=8", "eval_episodes=20"]
+    run(*settings, "trainer=gpu", f"hydra.run.dir={tmp_path}")
+    assert (
+        "random_features_ridge" in json.loads((tmp_path / "metrics.json").read_text())["references"]
+    )
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_mixed_precision_learns(precision: str, tmp_path: Path) -> None:
     longer = [*ON_GPU, "max_steps=400", f"trainer.precision={precision}"]

@@ -1,5 +1,6 @@
 """Losses of the exact algorithms over training, beside the model's."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,10 @@ class ReferenceMonitor(pl.Callback):
         x, y, target, _ = batch
         if batch_idx not in self._losses:
             self._losses[batch_idx] = {
-                name: pl_module.error(reference.predict_query(x, y), target[:, -1]).mean()
+                # A copy: the report at the end asks the references themselves, on the CPU.
+                name: pl_module.error(
+                    copy.deepcopy(reference).to(x.device).predict_query(x, y), target[:, -1]
+                ).mean()
                 for name, reference in self.references.items()
             }
         for name, loss in self._losses[batch_idx].items():
