@@ -5,6 +5,7 @@
 writes svg files to docs/figures, in under a minute. Nothing is trained.
 """
 
+import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,6 +35,14 @@ FIGURES = ROOT / "docs" / "figures"
 # x ~ U(-1/2, 1/2), W ~ N(0, 1), d = N = 10: what the models of linear functions were trained on.
 PAPER = LinearEpisodes(d_x=10, num_context=10, input_variance=1 / 12, input_kurtosis=1.8)
 NUM_EPISODES = 5_000
+SHIPPED = (
+    "gd_ssm.linear",
+    "gd_ssm.linear_two_steps",
+    "gd_ssm.linear_four_steps",
+    "gd_ssm.linear_drift",
+    "gd_ssm.classification",
+    "gd_ssm_features.sine",
+)
 
 
 def tokens() -> Figure:
@@ -142,13 +151,14 @@ def decay() -> Figure:
     Lambda_bar = model.identifiable_weights()["Lambda_bar"].detach().flatten()
     for factor in Lambda_bar:
         count_axes.plot(age, factor**age, color="C0", linewidth=0.5, alpha=0.5)
-    count_axes.plot(age, 0.9**age, color="black", linestyle="--", label=r"drift, $\rho^k$")
+    rho = spec.function.rho
+    count_axes.plot(age, rho**age, color="black", linestyle="--", label=r"drift, $\rho^k$")
     count_axes.plot([], [], color="C0", label=r"trained, $\bar\Lambda^k$ of each entry")
     count_axes.set_xlabel("age $k$ of an example")
     count_axes.set_ylabel("what it counts")
     count_axes.legend(frameon=False, fontsize=8)
     widths = {"d_x": spec.d_x, "d_y": spec.d_y}
-    kalman = zoo.create_solver("kalman_filter", **widths, transition=0.9, noise_variance=0.0)
+    kalman = zoo.create_solver("kalman_filter", **widths, transition=rho, noise_variance=0.0)
     # The best size for twenty examples, as evaluate.py fits it.
     plain = zoo.create_solver("gradient_descent", **widths, step_size=0.0238)
     curves(
@@ -227,6 +237,7 @@ def drawn(spec: EpisodeSpec, num_episodes: int) -> Episodes:
 
 def model_of(name: str) -> GDSSM:
     """A shipped `gd_ssm`."""
+    assert name in SHIPPED
     model = zoo.load(name)
     assert isinstance(model, GDSSM)
     return model
@@ -297,12 +308,20 @@ MAKERS: tuple[Callable[[], Figure], ...] = (
 )
 
 
+def drawn_from() -> str:
+    """Hash of the shipped weights that figures are drawn from, which each figure holds."""
+    weights = [
+        read_card(ROOT / "checkpoints" / name).files["model.safetensors"] for name in SHIPPED
+    ]
+    return hashlib.sha256(" ".join(file.sha256 for file in weights).encode()).hexdigest()
+
+
 def main(directory: Path = FIGURES) -> None:
     # The same figure is the same file: no date, and names that do not change.
     matplotlib.rcParams.update({"svg.hashsalt": "icl-zoo", "svg.fonttype": "path"})
     for make in MAKERS:
         path = directory / f"{make.__name__}.svg"
-        make().savefig(path, metadata={"Date": None})
+        make().savefig(path, metadata={"Date": None, "Description": drawn_from()})
         print(path, file=sys.stderr)
 
 

@@ -24,7 +24,12 @@ def test_every_figure_can_be_made_and_is_shown_on_a_page(tmp_path: Path) -> None
         for name in re.findall(r"\]\(figures/([^)]+)\)", (DOCS / page).read_text())
     }
     assert made == shown
-    assert {(DOCS / "figures" / name).exists() for name in made} == {True}
+    for name in made:
+        drawn_from = re.search(
+            "<dc:description>(.*)</dc:description>", (DOCS / "figures" / name).read_text()
+        )
+        assert drawn_from is not None
+        assert drawn_from[1] == MAKER["drawn_from"](), f"python docs/make_figures.py renews {name}"
 
 
 @pytest.mark.parametrize("step_sizes", [(0.6,), (0.4, 1.1), (0.3, 0.4, 0.8, 2.0)])
