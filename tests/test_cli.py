@@ -122,6 +122,16 @@ def test_download_then_verify(run: Run, location: Path, tmp_path: Path) -> None:
     assert run("verify", location / "s5.linear")[0] == 1
 
 
+def test_verify_passes_over_what_is_being_written(
+    run: Run, make_checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint()
+    monkeypatch.setattr(cli, "CHECKPOINTS", checkpoint.parent)
+    checkpoint.with_name("gd_ssm.next.writing").mkdir()
+    code, output, _ = run("verify")
+    assert (code, output) == (0, "gd_ssm.test: ok\n")
+
+
 def test_export_renews_the_index_and_refuses_a_taken_name(
     run: Run, make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:

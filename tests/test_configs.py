@@ -1,6 +1,9 @@
 """Every shipped configuration composes, builds and trains."""
 
+import re
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,9 @@ from rich.console import Console
 
 import zoo
 from train import train
+from zoo.hub.find import CHECKPOINTS
+from zoo.hub.index import read_index
+from zoo.hub.io import read_card
 from zoo.training.module import NonFiniteError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -83,3 +89,40 @@ def test_the_seed_alone_decides_the_start(tmp_path: Path) -> None:
         starts.append(next(zoo.load(directory / "checkpoint").parameters()))
     assert torch.equal(starts[0], starts[1])
     assert (starts[0] - starts[2]).abs().max() > 1e-3
+
+
+@pytest.fixture
+def zoo_experiments() -> list[str]:
+    """The Makefile's ZOO, the experiments that `make zoo` trains and exports."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    run = subprocess.run(
+        [make, "-s", "--no-print-directory", "-f", "Makefile", "-f", "-", "names"],
+        cwd=CONFIGS.parent,
+        input="names: ; @echo $(ZOO)\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout.split()
+
+
+def test_every_experiment_of_the_zoo_is_there_once(zoo_experiments: list[str]) -> None:
+    assert zoo_experiments
+    assert len(set(zoo_experiments)) == len(zoo_experiments)
+    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} >= {*zoo_experiments}
+
+
+def test_shipped_checkpoints_come_from_experiments_of_the_zoo(zoo_experiments: list[str]) -> None:
+    names = read_index(CHECKPOINTS).checkpoints
+    if len(names) < len(zoo_experiments):
+        pytest.skip(f"{len(names)} checkpoints are shipped, {len(zoo_experiments)} are listed")
+    commands = {name: read_card(CHECKPOINTS / name).command for name in names}
+    strange = {
+        name: command
+        for name, command in commands.items()
+        if not (found := re.match(r"python train\.py experiment=(\w+)(?: |$)", command))
+        or found[1] not in zoo_experiments
+    }
+    assert strange == {}

@@ -31,7 +31,7 @@ from zoo.hub.find import (
     locate,
 )
 from zoo.hub.index import IndexEntry, read_index
-from zoo.hub.io import check_checkpoint
+from zoo.hub.io import STAGING, check_checkpoint
 from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number
 
 app = typer.Typer(
@@ -184,7 +184,8 @@ def verify_command(
             raise CheckpointError(f"{name} is not here; python -m zoo download {name}")
         places[name] = place
     if not names:
-        places |= {path.name: path for path in sorted(CHECKPOINTS.glob("*/")) if path.is_dir()}
+        here = [path for path in sorted(CHECKPOINTS.glob("*/")) if path.is_dir()]
+        places |= {path.name: path for path in here if not path.name.endswith(STAGING)}
         cached = (cache_directory() / "checkpoints").glob("*/card.json")
         places |= {str(path.parent): path.parent for path in sorted(cached)}
     problems = {name: problem_of(path) for name, path in places.items()}
@@ -246,7 +247,7 @@ def index_command(
     """Renew index.json, the model cards and docs/zoo.md from the cards."""
     stale = [*stale_files(directory)] if check else write_generated(directory)
     for path in stale:
-        print(f"{'stale' if check else 'wrote'} {path}")
+        print(f"{'stale' if check else 'wrote' if path.exists() else 'removed'} {path}")
     print(f"{len(read_index(directory).checkpoints)} checkpoints in {directory}")
     if check and stale:
         raise typer.Exit(1)

@@ -1,6 +1,5 @@
 """The figures of the leaderboard."""
 
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -24,6 +23,10 @@ def card(make_checkpoint: MakeCheckpoint) -> Card:
     return changed(card, curves=CURVES, data=card.data | {"function": {"name": "linear"}})
 
 
+def texts(svg: bytes) -> set[str]:
+    return {"".join(text.itertext()).strip() for text in ElementTree.fromstring(svg).iter()}
+
+
 def changed(card: Card, **changes: Any) -> Card:
     return Card.model_validate(card.model_dump() | changes)
 
@@ -31,8 +34,9 @@ def changed(card: Card, **changes: Any) -> Card:
 def test_a_chart_names_models_and_algorithms_and_says_what_it_shows(card: Card) -> None:
     (comparison,) = comparisons([card])
     svg = chart(comparison)
-    texts = {"".join(text.itertext()).strip() for text in ElementTree.fromstring(svg).iter()}
-    assert {"gd_ssm.test", "zero", "parameters", "numbers in the state", "0.5*MSE"} <= texts
+    shown = texts(svg)
+    assert {"gd_ssm.test", "zero", "parameters", "numbers in the state", "0.5*MSE"} <= shown
+    assert "examples in the context" in shown
     assert shows(svg, comparison)
     assert chart(comparison) == svg
 
@@ -57,7 +61,33 @@ def test_kinds_of_episodes_with_one_label_have_charts_of_their_own(card: Card) -
     assert slugs == ["linear_d3_N6_1_", "linear_d3_N6_2_"]
 
 
-def test_a_slug_cannot_leave_its_folder(card: Card) -> None:
-    function = {"function": {"name": "../../x"}}
-    (comparison,) = comparisons([changed(card, data=card.data | function)])
-    assert Path(comparison.slug).name == comparison.slug
+def test_a_new_kind_of_episodes_does_not_rename_others(card: Card) -> None:
+    other = changed(card, name="gd_ssm.other", data=card.data | {"inputs": {"name": "gaussian"}})
+    before = {comparison.slug for comparison in comparisons([card, other])}
+    early = changed(card, name="gd_ssm.early", data=card.data | {"function": {"name": "a"}})
+    after = {comparison.slug for comparison in comparisons([card, other, early])}
+    assert after == before | {"a_d3_N6"}
+
+
+def test_large_and_small_noise_have_figures_of_their_own(card: Card) -> None:
+    cards = [changed(card, data=card.data | {"noise": noise}) for noise in (1e5, 1e6, 1e-6)]
+    slugs = {comparison.slug for comparison in comparisons(cards)}
+    assert slugs == {f"linear_d3_N6_noise{noise}" for noise in ("100000", "1e_06", "1e-06")}
+
+
+def test_without_curves_models_and_algorithms_are_still_named(card: Card) -> None:
+    (comparison,) = comparisons([changed(card, curves={})])
+    shown = texts(chart(comparison))
+    assert {"gd_ssm.test", "zero", "parameters", "numbers in the state", "0.5*MSE"} <= shown
+    assert "examples in the context" not in shown
+
+
+def test_any_number_of_models_and_algorithms_fits_into_a_chart(card: Card) -> None:
+    solvers = {f"solver_{n}": card.reference_metrics["zero"].model_dump() for n in range(12)}
+    curves = CURVES | dict.fromkeys(solvers, CURVES["zero"])
+    cards = [
+        changed(card, name=f"gd_ssm.m{n}", curves=curves, reference_metrics=solvers)
+        for n in range(24)
+    ]
+    (comparison,) = comparisons(cards)
+    assert {*solvers, *(card.name for card in cards)} <= texts(chart(comparison))

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 import zoo
 from tests.conftest import MakeCheckpoint
 from zoo.hub.card import Card, CheckpointError
-from zoo.hub.export import BEGIN, END, PAGE, export, stale_files, write_generated
+from zoo.hub.export import BEGIN, CHARTS, END, PAGE, export, stale_files, write_generated
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import build_index, read_index
 from zoo.hub.io import WEIGHTS, check_checkpoint, read_card
@@ -87,6 +89,38 @@ def test_the_index_refuses_a_directory_of_another_name(checkpoint: Path) -> None
         build_index(checkpoint.parent)
 
 
+@pytest.mark.parametrize("end", [".writing", ".replaced"])
+def test_what_another_process_left_behind_breaks_nothing(
+    checkpoint: Path, tmp_path: Path, end: str
+) -> None:
+    target = tmp_path / "target"
+    for name, data in (("gd_ssm.a", (checkpoint / "card.json").read_text()), ("gd_ssm.b", "{")):
+        (target / (name + end)).mkdir(parents=True)
+        (target / (name + end) / "card.json").write_text(data)
+    export(checkpoint, "gd_ssm.linear", target)
+    assert [*read_index(target).checkpoints] == ["gd_ssm.linear"]
+    assert stale_files(target) == {}
+    with pytest.raises(CheckpointError, match="ends as that of a directory being written"):
+        export(checkpoint, f"gd_ssm.linear{end}", target)
+
+
+def test_exports_at_once_are_all_listed(checkpoint: Path, tmp_path: Path) -> None:
+    names = [f"gd_ssm.m{n}" for n in range(8)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: export(checkpoint, name, tmp_path / "target"), names))
+    assert [*read_index(tmp_path / "target").checkpoints] == names
+    assert stale_files(tmp_path / "target") == {}
+
+
+def test_what_is_generated_waits_for_an_export(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(tmp_path / ".lock"):
+            waiting = pool.submit(write_generated, tmp_path)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+        assert waiting.result(timeout=60) == [tmp_path / "index.json"]
+
+
 def test_an_empty_directory_has_an_index(tmp_path: Path) -> None:
     assert write_generated(tmp_path) == [tmp_path / "index.json"]
     assert read_index(tmp_path).checkpoints == {}
@@ -125,6 +159,12 @@ def test_the_leaderboard_goes_between_its_marks(
     assert page.read_text().endswith(f"{END}\nafter\n")
     assert "old" not in page.read_text()
     assert "gd_ssm.test" in page.read_text()
+    (chart,) = (tmp_path / CHARTS).glob("*.svg")
+    unwanted = chart.with_name("sine_d1_N10.svg")
+    unwanted.write_bytes(chart.read_bytes())
+    assert stale_files(checkpoint.parent) == {unwanted: None}
+    assert write_generated(checkpoint.parent) == [unwanted]
+    assert [*(tmp_path / CHARTS).glob("*.svg")] == [chart]
     page.write_text("no marks")
     with pytest.raises(CheckpointError, match="has no place for the leaderboard"):
         write_generated(checkpoint.parent)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import zoo
 from tests.conftest import MakeCheckpoint
 from zoo.hub.card import CheckpointError
+from zoo.hub.export import BEGIN, END, export
 
 WEIGHTS = "model.safetensors"
 
@@ -40,6 +41,8 @@ def safetensors(header: Any, body: bytes = b"") -> bytes:
 
 
 HUGE = 10**15
+METRIC = {"value": 0.2, "ci95": 0.01, "num_episodes": 100, "eval_seed": 0}
+POINT = {"value": 0.2, "ci95": 0.01}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,23 @@ HUGE = 10**15
         ("gd_ssm", {"files": {WEIGHTS: {"sha256": "0" * 64, "bytes": -1}}}, "bytes: Input should"),
         ("gd_ssm", {"command": "\x1b[2Jpython train.py"}, "command: String should match"),
         ("gd_ssm", {"metrics": {"\x1b[2J": {}}}, "metrics.*String should match"),
+        ("gd_ssm", {"state_size": 10**400}, "state_size: Input should be less than or equal to"),
+        ("gd_ssm", {"num_parameters": 2**53 + 1}, "num_parameters: Input should be less than or"),
+        ("gd_ssm", {"metrics": {"m": METRIC | {"ci95": -1}}}, "m.ci95: Input should be greater"),
+        ("gd_ssm", {"metrics": {"x" * 101: METRIC}}, "metrics.*should have at most 100"),
+        ("gd_ssm", {"curves": {"model": [POINT | {"ci95": -1}]}}, "ci95: Input should be greater"),
+        ("gd_ssm", {"curves": {"x" * 101: [POINT]}}, "curves.*should have at most 100"),
+        ("gd_ssm", {"curves": {str(n): [] for n in range(101)}}, "curves: .* at most 100 items"),
+        (
+            "gd_ssm",
+            {"curves": {"model": [None] * 100_001}},
+            "curves.model: .* at most 100000 items",
+        ),
+        (
+            "gd_ssm",
+            {"reference_metrics": {str(n): METRIC for n in range(101)}},
+            "reference_metrics: .* at most 100 items",
+        ),
         ("gd_ssm", {"training": None}, "training: Input should be a valid dictionary"),
         ("gd_ssm", {"created": "yesterday"}, "created: Input should be a valid datetime"),
         ("transformer", {"model_args": {"d_model": HUGE, "d_x": 3, "d_y": 3}}, "card.json: "),
@@ -121,6 +141,57 @@ def test_json_that_is_no_card_is_refused(
     (checkpoint / "card.json").write_text(text)
     with pytest.raises(CheckpointError, match=message):
         zoo.load(checkpoint)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of checkpoints that, like the repository's, is shown on a page."""
+    page = tmp_path / "docs" / "zoo.md"
+    page.parent.mkdir()
+    page.write_text(f"{BEGIN}\n{END}\n")
+    monkeypatch.setattr("zoo.hub.export.CHECKPOINTS", tmp_path / "shipped")
+    monkeypatch.setattr("zoo.hub.export.PAGE", page)
+    return tmp_path / "shipped"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"function": {"name": "<script>..](http://evil) ![x"}}}, "function.name"),
+        ({"data": {"function": {"name": "$\\frac$"}}}, "function.name"),
+        ({"data": {"function": {"name": "a b"}}}, "function.name"),
+        ({"data": {"function": {"name": "linear\n"}}}, "function.name"),
+        ({"data": {"function": {"name": "x" * 5000}}}, "function.name"),
+        ({"data": {"num_context": 10**400}}, "num_context"),
+        ({"metrics": {"test/half_mse_query": METRIC | {"value": 1e308}}}, "cannot be drawn"),
+        ({"data": {"indented": [0] * 200_000}}, "a card at most 1000000"),
+    ],
+    ids=["markup", "formula", "space", "line", "long", "digits", "loss", "large"],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_card_that_cannot_be_shown_is_not_exported(
+    make_checkpoint: MakeCheckpoint, shipped: Path, change: dict[str, Any], message: str
+) -> None:
+    checkpoint = make_checkpoint()
+    edit_card(checkpoint, lambda card: card["data"].update(function={"name": "linear"}))
+    edit_card(checkpoint, lambda card: card.update(change | {"data": card["data"]}))
+    edit_card(checkpoint, lambda card: card["data"].update(change.get("data", {})))
+    with pytest.raises(CheckpointError, match=message):
+        export(checkpoint, "gd_ssm.test", shipped)
+    assert not [path for path in shipped.glob("*") if path.name != ".lock"]
+    assert sorted(path.name for path in shipped.with_name("docs").iterdir()) == ["zoo.md"]
+
+
+def test_names_from_a_card_are_no_formulas(make_checkpoint: MakeCheckpoint, shipped: Path) -> None:
+    checkpoint = make_checkpoint()
+    formula = "$\\frac$"
+    fields = {"curves": {formula: [POINT]}, "reference_metrics": {f"{formula} 2": METRIC}}
+    edit_card(checkpoint, lambda card: card.update(fields))
+    edit_card(checkpoint, lambda card: card["data"].update(function={"name": "linear"}))
+    export(checkpoint, "gd_ssm.test", shipped)
+    svg = (shipped.with_name("docs") / "figures" / "zoo" / "linear_d3_N6.svg").read_text()
+    assert f">{formula}<" in svg
+    assert f">{formula} 2<" in svg
 
 
 Q = {"dtype": "F32", "shape": [3, 3], "data_offsets": [0, 36]}

@@ -8,7 +8,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
+    NonNegativeFloat,
     PositiveInt,
     ValidationError,
 )
@@ -23,6 +23,11 @@ Text = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
 CheckpointName = Annotated[
     str, Field(pattern=r"^[a-z0-9_]+\.[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=100)
 ]
+# A name beside a number, in tables and figures.
+Label = Annotated[Text, Field(max_length=100)]
+# Floating-point numbers, such as the axes of figures, hold every integer up to here.
+Count = Annotated[int, Field(ge=0, le=2**53)]
+PositiveCount = Annotated[Count, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SchemaVersion = Annotated[int, Field(gt=0, strict=True)]
 
@@ -48,7 +53,7 @@ class FileEntry(Plain):
     """
 
     sha256: Sha256
-    bytes: PositiveInt
+    bytes: PositiveCount
 
 
 class MetricEntry(Plain):
@@ -62,8 +67,8 @@ class MetricEntry(Plain):
     """
 
     value: float
-    ci95: float
-    num_episodes: PositiveInt
+    ci95: NonNegativeFloat
+    num_episodes: PositiveCount
     eval_seed: int
 
 
@@ -76,7 +81,12 @@ class CurvePoint(Plain):
     """
 
     value: float
-    ci95: float
+    ci95: NonNegativeFloat
+
+
+Curve = Annotated[list[CurvePoint | None], Field(max_length=100_000)]
+# More than fit into a table or a figure.
+MANY = Field(max_length=100)
 
 
 class TrainingEntry(Plain):
@@ -94,8 +104,8 @@ class TrainingEntry(Plain):
         wall_time_s: Seconds spent training, summed over resumed parts.
     """
 
-    steps: NonNegativeInt
-    episodes: NonNegativeInt
+    steps: Count
+    episodes: Count
     batch_size: PositiveInt
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
@@ -138,15 +148,15 @@ class Card(Plain):
     architecture: Text
     model_args: dict[str, Any]
     token_layout: Text
-    num_parameters: NonNegativeInt
-    state_size: NonNegativeInt
+    num_parameters: Count
+    state_size: Count
     dtype: Text
     files: dict[str, FileEntry]
     data: dict[str, Any]
     training: TrainingEntry
-    metrics: dict[Text, MetricEntry]
-    reference_metrics: dict[Text, MetricEntry]
-    curves: dict[Text, list[CurvePoint | None]] = {}
+    metrics: dict[Label, MetricEntry]
+    reference_metrics: Annotated[dict[Label, MetricEntry], MANY]
+    curves: Annotated[dict[Label, Curve], MANY] = {}
     versions: dict[Text, Text]
     git_commit: Text | None
     command: Text

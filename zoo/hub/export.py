@@ -1,10 +1,20 @@
 """From a run to a directory of checkpoints that any file server can serve as it is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from zoo.hub.card import Card, CheckpointError
+from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError, parse_card
 from zoo.hub.find import CHECKPOINTS
-from zoo.hub.index import INDEX, build_index, check_name, index_bytes, index_entry
+from zoo.hub.index import (
+    INDEX,
+    Index,
+    IndexEntry,
+    build_index,
+    check_name,
+    index_bytes,
+    index_entry,
+)
 from zoo.hub.io import (
     CARD,
     WEIGHTS,
@@ -41,7 +51,7 @@ def export(
 
     Raises:
         CheckpointError: If the checkpoint or the name cannot be used, the name is taken, or another
-            checkpoint in the directory is broken.
+            checkpoint in the directory is broken; then nothing is written.
         OSError: If the directory cannot be written.
     """
     source = run / "checkpoint" if (run / "checkpoint" / CARD).is_file() else run
@@ -52,17 +62,23 @@ def export(
         card = Card.model_validate(card.model_dump() | {"name": name})
     except ValueError:
         raise CheckpointError(f"{name!r} is not a name: letters, digits and _.- only") from None
-    index_entry(card, card_bytes(card), source / CARD)
-    build_index(directory)
-    target = directory / name
-    if target.exists() and not replace:
-        raise CheckpointError(f"{target} exists; --replace replaces it")
+    data = card_bytes(card)
+    parse_card(data, source / CARD)  # written in another way, it may be too large
+    entry = index_entry(card, data, source / CARD)
     weights = (source / WEIGHTS).read_bytes()
     if sha256_of(weights) != card.files[WEIGHTS].sha256:
         raise CheckpointError(f"{source / WEIGHTS} changed while it was read")
-    readme = model_card(card).encode()
-    write_directory(target, {WEIGHTS: weights, CARD: card_bytes(card), README: readme})
-    write_generated(directory)
+    target = directory / name
+    with _lock(directory):
+        checkpoints = build_index(directory).checkpoints
+        if target.exists() and not replace:
+            raise CheckpointError(f"{target} exists; --replace replaces it")
+        cards = [card, *(read_card(directory / other) for other in checkpoints if other != name)]
+        # Everything is made before anything is written: it may turn out that it cannot be.
+        stale = _stale(directory, checkpoints | {name: entry}, cards)
+        readme = model_card(card).encode()
+        write_directory(target, {WEIGHTS: weights, CARD: data, README: readme})
+        _renew(stale)
     return target
 
 
@@ -70,33 +86,40 @@ def write_generated(directory: Path = CHECKPOINTS) -> list[Path]:
     """Renews everything that is made from the cards in a directory.
 
     Returns:
-        The files that were stale.
+        The files that were stale, those included that are removed.
 
     Raises:
         CheckpointError: If a card cannot be used.
         OSError: If a file cannot be written.
     """
-    stale = stale_files(directory)
-    for path, content in stale.items():
-        write_file(path, content)
+    with _lock(directory):
+        stale = stale_files(directory)
+        _renew(stale)
     return list(stale)
 
 
-def stale_files(directory: Path = CHECKPOINTS) -> dict[Path, bytes]:
+def stale_files(directory: Path = CHECKPOINTS) -> dict[Path, bytes | None]:
     """The files made from cards that are not what the cards say, with what they should hold.
 
     These are `index.json`, the `README.md` of every checkpoint and, for the checkpoints of the
-    repository, `docs/zoo.md` with its figures.
+    repository, `docs/zoo.md` with its figures. None stands for a figure of nothing that is there.
 
     Raises:
         CheckpointError: If a card cannot be used.
     """
-    index = build_index(directory)
-    cards = [read_card(directory / name) for name in index.checkpoints]
+    checkpoints = build_index(directory).checkpoints
+    return _stale(directory, checkpoints, [read_card(directory / name) for name in checkpoints])
+
+
+def _stale(
+    directory: Path, checkpoints: dict[str, IndexEntry], cards: list[Card]
+) -> dict[Path, bytes | None]:
+    cards = sorted(cards, key=lambda card: card.name)
+    index = Index(schema_version=SCHEMA_VERSION, checkpoints=dict(sorted(checkpoints.items())))
     wanted = {directory / INDEX: index_bytes(index)}
     for card in cards:
         wanted[directory / card.name / README] = model_card(card).encode()
-    stale = {}
+    stale: dict[Path, bytes | None] = {}
     if directory.resolve() == CHECKPOINTS:
         wanted[PAGE] = _with_leaderboard(PAGE, cards).encode()
         stale = _stale_charts(cards)
@@ -107,13 +130,35 @@ def stale_files(directory: Path = CHECKPOINTS) -> dict[Path, bytes]:
     }
 
 
-def _stale_charts(cards: list[Card]) -> dict[Path, bytes]:
+def _renew(stale: dict[Path, bytes | None]) -> None:
+    for path, content in stale.items():
+        if content is None:
+            path.unlink()
+        else:
+            write_file(path, content)
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Processes that write to one directory of checkpoints wait for each other."""
+    from filelock import FileLock  # only when something is written
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / ".lock"):
+        yield
+
+
+def _stale_charts(cards: list[Card]) -> dict[Path, bytes | None]:
     from zoo.hub.charts import chart, shows  # matplotlib, which nothing else here needs
 
-    paths = {PAGE.parent / CHARTS / f"{c.slug}.svg": c for c in comparisons(cards)}
-    return {
+    folder = PAGE.parent / CHARTS
+    wanted = {folder / f"{c.slug}.svg": c for c in comparisons(cards)}
+    stale: dict[Path, bytes | None] = {
+        path: None for path in sorted(folder.glob("*.svg")) if path not in wanted
+    }
+    return stale | {
         path: chart(comparison)
-        for path, comparison in paths.items()
+        for path, comparison in wanted.items()
         if not path.is_file() or not shows(path.read_bytes(), comparison)
     }
 

@@ -1,29 +1,36 @@
 """The index of a directory of checkpoints: a row for each, and the hash of its card."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, ValidationError
 
 from zoo.hub.card import (
+    MANY,
     SCHEMA_VERSION,
     Card,
     CheckpointError,
     CheckpointName,
+    Count,
+    Label,
     MetricEntry,
     Plain,
+    PositiveCount,
     SchemaVersion,
     Sha256,
     Text,
     parse_plain,
 )
-from zoo.hub.io import CARD, read_card, sha256_of
+from zoo.hub.io import CARD, STAGING, read_card, sha256_of
 
 INDEX = "index.json"
 # An index is read into memory before anything is known about it.
 MAX_INDEX_BYTES = 10_000_000
 # The loss a checkpoint is listed with: the one it was trained on, at the query.
 LISTED_METRICS = ("test/half_mse_query", "test/cross_entropy_query")
+
+# It becomes part of headings and of figures' names.
+Family = Annotated[str, Field(pattern="^[a-z0-9_]+$", max_length=50)]
 
 
 class IndexEntry(Plain):
@@ -49,20 +56,20 @@ class IndexEntry(Plain):
     """
 
     sha256: Sha256
-    bytes: PositiveInt
+    bytes: PositiveCount
     architecture: Text
-    family: Text
-    d_x: PositiveInt
-    d_y: PositiveInt
-    num_context: PositiveInt
+    family: Family
+    d_x: PositiveCount
+    d_y: PositiveCount
+    num_context: PositiveCount
     noise: float
-    num_parameters: NonNegativeInt
-    state_size: NonNegativeInt
+    num_parameters: Count
+    state_size: Count
     metric: Text
     error: MetricEntry
-    references: dict[Text, MetricEntry]
-    steps: NonNegativeInt
-    episodes: NonNegativeInt
+    references: Annotated[dict[Label, MetricEntry], MANY]
+    steps: Count
+    episodes: Count
     wall_time_s: float
 
     @property
@@ -121,19 +128,23 @@ def index_entry(card: Card, data: bytes, source: object) -> IndexEntry:
         )
     except ValidationError:
         raise CheckpointError(
-            f"{source}: data must say function.name, d_x, d_y, num_context and noise, "
-            f"got {episodes}"
+            f"{source}: data must say function.name (a-z, 0-9 and _, at most 50), d_x, d_y, "
+            f"num_context and noise, got {episodes}"
         ) from None
 
 
 def build_index(directory: Path) -> Index:
     """The index of the checkpoints in a directory, from their cards.
 
+    What another process is writing, or has left behind when it was killed, is passed over.
+
     Raises:
         CheckpointError: If a card cannot be used, or does not have its directory's name.
     """
     checkpoints = {}
     for path in sorted(directory.glob(f"*/{CARD}")):
+        if path.parent.name.endswith(STAGING):
+            continue
         card = read_card(path.parent)
         check_name(card.name, card, path)
         if path.parent.name != card.name:
@@ -143,11 +154,15 @@ def build_index(directory: Path) -> Index:
 
 
 def check_name(name: str, card: Card, source: object) -> None:
-    """Raises CheckpointError if a name does not begin with the card's architecture."""
+    """Raises CheckpointError if a name cannot be that of a directory for the card."""
     if not name.startswith(f"{card.architecture}."):
         raise CheckpointError(
             f"{source}: a checkpoint of {card.architecture} is named {card.architecture}.TAG, "
             f"got {name!r}"
+        )
+    if name.endswith(STAGING):
+        raise CheckpointError(
+            f"{source}: the name {name!r} ends as that of a directory being written"
         )
 
 

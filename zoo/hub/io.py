@@ -29,6 +29,8 @@ from zoo.registry import create_model
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
+# How directories end whose name is not yet, or no longer, that of what they hold.
+WRITING, REPLACED = STAGING = (".writing", ".replaced")
 # Beyond these, nothing is read into memory.
 MAX_WEIGHTS_BYTES = 2**30
 MAX_HEADER_BYTES = 2**24
@@ -75,8 +77,8 @@ def write_directory(directory: Path, files: dict[str, bytes]) -> None:
     Raises:
         OSError: If it cannot be written; what stood there before stays.
     """
-    staging = directory.with_name(f"{directory.name}.writing")
-    replaced = directory.with_name(f"{directory.name}.replaced")
+    staging = directory.with_name(f"{directory.name}{WRITING}")
+    replaced = directory.with_name(f"{directory.name}{REPLACED}")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         if replaced.exists() and not directory.exists():  # a process was killed between two renames

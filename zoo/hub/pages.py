@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
     @property
     def slug(self) -> str:
         """The episodes as a part of a file's name, e.g. `linear_d10_N10`."""
-        return re.sub(r"[^A-Za-z0-9.]+", "_", self.episodes.replace("=", ""))
+        return re.sub(r"[^A-Za-z0-9.-]+", "_", self.episodes.replace("=", ""))
 
 
 def comparisons(cards: Sequence[Card]) -> list[Comparison]:
@@ -72,12 +72,14 @@ def comparisons(cards: Sequence[Card]) -> list[Comparison]:
         same = (data, entry.metric, entry.error.num_episodes, entry.error.eval_seed)
         key = (_episodes_label(card, entry), json.dumps(same, sort_keys=True))
         groups.setdefault(key, []).append((card, entry))
-    # Kinds that differ in what a label does not say are numbered.
-    labels = [label for label, _ in sorted(groups)]
-    return [
-        _comparison(f"{key[0]} ({n})" if labels.count(key[0]) > 1 else key[0], groups[key])
-        for n, key in enumerate(sorted(groups), start=1)
-    ]
+    keys = sorted(groups)
+    labels = [label for label, _ in keys]
+    found = []
+    for place, (group, label) in enumerate(zip(keys, labels, strict=True)):
+        # Kinds that differ in what a label does not say are numbered.
+        suffix = f" ({labels[: place + 1].count(label)})" if labels.count(label) > 1 else ""
+        found.append(_comparison(label + suffix, groups[group]))
+    return found
 
 
 def _episodes_label(card: Card, entry: IndexEntry) -> str:
@@ -108,13 +110,14 @@ def leaderboard(cards: Sequence[Card]) -> str:
 
 
 def _leaderboard_section(comparison: Comparison) -> str:
+    episodes = _plain(comparison.episodes)
     lines = [
-        f"### {comparison.episodes}",
+        f"### {episodes}",
         "",
         f"{METRIC_LABELS[comparison.metric]} at the query on {comparison.num_episodes:,} test "
         f"episodes (seed {comparison.eval_seed}).",
         "",
-        f"![losses on {comparison.episodes}](figures/zoo/{comparison.slug}.svg)",
+        f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
         f"| predictor | parameters | state | {METRIC_LABELS[comparison.metric]} | "
         f"/ {REFERENCE} | training episodes | seconds |",
