@@ -17,7 +17,7 @@ from datamodules.datamodule import EVAL_SEED
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import learning_curve_figure, weights_figure
 from zoo.analysis.report import Report
-from zoo.analysis.seeds import numbers_of, summary_over_seeds
+from zoo.analysis.seeds import first_step_over_seeds, numbers_of, summary_over_seeds
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
@@ -69,6 +69,7 @@ def hyperparameters_of(
         "weight_decay": optim.weight_decay,
         "batch_size": settings.batch_size,
         "seed": settings.seed,
+        "seeds": settings.seeds,
     }
 
 
@@ -81,7 +82,7 @@ def card_of(
     model: Predictor,
     wall_time_s: float,
 ) -> dict[str, Any]:
-    """The fields of the card that do not follow from the weights."""
+    """The fields of the card that do not follow from the weights; `wall_time_s` is of all seeds."""
     measured = {"num_episodes": report.num_episodes, "eval_seed": EVAL_SEED}
     optim = dict(settings.optim)
     schedule = {name: optim.pop(name) for name in ("warmup_steps", "decay_fraction")}
@@ -101,7 +102,7 @@ def card_of(
             "seed": settings.seed,
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
-            "wall_time_s": round(wall_time_s, 3),
+            "wall_time_s": round(wall_time_s / settings.seeds, 3),
         },
         "metrics": {n: m._asdict() | measured for n, m in report.model_metrics().items()},
         "reference_metrics": {
@@ -118,7 +119,8 @@ def card_of(
         "git_commit": git_commit(),
         "notes": ""
         if settings.seeds == 1
-        else f"One of {settings.seeds} seeds trained side by side; wall_time_s is that of all.",
+        else f"One of {settings.seeds} seeds trained side by side; wall_time_s is its share, the "
+        f"seconds of all divided by {settings.seeds}.",
         "command": shlex.join(["python", *sys.argv]),
         "created": datetime.now(UTC),
         "license": "Apache-2.0",
@@ -144,6 +146,7 @@ def summarize(
 ) -> dict[str, Any]:
     """What all seeds reached, as plain data."""
     first_step = "first_step_within_1_percent"
+    first_steps = {seed: found[first_step] for seed, found in metrics.items()}
     return {
         "seeds": module.seeds,
         "diverged": list(module.diverged),
@@ -151,10 +154,6 @@ def summarize(
         "steps": trainer.global_step,
         "num_episodes": num_episodes,
         "eval_seed": EVAL_SEED,
-        "metrics": summary_over_seeds(
-            {
-                seed: numbers_of(report) | {first_step: metrics[seed][first_step]}
-                for seed, report in reports.items()
-            }
-        ),
+        first_step: first_step_over_seeds(first_steps),
+        "metrics": summary_over_seeds({s: numbers_of(report) for s, report in reports.items()}),
     }

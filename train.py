@@ -1,8 +1,10 @@
 """Trains a model on episodes drawn on the fly, measures it and exports it as a checkpoint."""
 
 import logging
+import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,19 +125,26 @@ def train(
     check_world_size(trainer.world_size, multirun)
     check_seeds(settings, trainer.world_size, str(trainer.precision))
     objects = {"trainer": trainer, "module": module, "datamodule": datamodule}
-    if trainer.is_global_zero:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir)
     if isinstance(module, LitReplicas):
         module.configure_model()
         in_turn = module.takes_turns_on(trainer.strategy.root_device)
         way = "in turn within every step" if in_turn else "as one batch"
         console.print(f"{settings.seeds} seeds {way}; no alignment or figures before the end")
+    if trainer.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir)
     trainer.fit(module, datamodule, ckpt_path=resumable.path if resumable.path.exists() else None)
     models = module.whole_models()
     if not trainer.is_global_zero:
         return {}, objects
 
+    # What an earlier end of the run has left, with fewer steps and other seeds that diverged. That
+    # metrics.json is there says that a run is over: it goes first and is written last.
+    (run_dir / "metrics.json").unlink(missing_ok=True)
+    if isinstance(module, LitReplicas):
+        for seed in module.seeds:
+            if (run_dir / f"seed_{seed}").exists():
+                shutil.rmtree(run_dir / f"seed_{seed}")
     first_steps = {c.metric: c.first_step for c in callbacks if isinstance(c, TimeToSolution)}
     all_metrics, reports, cards = {}, {}, {}
     for seed, model in models.items():
@@ -147,7 +156,7 @@ def train(
             spec.mean_function(),
         )
         prefix = "" if settings.seeds == 1 else f"seed_{seed}/"
-        metrics = report.as_dict() | {
+        all_metrics[seed] = report.as_dict() | {
             "eval_seed": EVAL_SEED,
             "first_step_within_1_percent": next(
                 (step for name, step in first_steps.items() if name.startswith(prefix)), None
@@ -156,23 +165,25 @@ def train(
         }
         directory = run_dir / prefix
         directory.mkdir(exist_ok=True)
-        write_json(directory / "metrics.json", metrics)
         of_seed = settings.model_copy(update={"seed": seed})
         card = card_of(of_seed, spec, report, trainer, module, model, resumable.wall_time_s)
         cards[f"{prefix}card"] = save_checkpoint(directory / "checkpoint", model, card)
         write_figures(report, model, references["gradient_descent"], trainer, directory, prefix)
-        all_metrics[seed], reports[seed] = metrics, report
+        if settings.seeds > 1:
+            write_json(directory / "metrics.json", all_metrics[seed])
+        reports[seed] = report
     if isinstance(module, LitReplicas):
         metrics = summarize(all_metrics, reports, module, trainer, settings.eval_episodes)
-        write_json(run_dir / "metrics.json", metrics)
-        console.print(seeds_table(metrics["metrics"], module.diverged))
+        console.print(seeds_table(metrics, module.diverged))
         means = {name: found["mean"] for name, found in metrics["metrics"].items()}
         values = {name: mean for name, mean in means.items() if mean is not None}
     else:
+        metrics, report = all_metrics[settings.seed], reports[settings.seed]
         values = {name: metric.value for name, metric in report.model_metrics().items()}
         for table in report_tables(report):
             console.print(table)
     board.finish(trainer, values, cards)
+    write_json(run_dir / "metrics.json", metrics)
     checkpoint = run_dir / ("checkpoint" if settings.seeds == 1 else "seed_*/checkpoint")
     console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
     console.print(f"metrics     {run_dir / 'metrics.json'}", soft_wrap=True)
@@ -218,12 +229,21 @@ def callbacks_of(settings: RunSettings) -> list[pl.Callback]:
     return found
 
 
+def objective_of(trainer: pl.Trainer, module: LitPredictor) -> float | None:
+    """The validation error at the query that a search minimises; infinite if a seed diverged."""
+    if isinstance(module, LitReplicas) and module.diverged:
+        return math.inf
+    error = trainer.callback_metrics.get(f"val/{module.error_name}_query")
+    return None if error is None else error.item()
+
+
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> float | None:
     """The command line. What a user got wrong is one line, not a trace.
 
     Returns:
-        The validation error at the query, for a sweeper that searches (on the first rank).
+        The validation error at the query, for a sweeper that searches (on the first rank); infinite
+        if one of several seeds diverged.
     """
     register_resolvers()
     hydra_config = HydraConfig.get()
@@ -237,9 +257,7 @@ def main(config: DictConfig) -> float | None:
         config = config_of_run(config, hydra.compose("train"))
         with sole_writer(run_dir) if rank_zero_only.rank == 0 else nullcontext():
             metrics, objects = train(config, run_dir, Console())
-        name = f"val/{objects['module'].error_name}_query"
-        error = objects["trainer"].callback_metrics.get(name)
-        return error.item() if metrics and error is not None else None
+        return objective_of(objects["trainer"], objects["module"]) if metrics else None
     except StoppedBySignal as stopped:
         if rank_zero_only.rank == 0:
             print(f"\n{stopped}; go on with\n  {resume_hint}", file=sys.stderr)

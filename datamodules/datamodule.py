@@ -122,7 +122,7 @@ class ReplicaDataModule(EpisodeDataModule):
     """The training episodes of several seeds side by side, for replicas of a model.
 
     Replica i sees what a run by itself with `seed=seeds[i]` sees. Validation and test episodes are
-    those of every seed. It works on one device and accumulates no batches.
+    those of every seed. For trainers with one device that accumulate no batches.
 
     Args:
         spec: The kind of episode, as a spec or as plain data.
@@ -148,15 +148,6 @@ class ReplicaDataModule(EpisodeDataModule):
         generators = (Generators(seed, "train", step, device) for seed in self.seeds)
         batches = [self.sampler.sample(self.batch_size, g, step) for g in generators]
         return Episodes(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
-
-    def setup(self, stage: str) -> None:
-        """Checks that the trainer has one device and accumulates nothing."""
-        trainer = self._trainer()
-        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
-            raise ValueError(
-                "replicas train on one device without accumulated batches, got "
-                f"{trainer.world_size} devices and {trainer.accumulate_grad_batches} batches"
-            )
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

@@ -203,7 +203,7 @@ def test_hparams_sorts_architectures_by_test_error(runs: Path) -> None:
         assert values["architecture"] == card.architecture
         assert values["num_parameters"] == card.num_parameters
         assert (values["family"], values["d_x"], values["num_context"]) == ("linear", 4, 5)
-        assert values["seed"] == RUNS[name].count("seed=7") * 7
+        assert (values["seed"], values["seeds"]) == (RUNS[name].count("seed=7") * 7, 1)
         assert metrics["train/steps"] == 60
         assert metrics["train/episodes"] == 60 * 16
         assert metrics["train/wall_time_s"] > 0

@@ -1,10 +1,12 @@
 """Several seeds in one process: each learns what it would learn alone."""
 
+import csv
 import json
 import math
 import signal
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import pytest
@@ -19,7 +21,7 @@ import train as script
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.episodes import Episodes
-from zoo.analysis.seeds import seeds_table, summary_over_seeds
+from zoo.analysis.seeds import first_step_over_seeds, seeds_table, summary_over_seeds
 from zoo.hub.io import read_card
 from zoo.predictor import Predictor
 from zoo.training.callbacks import StoppedBySignal
@@ -224,6 +226,20 @@ def test_seeds_that_are_not_different_are_refused(seeds: list[int]) -> None:
         LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, seeds)
 
 
+def test_a_model_with_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    new_model = LitReplicas.new_model
+
+    def with_buffer(self: LitReplicas, seed: int) -> Predictor:
+        model = new_model(self, seed)
+        model.register_buffer("drawn", torch.full((2,), seed))
+        return model
+
+    monkeypatch.setattr(LitReplicas, "new_model", with_buffer)
+    module = LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, SEEDS)
+    with pytest.raises(ValueError, match="model with buffers, got gd_ssm with drawn"):
+        module.configure_model()
+
+
 def config_of(directory: Path, *overrides: str) -> DictConfig:
     short = [
         "trainer=cpu",
@@ -246,6 +262,12 @@ def run(directory: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any
     return script.train(config_of(directory, *overrides), directory, Console(quiet=True))
 
 
+def saved_wall_time_s(directory: Path) -> float:
+    callbacks = torch.load(directory / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    (found,) = (state["wall_time_s"] for state in callbacks.values() if "wall_time_s" in state)
+    return float(found)
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "whole"
@@ -262,6 +284,9 @@ def test_a_run_of_several_seeds_leaves_a_directory_for_each(
         directory = whole_run / f"seed_{seed}"
         card = read_card(directory / "checkpoint")
         assert (card.training.seed, card.training.steps) == (seed, 60)
+        assert card.training.wall_time_s == pytest.approx(
+            saved_wall_time_s(whole_run) / 3, abs=1e-3
+        )
         assert {p.name for p in (directory / "figures").iterdir()} == {
             p.name for p in (alone / "figures").iterdir()
         }
@@ -288,7 +313,7 @@ def test_the_summary_is_that_of_the_seeds(whole_run: Path) -> None:
     spread = torch.tensor(each, dtype=torch.float64).std().item()
     assert found["mean"] == pytest.approx(sum(each) / 3)
     assert found["ci95"] == pytest.approx(4.303 * spread / 3**0.5)
-    assert "first_step_within_1_percent" in summary["metrics"]
+    assert summary["first_step_within_1_percent"]["values"].keys() == {"3", "4", "5"}
 
 
 def test_numbers_that_some_seeds_lack_are_averaged_over_the_others() -> None:
@@ -296,7 +321,36 @@ def test_numbers_that_some_seeds_lack_are_averaged_over_the_others() -> None:
     assert summary["a"]["mean"] == 2.0
     assert summary["a"]["ci95"] == pytest.approx(12.706)
     assert (summary["b"]["mean"], summary["b"]["ci95"]) == (5, None)
-    assert seeds_table(summary, {7: "optimizer step 1"}).caption == "diverged and left out: 7"
+
+
+def test_a_step_that_some_seeds_did_not_reach_is_counted_as_later_than_all() -> None:
+    found = first_step_over_seeds({0: 30, 1: None, 2: 10})
+    assert found == {"num_reached": 2, "median": 30, "values": {"0": 30, "1": None, "2": 10}}
+    assert first_step_over_seeds({0: 30, 1: None})["median"] is None
+
+
+def test_the_table_says_what_seeds_reached_and_which_diverged() -> None:
+    first = "first_step_within_1_percent"
+    summary = {
+        "metrics": summary_over_seeds({0: {"a": 1.0}, 1: {"a": 3.0}}),
+        first: first_step_over_seeds({0: 30, 1: None}),
+    }
+    table = seeds_table(summary, {7: "optimizer step 1"})
+    assert table.caption == "diverged and left out: 7"
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table)
+    assert "median -, 1 of 2 reached it" in capture.get()
+
+
+@pytest.mark.parametrize(("diverged", "expected"), [({}, 0.5), ({4: "step 1"}, math.inf)])
+def test_a_search_is_told_of_a_seed_that_diverged(
+    diverged: dict[int, str], expected: float
+) -> None:
+    module = LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, SEEDS)
+    module.diverged = diverged
+    trainer = SimpleNamespace(callback_metrics={"val/half_mse_query": torch.tensor(0.5)})
+    assert script.objective_of(cast(pl.Trainer, trainer), module) == expected
 
 
 def test_a_stopped_run_of_several_seeds_resumes_to_the_same_bits(
@@ -325,21 +379,77 @@ def test_a_stopped_run_of_several_seeds_resumes_to_the_same_bits(
     assert (directory / "metrics.json").read_text() == (whole_run / "metrics.json").read_text()
 
 
+def weights_of_replica(directory: Path, i: int) -> dict[str, Tensor]:
+    checkpoint = torch.load(directory / "checkpoints/last.ckpt", weights_only=True)
+    return {name: tensor[i] for name, tensor in checkpoint["state_dict"].items()}
+
+
+def logged(directory: Path, prefix: str) -> list[tuple[str, str]]:
+    """Steps and names of all values logged under a prefix."""
+    with (directory / "csv/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [
+        (r["step"], n) for r in rows for n, value in r.items() if n.startswith(prefix) and value
+    ]
+
+
 def test_a_diverged_seed_stays_left_out_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "write_figures", lambda *_: None)
     monkeypatch.setattr(script, "ReplicaDataModule", Spoiled)
-    monkeypatch.setattr(Spoiled, "spoiled", (7,))
+    monkeypatch.setattr(Spoiled, "spoiled", (14,))
     with pytest.warns(UserWarning, match="seed 4 has diverged"):
         run(tmp_path, "seeds=3", "seed=3", "max_steps=20")
+    weights, others = (weights_of_replica(tmp_path, i) for i in (1, 0))
+    values = logged(tmp_path, "seed_4/")
     monkeypatch.setattr(Spoiled, "spoiled", ())
     run(tmp_path, "seeds=3", "seed=3", "max_steps=40")
+    assert all(torch.equal(weights_of_replica(tmp_path, 1)[n], t) for n, t in weights.items())
+    assert not all(torch.equal(weights_of_replica(tmp_path, 0)[n], t) for n, t in others.items())
+    assert values
+    assert logged(tmp_path, "seed_4/") == values
+    assert len(logged(tmp_path, "seed_3/")) > len(values)
     summary = json.loads((tmp_path / "metrics.json").read_text())
     assert (summary["seeds"], summary["diverged"]) == (SEEDS, [4])
-    assert summary["diverged_causes"]["4"].startswith("optimizer step 8: loss ")
+    assert summary["diverged_causes"]["4"].startswith("optimizer step 15: loss ")
     assert list(summary["metrics"]["test/half_mse_query"]["values"]) == ["3", "5"]
     assert not (tmp_path / "seed_4").exists()
+
+
+def test_what_an_earlier_end_has_left_of_a_seed_that_diverged_since_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    monkeypatch.setattr(script, "ReplicaDataModule", Spoiled)
+    run(tmp_path, "seeds=3", "seed=3", "max_steps=20")
+    assert len(list(tmp_path.glob("seed_*/checkpoint"))) == 3
+    monkeypatch.setattr(Spoiled, "spoiled", (27,))
+    with pytest.warns(UserWarning, match="seed 4 has diverged"):
+        run(tmp_path, "seeds=3", "seed=3", "max_steps=40")
+    cards = {path.parent.name: read_card(path) for path in tmp_path.glob("seed_*/checkpoint")}
+    assert {name: card.training.steps for name, card in cards.items()} == {
+        "seed_3": 40,
+        "seed_5": 40,
+    }
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_metrics_json_is_there_only_once_a_run_is_over(
+    seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    short = ["max_steps=10", "~callbacks.figures", "~callbacks.alignment"]
+    run(tmp_path, f"seeds={seeds}", *short)
+    paths = set(tmp_path.rglob("metrics.json"))
+    assert len(paths) == (1 if seeds == 1 else 3)
+    monkeypatch.setattr(script, "write_figures", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, f"seeds={seeds}", *short)
+    assert not list(tmp_path.rglob("metrics.json"))
 
 
 @pytest.mark.parametrize(

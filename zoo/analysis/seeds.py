@@ -1,6 +1,8 @@
 """What several seeds of one configuration reached, in one table."""
 
+import math
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from rich.table import Table
@@ -40,16 +42,41 @@ def summary_over_seeds(
     return summary
 
 
-def seeds_table(summary: Mapping[str, Mapping[str, Any]], diverged: Mapping[int, str]) -> Table:
-    """The summary for a terminal; the values of each seed where there is room for them."""
-    seeds = list(next(iter(summary.values()))["values"])
+def first_step_over_seeds(first_steps: Mapping[int, int | None]) -> dict[str, Any]:
+    """When seeds first came close enough, of which some may not have done so by the end.
+
+    Args:
+        first_steps: By seed; None where it did not.
+
+    Returns:
+        `num_reached`, how many did; `median` over all seeds, None if it lies after the end; and
+        `values` by seed.
+    """
+    middle = median(math.inf if step is None else step for step in first_steps.values())
+    return {
+        "num_reached": sum(step is not None for step in first_steps.values()),
+        "median": middle if math.isfinite(middle) else None,
+        "values": {str(seed): step for seed, step in first_steps.items()},
+    }
+
+
+def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Table:
+    """What all seeds reached, for a terminal.
+
+    Args:
+        summary: With the `metrics` of `summary_over_seeds`, and `first_step_within_1_percent` of
+            `first_step_over_seeds`. Values of each seed are shown where there is room for them.
+        diverged: The seeds that are left out.
+    """
+    metrics, first = summary["metrics"], summary["first_step_within_1_percent"]
+    seeds = list(first["values"])
     shown = seeds if len(seeds) <= MAX_SEEDS_IN_TABLE else []
     table = Table(title=f"{len(seeds)} seeds, mean and 95 % interval over them")
     table.add_column("quantity")
     table.add_column("mean", justify="right")
     for seed in shown:
         table.add_column(seed, justify="right")
-    for name, found in summary.items():
+    for name, found in metrics.items():
         num_known = sum(value is not None for value in found["values"].values())
         mean = _text(found["mean"])
         if found["ci95"] is not None:
@@ -57,6 +84,9 @@ def seeds_table(summary: Mapping[str, Mapping[str, Any]], diverged: Mapping[int,
         if num_known < len(seeds):
             mean += f" ({num_known} of {len(seeds)})"
         table.add_row(name, mean, *(_text(found["values"][seed]) for seed in shown))
+    reached = f"median {_text(first['median'])}, {first['num_reached']} of {len(seeds)} reached it"
+    each = (_text(first["values"][seed]) for seed in shown)
+    table.add_row("first_step_within_1_percent", reached, *each)
     if diverged:
         table.caption = f"diverged and left out: {', '.join(map(str, diverged))}"
     return table

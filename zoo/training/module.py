@@ -126,6 +126,7 @@ class LitPredictor(pl.LightningModule):
     """
 
     model: Predictor
+    val_metrics: ValidationMetrics
 
     def __init__(
         self,
@@ -157,7 +158,6 @@ class LitPredictor(pl.LightningModule):
             self._check_output("reference", reference)
         if loss == "cross_entropy" and model_args["d_y"] < 2:
             raise ValueError(f"cross entropy needs d_y of at least 2, got {model_args['d_y']}")
-        self.val_metrics = self.new_metrics()
         self._loss: Tensor | None = None  # mean over the batches of the optimizer step under way
         self._skipped_in_a_row = 0
 
@@ -179,6 +179,7 @@ class LitPredictor(pl.LightningModule):
         model = self.new_model(self.hparams["seed"])
         self._check_output("model", model)
         self.model = model
+        self.val_metrics = self.new_metrics()
         if self._device_mesh is not None:
             shard(self, self._device_mesh["data_parallel"])
 
@@ -196,11 +197,6 @@ class LitPredictor(pl.LightningModule):
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return create_model(self.hparams["model"], **self.hparams["model_args"])
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The model's predictions, (batch, length, d_y)."""
-        prediction: Tensor = self.model(x, y)
-        return prediction
 
     def loss_of(self, model: Predictor, batch: Batch) -> Tensor:
         """The training loss of a model, a scalar."""

@@ -1,7 +1,8 @@
 """Several seeds of one configuration, trained side by side in one process."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from zoo.predictor import Predictor
-from zoo.training.module import Batch, LitPredictor, Loss, NonFiniteError
+from zoo.training.module import Batch, LitPredictor, Loss, NonFiniteError, ValidationMetrics
 from zoo.training.optim import create_optimizer, create_schedule
 
 T = TypeVar("T")
@@ -42,7 +43,8 @@ class LitReplicas(LitPredictor):
         diverged: Why a replica was left out, by its seed.
 
     Raises:
-        ValueError: As `LitPredictor`, or if seeds are missing or not different.
+        ValueError: As `LitPredictor`, or if seeds are missing or not different, or if the model has
+            buffers, which may differ between seeds and are not stacked.
     """
 
     def __init__(
@@ -70,11 +72,8 @@ class LitReplicas(LitPredictor):
         )
         self.seeds = seeds
         self.diverged: dict[int, str] = {}
-        self.alive: Tensor
-        self.register_buffer("alive", torch.ones(len(seeds), dtype=torch.bool), persistent=False)
-        self._metrics = [self.new_metrics() for _ in seeds]
-        self.metrics_of_replicas = nn.ModuleList(self._metrics)
         self._losses: Tensor | None = None  # of the optimizer step under way, (num_seeds,)
+        self._before: list[Tensor] = []  # the parameters before the optimizer step under way
 
     def configure_model(self) -> None:
         """Builds a model from each seed and stacks their parameters."""
@@ -82,8 +81,16 @@ class LitReplicas(LitPredictor):
             return
         models = [self.new_model(seed) for seed in self.seeds]
         self._check_output("model", models[0])
-        parameters, _ = stack_module_state(list[nn.Module](models))
+        parameters, buffers = stack_module_state(list[nn.Module](models))
+        if buffers:
+            raise ValueError(
+                "replicas have parameters alone and cannot train a model with buffers, got "
+                f"{self.hparams['model']} with {', '.join(buffers)}; python train.py -m seed=0,1,2 "
+                "trains runs by themselves"
+            )
         self.model = models[0]
+        metrics = nn.ModuleList(self.new_metrics() for _ in self.seeds)
+        self.metrics_of_replicas = cast(Sequence[ValidationMetrics], metrics)
         for name, stacked in parameters.items():
             owner, _, own_name = name.rpartition(".")
             setattr(self.model.get_submodule(owner), own_name, nn.Parameter(stacked))
@@ -101,10 +108,6 @@ class LitReplicas(LitPredictor):
             models[self.seeds[i]] = model.to(self.device).eval()
         return models
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Predictions of every replica for the same pairs, (num_seeds, batch, length, d_y)."""
-        return torch.stack([self._apply_to(p, Predictor.__call__, x, y) for p in self._replicas()])
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         def loss(parameters: Mapping[str, Tensor], *episodes: Tensor) -> Tensor:
             return self._apply_to(parameters, self.loss_of, episodes)
@@ -116,7 +119,7 @@ class LitReplicas(LitPredictor):
             losses = torch.vmap(loss)(dict(self.model.named_parameters()), *batch)
         self._losses = losses.detach()
         if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
-            finite = self.alive & self._losses.isfinite()
+            finite = [i for i in self._alive() if self._losses[i].isfinite()]
             self._log_each({self.train_metric: self._losses}, finite)
         return losses.sum()
 
@@ -130,48 +133,54 @@ class LitReplicas(LitPredictor):
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norms = _rows(gradients).norm(dim=1)
         assert self._losses is not None
-        losses, self._losses = self._losses, None
-        bad = self.alive & ~torch.isfinite(losses + norms)
-        for i in bad.nonzero().flatten().tolist():
-            cause = f"loss {losses[i].item():.4g}, gradient norm {norms[i].item():.4g}"
-            self._leave_out(i, f"optimizer step {self.trainer.global_step + 1}: {cause}")
+        for i, (loss, norm) in enumerate(torch.stack([self._losses, norms], dim=1).tolist()):
+            if self.seeds[i] not in self.diverged and not math.isfinite(loss + norm):
+                cause = f"loss {loss:.4g}, gradient norm {norm:.4g}"
+                self._leave_out(i, f"optimizer step {self.trainer.global_step + 1}: {cause}")
+        self._losses = None
         if self.diverged:
+            left_out = self._left_out()
+            norms[left_out] = 0
             for gradient in gradients:  # so that no moment of the optimizer stays infinite
-                gradient[~self.alive] = 0
+                gradient[left_out] = 0
         clip_norm = self.optim.clip_norm
         if clip_norm is not None and (norms > clip_norm).any():
             factors = (clip_norm / (norms + 1e-6)).clamp(max=1)
-            factors = torch.where(self.alive, factors, 0.0)
             for gradient in gradients:
                 gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Updates the replicas, and takes the update back for those that are left out."""
         parameters = list(self.model.parameters())
-        before = [parameter.detach().clone() for parameter in parameters]
+        with torch.no_grad():
+            for parameter, old in zip(parameters, self._before, strict=True):
+                old.copy_(parameter)
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
-            finite = _rows(parameters).isfinite().all(1)
-            for i in (self.alive & ~finite).nonzero().flatten().tolist():
-                step = self.trainer.global_step + 1
-                self._leave_out(i, f"optimizer step {step}: weights that are not finite")
+            finite = _rows(parameters).isfinite().all(1).tolist()
+            for i in self._alive():
+                if not finite[i]:
+                    step = self.trainer.global_step + 1
+                    self._leave_out(i, f"optimizer step {step}: weights that are not finite")
             if self.diverged:
-                for parameter, old in zip(parameters, before, strict=True):
-                    parameter[~self.alive] = old[~self.alive]
+                left_out = self._left_out()
+                for parameter, old in zip(parameters, self._before, strict=True):
+                    parameter[left_out] = old[left_out]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         reference_errors = self.reference_errors(batch)
-        replicas = zip(self._replicas(), self._metrics, strict=True)
+        replicas = zip(self._replicas(), self.metrics_of_replicas, strict=True)
         for parameters, metrics in replicas:
             self._apply_to(parameters, self.measure, metrics, batch, reference_errors)
 
     def on_validation_epoch_end(self) -> None:
         """Logs what the metrics of the replicas have gathered, and empties them."""
-        found = [metrics.take() for metrics in self._metrics]
+        found = [metrics.take() for metrics in self.metrics_of_replicas]
         values = {name: torch.stack([each[name] for each in found]) for name in found[0]}
-        self._log_each(values, self.alive)
+        self._log_each(values, self._alive())
 
     def configure_optimizers(self) -> Any:
+        self._before = [torch.empty_like(parameter) for parameter in self.model.parameters()]
         optimizer = create_optimizer(self.model, self.optim, stacked=True)
         schedule = create_schedule(optimizer, self.optim, self.trainer.max_steps)
         return {
@@ -184,15 +193,15 @@ class LitReplicas(LitPredictor):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.diverged = dict(checkpoint["diverged"])
-        for seed in self.diverged:
-            self.alive[self.seeds.index(seed)] = False
 
     def _alive(self) -> list[int]:
         return [i for i, seed in enumerate(self.seeds) if seed not in self.diverged]
 
+    def _left_out(self) -> list[int]:
+        return [i for i, seed in enumerate(self.seeds) if seed in self.diverged]
+
     def _leave_out(self, i: int, cause: str) -> None:
         seed = self.seeds[i]
-        self.alive[i] = False
         self.diverged[seed] = cause
         num_left = len(self._alive())
         if num_left == 0:
@@ -206,12 +215,12 @@ class LitReplicas(LitPredictor):
             stacklevel=2,
         )
 
-    def _log_each(self, values: Mapping[str, Tensor], of_whom: Tensor) -> None:
-        """Logs values (num_seeds,) of the replicas that `of_whom` marks, and their mean."""
+    def _log_each(self, values: Mapping[str, Tensor], of_whom: list[int]) -> None:
+        """Logs values (num_seeds,) of these replicas, and their mean."""
         for name, each in values.items():
-            if of_whom.any():
+            if of_whom:
                 self.log(name, each[of_whom].mean())
-            for i in of_whom.nonzero().flatten().tolist():
+            for i in of_whom:
                 self.log(f"seed_{self.seeds[i]}/{name}", each[i])
 
     def _replicas(self) -> list[dict[str, Tensor]]:

@@ -47,6 +47,7 @@ HYPERPARAMETERS = {
     "weight_decay": float,
     "batch_size": float,
     "seed": float,
+    "seeds": float,
 }
 # TensorBoard shows five hyperparameters and the first five metrics until others are chosen. It
 # begins with the hyperparameters that are said to differ.
