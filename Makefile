@@ -28,7 +28,7 @@ ZOO := \
   gd_ssm_drift gd_ssm_classification gd_ssm_features_sine gd_ssm_features_relu_network \
   linear_transformer_linear_one_layer \
   $(foreach family,gaussian noisy sparse,gd_ssm_$(family) gd_ssm_$(family)_four_steps) \
-  $(addprefix linear_transformer_,linear gaussian noisy sparse) \
+  $(addprefix linear_transformer_,linear noisy sparse) \
   $(addprefix gd_ssm_deep_,linear gaussian noisy sparse sine relu_network) \
   $(addprefix transformer_,linear gaussian noisy sparse sine relu_network classification) \
   $(addprefix s5_,linear gaussian noisy sparse sine relu_network classification) \

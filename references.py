@@ -162,8 +162,8 @@ def grids(name: str, spec: EpisodeSpec) -> dict[str, tuple[float, ...]]:
         "lasso": penalties,
         "logistic_regression": {"penalty": log_grid(1e-2, 1e2, 9)},
         "random_features_ridge": {
-            "bandwidth": _times(math.sqrt(spec.input_variance * spec.d_x), log_grid(0.3, 3.0, 5)),
-            "penalty": log_grid(1e-12, 1.0, 4),
+            "bandwidth": _times(math.sqrt(spec.input_variance * spec.d_x), log_grid(0.1, 10.0, 7)),
+            "penalty": log_grid(1e-12, 1.0, 7),
         },
         "recursive_least_squares": {
             "penalty": _times(spec.input_variance, log_grid(1e-4, 1e2, 7)),
