@@ -26,13 +26,12 @@ train: $(READY)  ## Train the main job: python train.py
 ZOO := \
   gd_ssm_linear gd_ssm_two_steps gd_ssm_four_steps gd_ssm_eight_steps gd_ssm_learned_start \
   gd_ssm_drift gd_ssm_classification gd_ssm_features_sine gd_ssm_features_relu_network \
-  linear_transformer_linear_one_layer \
-  $(foreach family,gaussian noisy sparse,gd_ssm_$(family) gd_ssm_$(family)_four_steps) \
-  $(addprefix linear_transformer_,linear noisy sparse) \
-  $(addprefix gd_ssm_deep_,linear gaussian noisy sparse sine relu_network) \
-  $(addprefix transformer_,linear gaussian noisy sparse sine relu_network classification) \
-  $(addprefix s5_,linear gaussian noisy sparse sine relu_network classification) \
-  $(addprefix mamba_,linear noisy sparse sine relu_network)
+  gd_ssm_gaussian gd_ssm_gaussian_four_steps gd_ssm_noisy gd_ssm_noisy_four_steps gd_ssm_sparse \
+  linear_transformer_linear_one_layer $(addprefix linear_transformer_,linear noisy sparse) \
+  $(addprefix gd_ssm_deep_,linear noisy sparse sine relu_network) \
+  $(addprefix transformer_,linear gaussian noisy sparse sine relu_network) \
+  $(addprefix s5_,linear gaussian noisy sparse sine relu_network) \
+  $(addprefix mamba_,linear sine relu_network)
 
 # Runs that are there are kept, one that was interrupted goes on: rm -r runs/zoo starts afresh.
 zoo: $(ZOO:%=runs/zoo/%/metrics.json)  ## Retrain and export every shipped checkpoint; make -j2 zoo
