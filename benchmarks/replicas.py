@@ -8,6 +8,7 @@ rounds the median ratio is shown. Replicas are timed as one batch and in turn; `
 `seeds=8` does.
 """
 
+import logging
 import time
 from statistics import median
 from typing import Any
@@ -21,6 +22,8 @@ from rich.table import Table
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from zoo.training.module import LitPredictor
 from zoo.training.replicas import LitReplicas
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 NUM_SEEDS = 8
 ROUNDS = 3
