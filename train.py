@@ -252,6 +252,8 @@ def main(config: DictConfig) -> float | None:
     resume_hint = f"python {script} resume={shlex.quote(os.path.relpath(run_dir))}"
     config.run_dir = str(run_dir)  # where Hydra put it, whatever the command line says
     try:
+        if any(override.startswith("run_dir=") for override in hydra_config.overrides.task):
+            raise ValueError("run_dir cannot be set, it follows from hydra.run.dir=DIRECTORY")
         if config.resume is not None and hydra_config.mode == RunMode.MULTIRUN:
             raise ValueError("resume goes on with one run, without -m")
         config = config_of_run(config, hydra.compose("train"))

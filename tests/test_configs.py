@@ -60,6 +60,13 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
     zoo.load(tmp_path / "checkpoint")
 
 
+def test_training_without_a_logger(tmp_path: Path) -> None:
+    without = ("logger.tensorboard=null", "logger.csv=null")
+    train(config_of(*SHORT, *without, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True))
+    assert {path.name for path in tmp_path.iterdir()}.isdisjoint({"tensorboard", "csv"})
+    zoo.load(tmp_path / "checkpoint")
+
+
 def test_training_touches_no_global_random_state(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True))

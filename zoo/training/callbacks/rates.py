@@ -7,11 +7,19 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 
 
 class LearningRates(LearningRateMonitor):
-    """Logs the rate of each parameter group, once a step however many batches it accumulates."""
+    """Logs the rate of each parameter group, once a step however many batches it accumulates.
+
+    Without a logger it does nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging_interval="step")
 
+    def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.loggers:
+            super().on_train_start(trainer, *args)
+
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches == 0:
+        first = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches == 0
+        if trainer.loggers and first:
             super().on_train_batch_start(trainer, *args)
