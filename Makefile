@@ -31,7 +31,7 @@ ZOO := \
   $(addprefix gd_ssm_deep_,linear noisy sparse sine relu_network) \
   $(addprefix transformer_,linear gaussian noisy sparse sine relu_network) \
   $(addprefix s5_,linear gaussian noisy sparse sine relu_network) \
-  $(addprefix mamba_,linear sine relu_network)
+  $(addprefix mamba_,linear noisy sparse sine relu_network)
 
 # Runs that are there are kept, one that was interrupted goes on: rm -r runs/zoo starts afresh.
 zoo: $(ZOO:%=runs/zoo/%/metrics.json)  ## Retrain and export every shipped checkpoint; make -j2 zoo
