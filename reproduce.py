@@ -1,6 +1,5 @@
 """Trains and measures what the paper's figures show, and writes the page about it."""
 
-import json
 import os
 import shlex
 import signal
@@ -12,23 +11,19 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
-import lightning.pytorch as pl
 import matplotlib
-import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-import zoo
 from paper.figures import FIGURES, letters_of
-from paper.page import PAGE, RESULTS, summary_rows, write_page
+from paper.page import PAGE, RESULTS, read_results, summary_rows, write_page
 from paper.plan import FULL, QUICK, ROOT, Effort, Job, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
-from results import git_commit
 from zoo.hub.io import read_card
 from zoo.registry import explain
-from zoo.training.run import write_json
+from zoo.training.run import sole_writer, write_json
 
 QUICK_OUTPUT = ROOT / "runs" / "paper-quick"
 
@@ -72,19 +67,21 @@ def reproduce(
     """
     needed = {t.name: t for letter in letters for t in FIGURES[letter].trainings(effort)}
     jobs = plan(needed.values(), effort, runs)
-    train_all([job for of_training in jobs.values() for job in of_training], side_by_side, console)
-    results = {"figures": {}}
-    if results_path.exists():
-        results = json.loads(results_path.read_text())
+    runs.mkdir(parents=True, exist_ok=True)
     results_path.parent.mkdir(parents=True, exist_ok=True)
-    for letter in letters:
-        with console.status(f"figure {letter}"):
-            own = [jobs[training.name] for training in FIGURES[letter].trainings(effort)]
-            results["figures"][letter] = measured(letter, own, effort, results_path.parent)
-        # After each figure: the next one may be interrupted.
-        write_json(results_path, results)
-        write_page(page_path, results_path)
-        console.print(f"figure {letter}  {results_path.parent}", soft_wrap=True, highlight=False)
+    with sole_writer(runs):
+        results = read_results(results_path)
+        every_job = [job for of_training in jobs.values() for job in of_training]
+        train_all(every_job, side_by_side, console)
+        for letter in letters:
+            with console.status(f"figure {letter}"):
+                own = [jobs[training.name] for training in FIGURES[letter].trainings(effort)]
+                results["figures"][letter] = measured(letter, own, effort, results_path.parent)
+            # After each figure: the next one may be interrupted.
+            write_json(results_path, results)
+            write_page(page_path, results_path)
+            where = results_path.parent
+            console.print(f"figure {letter}  {where}", soft_wrap=True, highlight=False)
     return results
 
 
@@ -99,8 +96,8 @@ def measured(letter: str, jobs: list[list[Job]], effort: Effort, directory: Path
         with matplotlib.rc_context({"svg.hashsalt": file}):
             figure.savefig(directory / file, metadata={"Date": None})
         drawings.append({"file": file, "caption": caption})
-    # The time in a card is that of the process, whether it trained one seed or several.
-    cards = [read_card(job.run_dirs[0] / "checkpoint") for of_name in jobs for job in of_name]
+    cards = [read_card(run / "checkpoint") for of_name in runs.values() for run in of_name]
+    versions = [card.versions for card in cards]
     return {
         "title": FIGURES[letter].title,
         "figures": drawings,
@@ -112,11 +109,10 @@ def measured(letter: str, jobs: list[list[Job]], effort: Effort, directory: Path
             "num_episodes": effort.num_episodes,
             "training_s": round(sum(card.training.wall_time_s for card in cards), 1),
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "git_commit": git_commit(),
+            # Of the code that trained, which may be older than that which measures.
+            "git_commits": sorted({card.git_commit[:10] for card in cards if card.git_commit}),
             "versions": {
-                "icl-zoo": zoo.__version__,
-                "torch": torch.__version__,
-                "lightning": pl.__version__,
+                name: sorted({of_run[name] for of_run in versions}) for name in versions[0]
             },
         },
     }
@@ -133,14 +129,16 @@ def claims_table(results: dict[str, Any]) -> Table:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signum)
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="reproduce")
 def main(config: DictConfig) -> None:
     """The command line. What a user got wrong is one line, not a trace."""
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: runs under way save their state
+    # Runs under way save their state. They have sessions of their own, which no signal reaches.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _interrupt)
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         settings = ReproduceSettings(**plain)
@@ -162,9 +160,9 @@ def main(config: DictConfig) -> None:
             raise
         text = explain(error) if isinstance(error, ValidationError) else str(error)
         sys.exit(f"{type(error).__name__}: {text}\n(HYDRA_FULL_ERROR=1 shows where)")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupted:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(128 + interrupted.args[0])
     console.print(claims_table(results))
     console.print(f"page     {page_path}", soft_wrap=True, highlight=False)
     console.print(f"results  {results_path}", soft_wrap=True, highlight=False)

@@ -1,6 +1,6 @@
 """Figure g: other architectures on the same task."""
 
-from paper.claims import Claim, Found, compared
+from paper.claims import V2, Claim, Found, compared
 from paper.drawing import bars, new_figure
 from paper.measure import Runs, metrics_of, num_parameters, of_each
 from paper.more_steps import training as steps_training
@@ -9,6 +9,7 @@ from paper.plan import Effort, Training
 
 # Tokens, rates and positions are those of `configs/experiment/compared`, with widths for 50,000 to
 # 75,000 parameters. S5 gets a state with room for the hundred numbers of sum_i y_i x_i^T.
+GATING = "Products of inputs are what a recurrent layer needs for it; those of plain S5 have none."
 LAYERS = {1: "one layer", 2: "two layers"}
 WIDTHS: dict[str, dict[int, tuple[str, ...]]] = {
     "transformer": {1: ("model.d_model=64",), 2: ("model.d_model=48",)},
@@ -59,16 +60,16 @@ def other_architectures(runs: Runs, effort: Effort) -> Found:
             label = f"{architecture}, {layers}"
             rows[label] = [a / b for a, b in zip(loss, step, strict=True)]
             size = f"{num_parameters(found[0]):,} parameters, {num_steps:,} steps"
-            paper, low, high = _expected(architecture, num_layers)
+            # Not judged: that a model has not learned something does not show that it cannot.
+            is_plain = architecture == "s5" and num_layers == 1
             claims.append(
                 compared(
                     f"0.5*MSE at the query, {label} ({size})",
                     loss,
                     "one step of gradient descent",
                     step,
-                    paper=paper,
-                    low=low,
-                    high=high,
+                    paper=GATING if is_plain else "",
+                    source=V2 if is_plain else "",
                 )
             )
     zero = metrics_of(runs[BASE.name][0])["references"]
@@ -82,18 +83,10 @@ def other_architectures(runs: Runs, effort: Effort) -> Found:
     ax.axvline(1.0, color="tab:orange")
     ax.set_xlabel("0.5*MSE at the query / that of one gradient step")
     caption = (
-        "Test loss of other architectures after the optimizer steps in the table: a dot for each "
-        "seed, mean with 95 % interval."
+        "Test loss of other architectures after the optimizer steps in the table, of 64 episodes "
+        "each: a dot for each seed, mean with 95 % interval. They differ in more than their kind: "
+        "GD-SSM and linear transformer have few parameters and are scored at the query, the others "
+        "have 50,000 to 75,000, tokens of unit variance, and are scored at all positions; no rate "
+        "was tuned for this figure."
     )
     return Found({"other_architectures": (figure, caption)}, claims)
-
-
-def _expected(architecture: str, num_layers: int) -> tuple[str, float | None, float | None]:
-    """What the paper claims of it, and the bounds of the ratio to one step; empty where nothing."""
-    if num_layers > 1:
-        return "", None, None
-    if architecture in ("gd_ssm", "linear_transformer"):
-        return "One layer that multiplies inputs with labels reaches one step.", 0.99, 1.01
-    if architecture == "s5":
-        return "One layer of S5, without such products, does not reach it.", 1.1, None
-    return "", None, None

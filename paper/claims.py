@@ -9,7 +9,10 @@ from matplotlib.figure import Figure
 
 from zoo.metrics.errors import interval_over_seeds
 
-Verdict = Literal["reproduced", "not reproduced", "ours"]
+Verdict = Literal["reproduced", "not reproduced", "not judged", "ours"]
+# Where the paper says something. Its three versions have different abstracts.
+V1, V2, V3 = "abstract of version 1", "abstract of version 2", "abstract of version 3"
+FIGURE = "what a figure of it shows"
 
 
 class OverSeeds(NamedTuple):
@@ -33,18 +36,23 @@ class Claim:
         quantity: What was measured.
         measured: Over the seeds.
         paper: What the paper claims, in our words; empty where the measurement is our addition.
+        source: Where it does; empty with `paper`.
         reference: The exact algorithm beside which it was measured.
         reference_value: The same quantity of the reference, on the same episodes.
         ratio: Of both, seed by seed.
         closed_form: The expected value of the reference, where theory has one.
         low: The claim holds for no mean below it.
         high: The claim holds for no mean above it. Bounds are those of the ratio where there is
-            one, else of the measured number.
+            one, else of the measured number. A claim without bounds is not judged.
+
+    Raises:
+        ValueError: If there is a claim without its source, or bounds without a claim.
     """
 
     quantity: str
     measured: OverSeeds
     paper: str = ""
+    source: str = ""
     reference: str = ""
     reference_value: float | None = None
     ratio: OverSeeds | None = None
@@ -52,15 +60,22 @@ class Claim:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        judged = self.low is not None or self.high is not None
+        if bool(self.paper) != bool(self.source) or (judged and not self.paper):
+            raise ValueError(f"{self.quantity}: a claim, its source and bounds belong together")
+
     @property
     def verdict(self) -> Verdict:
         """Whether the mean over the seeds is within the bounds."""
         if not self.paper:
             return "ours"
+        if self.low is None and self.high is None:
+            return "not judged"
         value = (self.ratio or self.measured).value
-        below = self.low is not None and value < self.low
-        above = self.high is not None and value > self.high
-        return "not reproduced" if below or above else "reproduced"
+        above_low = self.low is None or value >= self.low
+        below_high = self.high is None or value <= self.high
+        return "reproduced" if above_low and below_high else "not reproduced"
 
     @property
     def criterion(self) -> str:
@@ -93,6 +108,7 @@ def compared(
     reference_values: Sequence[float],
     *,
     paper: str = "",
+    source: str = "",
     low: float | None = None,
     high: float | None = None,
     closed_form: float | None = None,
@@ -106,6 +122,7 @@ def compared(
         reference_value=over_seeds(reference_values).value,
         ratio=over_seeds([a / b for a, b in zip(values, reference_values, strict=True)]),
         closed_form=closed_form,
+        source=source,
         low=low,
         high=high,
     )

@@ -20,6 +20,11 @@ def new_figure(num_axes: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
+def per_seed(values: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """From the seeds' numbers at each place to the sequence of each seed, which `band` takes."""
+    return list(zip(*values, strict=True))
+
+
 def band(
     ax: Axes,
     places: Sequence[float],

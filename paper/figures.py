@@ -43,12 +43,11 @@ def letters_of(given: str | Sequence[str]) -> list[str]:
     """The letters of the figures asked for; `all` stands for all of them.
 
     Raises:
-        ValueError: If one is unknown.
+        ValueError: If one is unknown, or there is none.
     """
-    if given == "all":
-        return list(FIGURES)
     letters = [given] if isinstance(given, str) else list(given)
-    for letter in letters:
-        if letter not in FIGURES:
-            raise ValueError(f"figure must be all or of {', '.join(FIGURES)}, got {letter!r}")
-    return list(dict.fromkeys(letters))
+    wrong = [letter for letter in letters if letter not in (*FIGURES, "all")]
+    if wrong or not letters:
+        got = repr(wrong[0]) if wrong else "none"
+        raise ValueError(f"figure must be all or of {', '.join(FIGURES)}, got {got}")
+    return list(FIGURES) if "all" in letters else list(dict.fromkeys(letters))

@@ -2,9 +2,9 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import OmegaConf
@@ -14,11 +14,15 @@ import zoo
 from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Suite
+from evaluate import evaluation_episodes
 from paper.claims import Claim, compared
 from paper.plan import ROOT
+from references import create_reference, linear_moments
 from zoo.hub.io import read_card
 from zoo.metrics.errors import half_squared_error
 from zoo.predictor import Predictor
+from zoo.solvers.moment import GradientDescent
+from zoo.solvers.theory import expected_half_mse
 
 # Finished runs by the name of their training, one directory for each seed.
 Runs = Mapping[str, Sequence[Path]]
@@ -74,6 +78,41 @@ def query_loss(predictor: Predictor, episodes: Episodes, batch_size: int = 500) 
     )
 
 
+class Swept(NamedTuple):
+    """0.5*MSE at the query on episodes of several kinds, those of training among them.
+
+    Attributes:
+        trained: For each kind a number for each seed.
+        exact: That of one gradient step, whose size is the best for training.
+        zero: That of predicting zero.
+        expected: Of the gradient step, in closed form.
+    """
+
+    trained: list[list[float]]
+    exact: list[float]
+    zero: list[float]
+    expected: list[float]
+
+
+def swept(runs: Sequence[Path], specs: Iterable[EpisodeSpec], num_episodes: int) -> Swept:
+    """Tests trained models and the gradient step of their training on other linear episodes."""
+    trained_on = spec_of(runs[0])
+    models = [model_of(run) for run in runs]
+    step = create_reference("gradient_descent", trained_on, {})
+    zero = create_reference("zero", trained_on, {})
+    assert isinstance(step, GradientDescent)
+    found = Swept([], [], [], [])
+    for spec in specs:
+        moments = linear_moments(spec)
+        assert moments is not None
+        episodes = evaluation_episodes(spec, num_episodes)
+        found.trained.append([query_loss(model, episodes) for model in models])
+        found.exact.append(query_loss(step, episodes))
+        found.zero.append(query_loss(zero, episodes))
+        found.expected.append(expected_half_mse(moments, step.step_size))
+    return found
+
+
 @torch.no_grad()
 def predict_queries(predictor: Predictor, x: Tensor, y: Tensor, batch_size: int = 500) -> Tensor:
     """Predictions at the last position, (num_episodes, d_y)."""
@@ -88,6 +127,7 @@ def against_gradient_descent(
     reference: str = "gradient_descent",
     called: str = "one step of gradient descent",
     paper: str = "",
+    source: str = "",
     low: float | None = None,
     high: float | None = None,
 ) -> Claim:
@@ -99,6 +139,7 @@ def against_gradient_descent(
         called,
         of_each(runs, "references", reference, loss, "value"),
         paper=paper,
+        source=source,
         low=low,
         high=high,
         closed_form=(
@@ -110,13 +151,17 @@ def against_gradient_descent(
 
 
 def history(run: Path, column: str) -> dict[int, float]:
-    """What a run logged in the course of training: optimizer steps done to the value."""
+    """What a run logged in the course of training: optimizer steps done to the value.
+
+    The last row, of the test episodes, is left out.
+    """
     found = {}
     # Each time a run went on it wrote another version, which repeats nothing but what was lost.
     for path in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
         with path.open() as file:
             for row in csv.DictReader(file):
-                if row.get(column):
+                of_test = any(value for name, value in row.items() if name.startswith("test/"))
+                if row.get(column) and not of_test:
                     found[int(row["step"]) + 1] = float(row[column])
     return found
 

@@ -129,7 +129,9 @@ class Job(NamedTuple):
             return self.seconds
         if not self.log.exists():
             return 0.0
-        steps = re.findall(r"^step (\d+)/", self.log.read_text()[-2000:], re.MULTILINE)
+        # A process may be writing at this moment, in the middle of a character.
+        end = self.log.read_text(errors="replace")[-2000:]
+        steps = re.findall(r"^step (\d+)/", end, re.MULTILINE)
         return (self.seconds - OVERHEAD) * int(steps[-1]) / self.steps if steps else 0.0
 
 

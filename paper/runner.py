@@ -1,6 +1,7 @@
 """Runs processes of `train.py` side by side, those that are not finished."""
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -26,11 +27,8 @@ def train_all(jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
     When this is interrupted, or one run fails, those under way finish their step and save.
 
     Raises:
-        TrainingFailed: If a run fails.
-        ValueError: If `side_by_side` is not positive.
+        TrainingFailed: If a run fails, or one of its seeds diverges.
     """
-    if side_by_side < 1:
-        raise ValueError(f"side_by_side must be at least 1, got {side_by_side}")
     waiting = sorted((job for job in jobs if not job.finished), key=lambda job: -job.seconds)
     running: dict[Job, subprocess.Popen[bytes]] = {}
     with _PlanProgress(jobs, console) as progress:
@@ -79,6 +77,12 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _failure(job: Job, code: int) -> str:
+    if code == 0:
+        missing = [run.name for run in job.run_dirs if not (run / "metrics.json").exists()]
+        return (
+            f"{', '.join(missing)} of {job.training.name} ended without a result, see {job.log}; "
+            f"rm -r {shlex.quote(str(job.place))} to train it anew"
+        )
     output = job.log.read_text(errors="replace").splitlines()[-12:]
     command = " ".join(job.command)
     return "\n".join([f"exit code {code} from", f"  {command}", *output, f"more: {job.log}"])
@@ -140,5 +144,6 @@ class _PlanProgress:
         gained = done - self.at_start
         if gained <= 0:
             return "time left unknown"
-        seconds = (self.total - done) * (time.monotonic() - self.start) / gained
+        left = max(0.0, self.total - done)
+        seconds = left * (time.monotonic() - self.start) / gained
         return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"

@@ -16,13 +16,14 @@ import train  # registers the resolvers of the configs
 import zoo
 from datamodules import EpisodeSpec
 from paper import runner
-from paper.claims import Claim, OverSeeds, compared, over_seeds
+from paper.claims import V1, Claim, OverSeeds, compared, over_seeds
 from paper.figures import FIGURES, letters_of
 from paper.measure import histories, history, model_of, of_each
-from paper.page import PAGE, RESULTS, page, summary_rows, write_page
+from paper.page import PAGE, RESULTS, page, read_results, summary_rows, write_page
 from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
 from reproduce import ReproduceSettings, reproduce
+from zoo.training.run import sole_writer
 
 ROOT = Path(__file__).parents[1]
 TINY = Effort(seeds=(0, 1), share=0.04, num_episodes=50)
@@ -62,8 +63,10 @@ def again(directory: Path, letters: list[str]) -> dict[str, Any]:
 def test_an_unknown_figure_is_refused_with_those_there_are() -> None:
     assert letters_of("all") == list("abcdefgh")
     assert letters_of(["d", "a", "d"]) == ["d", "a"]
-    with pytest.raises(ValueError, match="all or of a, b, c, d, e, f, g, h, got 'z'"):
-        letters_of("z")
+    assert letters_of(["d", "all"]) == list("abcdefgh")
+    for given, got in (("z", "'z'"), (["a", "Z"], "'Z'"), ([], "none")):
+        with pytest.raises(ValueError, match=f"all or of a, b, c, d, e, f, g, h, got {got}"):
+            letters_of(given)
 
 
 def test_every_training_is_one_that_train_can_run() -> None:
@@ -159,9 +162,38 @@ def test_a_run_that_fails_ends_the_plan_with_its_output(
         train_all([one_job(Training("wrong", 10, 1.0), tmp_path)], 1, silent())
 
 
-def test_a_plan_that_runs_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="side_by_side must be at least 1, got 0"):
-        train_all([], 0, silent())
+def test_a_seed_that_diverged_ends_the_plan_with_what_to_do(tmp_path: Path) -> None:
+    effort = Effort(seeds=(0, 1), num_episodes=50)
+    wild = Training("wild", 10, 1.0, (*SMALL, "data.inputs.r=1e30"))
+    (job,) = jobs_of(wild, effort, tmp_path)
+    with pytest.raises(TrainingFailed, match="every seed has diverged"):
+        train_all([job], 1, silent())
+    for run in job.run_dirs:
+        run.mkdir()
+    (job.run_dirs[0] / "metrics.json").touch()
+    text = runner._failure(job, 0)
+    assert text.startswith("seed_1 of wild ended without a result")
+    assert text.endswith(f"rm -r {job.place} to train it anew")
+
+
+def test_a_second_reproduction_with_the_same_runs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with (
+        sole_writer(tmp_path / "runs"),
+        pytest.raises(ValueError, match="another process is writing to .*runs"),
+    ):
+        again(tmp_path, ["a"])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"layout": 1}', '{"layout": 0}'])
+def test_results_that_cannot_be_read_are_found_before_training(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_start", lambda job: pytest.fail("trained"))
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=r"results\.json holds no results that can be read"):
+        again(tmp_path, ["a"])
 
 
 def test_progress_is_a_line_for_each_run_with_the_time_left(
@@ -180,6 +212,8 @@ def test_curves_of_seeds_have_the_steps_that_all_of_them_have(reproduced: Path) 
     steps, values = histories(runs, "val/half_mse_query")
     assert steps == list(range(2, 61, 2))
     assert [len(of_run) for of_run in values] == [30, 30]
+    # The run also logs how the test episodes agree, after the last step.
+    assert histories(runs, "alignment/cosine")[0] == steps
 
 
 def test_the_page_follows_from_the_results_file(reproduced: Path) -> None:
@@ -208,11 +242,16 @@ def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> 
         assert page(results, *places) != places[0].read_text()
 
 
+@pytest.mark.skipif(not RESULTS.exists(), reason="no full reproduction is shipped")
 def test_the_shipped_page_is_that_of_the_shipped_results() -> None:
-    assert PAGE.exists() == RESULTS.exists()
-    if RESULTS.exists():
-        stale = "docs/paper.md is stale: python -m paper.page"
-        assert PAGE.read_text() == page(json.loads(RESULTS.read_text()), PAGE, RESULTS), stale
+    results = read_results(RESULTS)
+    stale = "docs/paper.md is stale: python -m paper.page"
+    assert PAGE.read_text() == page(results, PAGE, RESULTS), stale
+    assert sorted(results["figures"]) == list(FIGURES)
+    for entry in results["figures"].values():
+        assert not entry["made"]["quick"]
+        for figure in entry["figures"]:
+            assert (RESULTS.parent / figure["file"]).exists()
 
 
 def test_the_page_is_written_without_training(reproduced: Path, tmp_path: Path) -> None:
@@ -226,11 +265,18 @@ def test_a_claim_is_judged_by_its_ratio_and_ours_is_not_judged() -> None:
     def verdict(values: list[float], **bounds: Any) -> str:
         return compared("loss", values, "exact", [2.0, 2.0], **bounds).verdict
 
-    assert verdict([2.0, 2.04], paper="same", low=0.99, high=1.01) == "reproduced"
-    assert verdict([2.0, 2.1], paper="same", low=0.99, high=1.01) == "not reproduced"
-    assert verdict([1.0, 1.0], paper="at most", high=1.01) == "reproduced"
-    assert verdict([2.0, 2.1], low=0.99, high=1.01) == "ours"
-    cosine = Claim("cosine", over_seeds([0.98, 0.97]), paper="same", low=0.99)
+    said = {"paper": "same", "source": V1}
+    assert verdict([2.0, 2.04], **said, low=0.99, high=1.01) == "reproduced"
+    assert verdict([2.0, 2.1], **said, low=0.99, high=1.01) == "not reproduced"
+    assert verdict([1.0, 1.0], **said, high=1.01) == "reproduced"
+    nothing = Claim("loss", OverSeeds(float("nan"), None, 1), **said, high=1.01)
+    assert nothing.verdict == "not reproduced"
+    assert verdict([2.0, 2.1], **said) == "not judged"
+    assert verdict([2.0, 2.1]) == "ours"
+    for wrong in ({"paper": "same"}, {"source": V1}, {"low": 0.99}):
+        with pytest.raises(ValueError, match="loss: a claim, its source and bounds belong"):
+            verdict([2.0, 2.1], **wrong)
+    cosine = Claim("cosine", over_seeds([0.98, 0.97]), **said, low=0.99)
     assert cosine.verdict == "not reproduced"
     assert (cosine.criterion, Claim.of(cosine.as_dict())) == ("at least 0.99", cosine)
     assert over_seeds([1.0]) == OverSeeds(1.0, None, 1)
