@@ -90,7 +90,7 @@ class Predictor(nn.Module):
             x: New inputs, (batch, num_new, d_x).
             y: Their labels, (batch, num_new, d_y). All of them are read.
         """
-        self.check_pairs(x, y)
+        self.check_pairs(x, y, state)
         return BufferState(torch.cat([state.x, x], dim=1), torch.cat([state.y, y], dim=1))
 
     def predict(self, state: Any, x_query: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Predictor(nn.Module):
         Returns:
             Predictions, (batch, num_query, d_y).
         """
-        self.check_queries(x_query)
+        self.check_queries(state, x_query)
         batch, num_query, _ = x_query.shape
         x = state.x[:, None].expand(-1, num_query, -1, -1)
         y = state.y[:, None].expand(-1, num_query, -1, -1)
@@ -115,8 +115,11 @@ class Predictor(nn.Module):
         """Real numbers in the streaming state of one episode after `num_context` examples."""
         return num_context * (self.d_x + self.d_y)
 
-    def check_pairs(self, x: Tensor, y: Tensor) -> None:
-        """Raises ValueError unless x (batch, length, d_x) and y (batch, length, d_y) are floats."""
+    def check_pairs(self, x: Tensor, y: Tensor, state: Any = None) -> None:
+        """Raises ValueError unless x (batch, length, d_x) and y (batch, length, d_y) are floats.
+
+        With a state, its episodes must be as many.
+        """
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             raise TypeError(f"x and y must be tensors, got {type(x)} and {type(y)}")
         if (
@@ -134,10 +137,20 @@ class Predictor(nn.Module):
             raise ValueError(f"x and y must be floating point, got {x.dtype} and {y.dtype}")
         if x.shape[1] == 0:
             raise ValueError("x and y must hold at least one position, got length 0")
+        if state is not None:
+            self._check_batch(state, len(x))
 
-    def check_queries(self, x_query: Tensor) -> None:
-        """Raises ValueError unless x_query is (batch, num_query, d_x)."""
+    def check_queries(self, state: Any, x_query: Tensor) -> None:
+        """Raises ValueError unless x_query is (batch, num_query, d_x), with the state's batch."""
         if x_query.ndim != 3 or x_query.shape[2] != self.d_x:
             raise ValueError(
                 f"x_query must be (batch, num_query, {self.d_x}), got {tuple(x_query.shape)}"
             )
+        self._check_batch(state, len(x_query))
+
+    def _check_batch(self, state: Any, batch: int) -> None:
+        # Every state begins with a tensor that has the episodes first, perhaps in a block's state.
+        while not isinstance(state, Tensor):
+            state = state[0]
+        if len(state) != batch:
+            raise ValueError(f"the state is of {len(state)} episodes, got {batch}")

@@ -174,6 +174,19 @@ def test_states_are_values(kind: str, name: str, make_pairs: MakePairs) -> None:
 
 
 @predictors
+def test_a_state_of_other_episodes_is_refused(kind: str, name: str, make_pairs: MakePairs) -> None:
+    predictor = create(kind, name, 3, 2)
+    x, y = make_pairs(3, 2, 4)
+    for num in (1, 2):  # one would broadcast
+        state = predictor.init_state(num, dtype=x.dtype)
+        with pytest.raises(ValueError, match=f"the state is of {num} episodes, got {len(x)}"):
+            predictor.observe(state, x, y)
+        state = predictor.observe(state, x[:num], y[:num])
+        with pytest.raises(ValueError, match=f"the state is of {num} episodes, got {len(x)}"):
+            predictor.predict(state, x)
+
+
+@predictors
 def test_disagreeing_shapes_are_refused_with_both_shapes(kind: str, name: str) -> None:
     predictor = create(kind, name, 3, 2)
     for x_shape, y_shape in [

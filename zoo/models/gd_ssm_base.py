@@ -83,7 +83,7 @@ class WindowedPredictor(Predictor):
         )
 
     def observe(self, state: GDSSMState, x: Tensor, y: Tensor) -> GDSSMState:
-        self.check_pairs(x, y)
+        self.check_pairs(x, y, state)
         num_seen, newest = state.num_seen + x.shape[1], (x[:, -1], y[:, -1])
         if state.num_seen > 0:
             x = torch.cat([state.x[:, None], x], dim=1)
@@ -92,7 +92,7 @@ class WindowedPredictor(Predictor):
         return GDSSMState(Z, *newest, num_seen)
 
     def predict(self, state: GDSSMState, x_query: Tensor) -> Tensor:
-        self.check_queries(x_query)
+        self.check_queries(state, x_query)
         if state.num_seen == 0:
             return self.read_out(self._before_windows(x_query))
         batch, num_query, _ = x_query.shape

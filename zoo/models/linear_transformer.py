@@ -165,13 +165,13 @@ class LinearTransformer(Predictor):
         if isinstance(state, BufferState):
             buffer: BufferState = super().observe(state, x, y)
             return buffer
-        self.check_pairs(x, y)
+        self.check_pairs(x, y, state)
         examples = torch.cat([x, y], dim=-1)
         _, M = self._run_causal(examples, examples[:, :0], state.M)
         return CausalState(M, state.num_seen + x.shape[1])
 
     def predict(self, state: BufferState | CausalState, x_query: Tensor) -> Tensor:
-        self.check_queries(x_query)
+        self.check_queries(state, x_query)
         queries = self._query_tokens(x_query)
         if isinstance(state, BufferState):
             return self._prediction(self._run_full(torch.cat([state.x, state.y], dim=-1), queries))

@@ -113,14 +113,14 @@ class SequenceModel(Predictor):
         return SequenceState(tuple(blocks), 0)
 
     def observe(self, state: SequenceState, x: Tensor, y: Tensor) -> SequenceState:
-        self.check_pairs(x, y)
+        self.check_pairs(x, y, state)
         self.check_length(state.num_seen + x.shape[1])
         tokens = torch.stack([self._embed_x(x), self._embed_y(y)], dim=2).flatten(1, 2)
         _, blocks = self._run(self.place(tokens, 2 * state.num_seen), state.blocks)
         return SequenceState(blocks, state.num_seen + x.shape[1])
 
     def predict(self, state: SequenceState, x_query: Tensor) -> Tensor:
-        self.check_queries(x_query)
+        self.check_queries(state, x_query)
         self.check_length(state.num_seen + 1)
         batch, num_query, _ = x_query.shape
         # Each query goes on from a copy of the state, as if it were an episode of its own.

@@ -46,7 +46,7 @@ class MemorySolver(Predictor):
         return self.predict(BufferState(x[:, :-1], y[:, :-1]), x[:, -1:])[:, 0]
 
     def predict(self, state: BufferState, x_query: Tensor) -> Tensor:
-        self.check_queries(x_query)
+        self.check_queries(state, x_query)
         num_seen = torch.tensor([state.x.shape[1]], device=x_query.device)
         return self._answer(state.x, state.y, num_seen, x_query[:, None])[:, 0]
 

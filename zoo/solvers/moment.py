@@ -85,11 +85,11 @@ class MomentSolver(Predictor):
         )
 
     def observe(self, state: Moments, x: Tensor, y: Tensor) -> Moments:
-        self.check_pairs(x, y)
+        self.check_pairs(x, y, state)
         return Moments(*(old + new for old, new in zip(state, _moments(x, y), strict=True)))
 
     def predict(self, state: Moments, x_query: Tensor) -> Tensor:
-        self.check_queries(x_query)
+        self.check_queries(state, x_query)
         return (x_query.double() @ self._weights_where_finite(state)).to(x_query.dtype)
 
     def state_size(self, num_context: int) -> int:

@@ -56,7 +56,7 @@ class OnlineSolver(Predictor):
         return self.start(batch_size, device)
 
     def observe(self, state: Any, x: Tensor, y: Tensor) -> Any:
-        self.check_pairs(x, y)
+        self.check_pairs(x, y, state)
         return self._after(state, x, y)
 
     def _after(self, state: Any, x: Tensor, y: Tensor) -> Any:
@@ -65,7 +65,7 @@ class OnlineSolver(Predictor):
         return state
 
     def predict(self, state: Any, x_query: Tensor) -> Tensor:
-        self.check_queries(x_query)
+        self.check_queries(state, x_query)
         return self.answer(state, x_query.double()).to(x_query.dtype)
 
 
