@@ -61,7 +61,7 @@ class EvaluateSettings(BaseModel):
 
     predictors: list[str | dict[str, Any]] = Field(min_length=1)
     compare_with: str | dict[str, Any] | None
-    imitates: list[str] | None
+    imitates: list[str | dict[str, Any]] | None
     device: str
     fit_on: FitOn
     num_episodes: int = Field(ge=2)
@@ -108,6 +108,16 @@ def entries_of(given: list[str | dict[str, Any]], device: str = "cpu") -> list[E
     ]
 
 
+def solvers_of(given: list[str | dict[str, Any]]) -> list[Entry]:
+    """What names of solvers, and names with arguments, stand for.
+
+    Raises:
+        ValueError: If one of them is no solver.
+    """
+    told = [dict(item) if isinstance(item, dict) else {"name": item} for item in given]
+    return [_solver(arguments.pop("name", None), arguments) for arguments in told]
+
+
 def with_reference(entries: list[Entry], given: str | dict[str, Any]) -> tuple[list[Entry], str]:
     """The entries with one that others are compared with, and the label of that.
 
@@ -126,11 +136,8 @@ def with_reference(entries: list[Entry], given: str | dict[str, Any]) -> tuple[l
 
 
 def _entries(item: str | dict[str, Any], device: str) -> list[Entry]:
-    if isinstance(item, dict):
-        arguments = dict(item)
-        return [_solver(arguments.pop("name", None), arguments)]
-    if item in zoo.list_solvers():
-        return [_solver(item, {})]
+    if isinstance(item, dict) or item in zoo.list_solvers():
+        return solvers_of([item])
     return [_checkpoint(directory, device) for directory in _directories(item)]
 
 
@@ -226,8 +233,8 @@ class Evaluation:
         self.arguments.append({**place, "arguments": told})
         return solver
 
-    def imitation(self, algorithm: str) -> list[Row]:
-        """How much of each model the algorithm explains, and how many of its steps do so best."""
+    def imitation(self, algorithm: Entry) -> list[Row]:
+        """How much of each model a solver explains; its best number of steps where none is told."""
         models = {entry.label: entry.model for entry in self.entries if entry.model is not None}
         if not models:
             return []
@@ -239,27 +246,29 @@ class Evaluation:
             return behaviour(predictor, episodes.x, episodes.y, queries)
 
         rows: list[Row] = []
+        name, told = algorithm.name, algorithm.arguments
         try:
-            reference = create_reference(algorithm, spec, {})
+            reference = create_reference(name, spec, told)
             target = behaviour_of(reference)
             steps = {}
-            if "num_steps" in solver_arguments(algorithm):
+            if "num_steps" in solver_arguments(name) and "num_steps" not in told:
                 for k in MATCHED_STEPS:
-                    steps[k] = behaviour_of(create_reference(algorithm, spec, {"num_steps": k}))
+                    solver = create_reference(name, spec, {**told, "num_steps": k})
+                    steps[k] = behaviour_of(solver)
         except NOT_MEASURABLE as error:
-            return [not_measured(IMITATION, algorithm, m, _reason(error)) for m in models]
+            return [not_measured(IMITATION, algorithm.label, m, _reason(error)) for m in models]
         for label, model in models.items():
             try:
                 if model.output != reference.output:
                     raise ValueError(
-                        f"it predicts {model.output} and {algorithm} predicts {reference.output}"
+                        f"it predicts {model.output} and {name} predicts {reference.output}"
                     )
                 found = behaviour_of(model)
             except NOT_MEASURABLE as error:
-                rows.append(not_measured(IMITATION, algorithm, label, _reason(error)))
+                rows.append(not_measured(IMITATION, algorithm.label, label, _reason(error)))
                 continue
             numbers = imitation(found, target, episodes.target[:, -1])._asdict()
-            place = (IMITATION, algorithm, label, spec.num_context, True)
+            place = (IMITATION, algorithm.label, label, spec.num_context, True)
             for metric, interval in numbers.items():
                 if interval is not None:
                     rows.append(Row(*place, metric, *interval, num_episodes))
@@ -276,7 +285,7 @@ class Evaluation:
 
 
 def evaluate(
-    evaluation: Evaluation, suites: Mapping[str, Suite], imitates: list[str], console: Console
+    evaluation: Evaluation, suites: Mapping[str, Suite], imitates: list[Entry], console: Console
 ) -> list[Row]:
     """Measures everything; the rows of `results.json`."""
     rows: list[Row] = []
@@ -289,7 +298,7 @@ def evaluate(
                 rows += evaluation.setting(name, label, setting)
                 progress.advance(task)
         for algorithm in imitates:
-            progress.update(task, description=f"{IMITATION} of {algorithm}")
+            progress.update(task, description=f"{IMITATION} of {algorithm.label}")
             rows += evaluation.imitation(algorithm)
             progress.advance(task)
     return rows
@@ -444,9 +453,7 @@ def main(config: DictConfig) -> None:
         entries = entries_of(settings.predictors, settings.device)
         spec = spec_of(settings, entries)
         step = "gradient_descent" if spec.output == "value" else "softmax_gradient_descent"
-        imitates = [step] if settings.imitates is None else settings.imitates
-        for algorithm in imitates:
-            _solver(algorithm, {})  # refuses an unknown one before anything is measured
+        imitates = solvers_of([step] if settings.imitates is None else settings.imitates)
         entries, compare_with = with_reference(entries, settings.compare_with or step)
         options = (settings.num_episodes, settings.device, settings.fit_on)
         evaluation = Evaluation(spec, entries, compare_with, *options)

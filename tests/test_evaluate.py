@@ -25,6 +25,7 @@ from evaluate import (
     evaluate,
     evaluation_episodes,
     fresh_queries,
+    solvers_of,
     spec_of,
     tables_of,
     with_reference,
@@ -62,7 +63,7 @@ def rows_and_entries(settings: EvaluateSettings) -> tuple[list[Row], list[Entry]
     evaluation = Evaluation(
         spec_of(settings, entries), entries, compare_with, settings.num_episodes
     )
-    imitates = settings.imitates or []
+    imitates = solvers_of(settings.imitates or [])
     return evaluate(evaluation, settings.suites, imitates, Console(quiet=True)), entries
 
 
@@ -173,12 +174,17 @@ def test_a_constructed_model_is_found_to_be_its_algorithm() -> None:
     entry = Entry("constructed", "gd_ssm", model.requires_grad_(False), None, {})
     evaluation = Evaluation(spec, [entry], "zero", 200)
 
-    def found(name: str) -> dict[str, float | None]:
-        return {row.metric: row.value for row in evaluation.imitation(name)}
+    def found(given: str | dict[str, Any]) -> dict[str, float | None]:
+        rows = evaluation.imitation(solvers_of([given])[0])
+        assert {row.setting for row in rows} == {solvers_of([given])[0].label}
+        return {row.metric: row.value for row in rows}
 
     of_one_step, of_ridge = found("gradient_descent"), found("ridge")
     assert of_one_step["best_matching_steps"] == 3
     assert "best_matching_steps" not in of_ridge
+    of_three_steps = found({"name": "gradient_descent", "num_steps": 3})
+    assert of_three_steps["model_difference"] == pytest.approx(0, abs=1e-4)
+    assert "best_matching_steps" not in of_three_steps
     one_step = create_reference("gradient_descent", spec, {})
     x, y, target, _ = evaluation_episodes(spec, 200, "cpu")
     f, g = algorithm.predict_query(x, y), one_step.predict_query(x, y)
