@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from paper.figures import FIGURES, letters_of
-from paper.page import PAGE, RESULTS, read_results, summary_rows, write_page
+from paper.page import LAYOUT, PAGE, RESULTS, read_results, summary_rows, write_page
 from paper.plan import FULL, QUICK, ROOT, Effort, Job, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
 from zoo.hub.io import read_card
 from zoo.registry import explain
 from zoo.training.run import sole_writer, write_json
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 QUICK_OUTPUT = ROOT / "runs" / "paper-quick"
 
 
@@ -69,14 +70,19 @@ def reproduce(
     jobs = plan(needed.values(), effort, runs)
     runs.mkdir(parents=True, exist_ok=True)
     results_path.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"layout": LAYOUT, "figures": {}}
     with sole_writer(runs):
-        results = read_results(results_path)
+        if results_path.exists():
+            results = read_results(results_path)
         every_job = [job for of_training in jobs.values() for job in of_training]
         train_all(every_job, side_by_side, console)
         for letter in letters:
             with console.status(f"figure {letter}"):
                 own = [jobs[training.name] for training in FIGURES[letter].trainings(effort)]
-                results["figures"][letter] = measured(letter, own, effort, results_path.parent)
+                found = measured(letter, own, effort, results_path.parent)
+            if results_path.exists():  # another command may have made other figures meanwhile
+                results = read_results(results_path)
+            results["figures"][letter] = found
             # After each figure: the next one may be interrupted.
             write_json(results_path, results)
             write_page(page_path, results_path)
@@ -97,7 +103,10 @@ def measured(letter: str, jobs: list[list[Job]], effort: Effort, directory: Path
             figure.savefig(directory / file, metadata={"Date": None})
         drawings.append({"file": file, "caption": caption})
     cards = [read_card(run / "checkpoint") for of_name in runs.values() for run in of_name]
-    versions = [card.versions for card in cards]
+    versions: dict[str, set[str]] = {}
+    for card in cards:
+        for name, number in card.versions.items():
+            versions.setdefault(name, set()).add(number)
     return {
         "title": FIGURES[letter].title,
         "figures": drawings,
@@ -111,9 +120,7 @@ def measured(letter: str, jobs: list[list[Job]], effort: Effort, directory: Path
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             # Of the code that trained, which may be older than that which measures.
             "git_commits": sorted({card.git_commit[:10] for card in cards if card.git_commit}),
-            "versions": {
-                name: sorted({of_run[name] for of_run in versions}) for name in versions[0]
-            },
+            "versions": {name: sorted(numbers) for name, numbers in versions.items()},
         },
     }
 
@@ -129,6 +136,8 @@ def claims_table(results: dict[str, Any]) -> Table:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    for later in SIGNALS:  # while runs under way are stopped, which takes two minutes at most
+        signal.signal(later, signal.SIG_IGN)
     raise KeyboardInterrupt(signum)
 
 
@@ -137,8 +146,9 @@ def main(config: DictConfig) -> None:
     """The command line. What a user got wrong is one line, not a trace."""
     console = Console()
     # Runs under way save their state. They have sessions of their own, which no signal reaches.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _interrupt)
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signum, _interrupt)
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         settings = ReproduceSettings(**plain)

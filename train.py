@@ -250,9 +250,11 @@ def main(config: DictConfig) -> float | None:
     run_dir = Path(hydra_config.runtime.output_dir)
     script = shlex.quote(os.path.relpath(sys.argv[0]))
     resume_hint = f"python {script} resume={shlex.quote(os.path.relpath(run_dir))}"
-    config.run_dir = str(run_dir)  # where Hydra put it, whatever the command line says
+    config.run_dir = str(run_dir)  # where Hydra put it
     try:
-        if any(override.startswith("run_dir=") for override in hydra_config.overrides.task):
+        if any(
+            override.lstrip("+").startswith("run_dir=") for override in hydra_config.overrides.task
+        ):
             raise ValueError("run_dir cannot be set, it follows from hydra.run.dir=DIRECTORY")
         if config.resume is not None and hydra_config.mode == RunMode.MULTIRUN:
             raise ValueError("resume goes on with one run, without -m")

@@ -9,7 +9,7 @@ from paper.plan import Effort, Training
 
 # Tokens, rates and positions are those of `configs/experiment/compared`, with widths for 50,000 to
 # 75,000 parameters. S5 gets a state with room for the hundred numbers of sum_i y_i x_i^T.
-GATING = "Products of inputs are what a recurrent layer needs for it; those of plain S5 have none."
+GATING = "A recurrent layer needs products of its inputs for it; plain S5 has none."
 LAYERS = {1: "one layer", 2: "two layers"}
 WIDTHS: dict[str, dict[int, tuple[str, ...]]] = {
     "transformer": {1: ("model.d_model=64",), 2: ("model.d_model=48",)},

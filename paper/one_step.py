@@ -1,5 +1,7 @@
 """Figures a to d: one layer is one step of gradient descent."""
 
+from typing import Any
+
 from evaluate import evaluation_episodes
 from paper.claims import FIGURE, V1, Claim, Found, compared, over_seeds
 from paper.drawing import band, legend, new_figure, per_seed
@@ -181,18 +183,18 @@ def other_scales(runs: Runs, effort: Effort) -> Found:
         for label, place, trained, exact, expected in zip(
             settings, places, found.trained, found.exact, found.expected, strict=True
         ):
-            paper = f"On larger {what} the trained layer does what gradient descent does."
+            claimed: dict[str, Any] = {}
+            if place > 1:
+                paper = f"On larger {what} the trained layer does what gradient descent does."
+                claimed = {"paper": paper, "source": FIGURE, "low": 0.95, "high": 1.05}
             claims.append(
                 compared(
                     f"0.5*MSE, {what} {label} times as large",
                     trained,
                     "one gradient step of the size for training",
                     [exact] * len(base),
-                    paper=paper if place > 1 else "",
-                    source=FIGURE if place > 1 else "",
-                    low=0.95 if place > 1 else None,
-                    high=1.05 if place > 1 else None,
                     closed_form=expected,
+                    **claimed,
                 )
             )
         band(ax, places, per_seed(found.trained), "GD-SSM, trained", color="black")

@@ -4,6 +4,7 @@ python -m paper.page
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ initialisation and training episodes; all are measured on the same test episodes
 algorithm beside them. The intervals are over seeds alone: the scatter of the test episodes, about
 1 % of a loss on linear functions and more on others, is in none of them. It drops out of a ratio
 where both predict nearly the same, and so claims are judged by the mean of the seeds' ratios where
-there are any; closed forms stand beside. A claim is *reproduced* where that mean is within the
-bounds shown, *not judged* where a measurement cannot decide it, and *ours* is what goes beyond the
-paper.
+there are any; those beside zero keep it, and have wide bounds. Closed forms stand beside. A claim
+is *reproduced* where that mean is within the bounds shown, *not judged* where a measurement cannot
+decide it, and *ours* is what goes beyond the paper.
 """
 
 QUICK = """
@@ -41,20 +42,19 @@ episodes. Models are not trained to the end, and a claim may fail for that alone
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The content of a results file; without figures where there is none yet.
+    """The content of a results file that a page can be made of.
 
     Raises:
+        FileNotFoundError: If there is none.
         ValueError: If it is damaged or of another layout.
     """
-    if not path.exists():
-        return {"layout": LAYOUT, "figures": {}}
+    text = path.read_text()
     try:
-        results: dict[str, Any] = json.loads(path.read_text())
+        results: dict[str, Any] = json.loads(text)
         if results["layout"] != LAYOUT:
             raise ValueError(f"layout {results['layout']}, not {LAYOUT}")
-        for entry in results["figures"].values():
-            claims_of(entry)
-    except (ValueError, LookupError, TypeError) as error:
+        page(results, path.with_name("paper.md"), path)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         text = f"{path} holds no results that can be read ({error}); move it away to begin anew"
         raise ValueError(text) from error
     return results
@@ -98,19 +98,22 @@ def summary_rows(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             if not judged:
                 verdict = "not judged"
             elif 0 < num < len(judged):
-                verdict = f"reproduced in {num} of {len(judged)} quantities"
+                verdict = f"not reproduced: {num} of {len(judged)} quantities are"
             rows.append((letter, text, verdict, _by_how_much(judged or members)))
     return rows
 
 
 def _by_how_much(claims: list[Claim]) -> str:
+    values: dict[str, list[float]] = {}
+    for claim in claims:
+        if claim.ratio is None:
+            values.setdefault(claim.quantity, []).append(claim.measured.value)
+        else:
+            values.setdefault(f"ratio to {claim.reference}", []).append(claim.ratio.value)
     parts = []
-    ratios = [claim.ratio.value for claim in claims if claim.ratio is not None]
-    others = [claim.measured.value for claim in claims if claim.ratio is None]
-    for name, values in (("ratio", ratios), ("value", others)):
-        if values:
-            low, high = _number(min(values)), _number(max(values))
-            parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
+    for name, found in values.items():
+        low, high = _number(min(found)), _number(max(found))
+        parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
     return ", ".join(parts)
 
 
@@ -184,4 +187,7 @@ def write_page(page_path: Path, results_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_page(PAGE, RESULTS)
+    try:
+        write_page(PAGE, RESULTS)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,6 +1,8 @@
 """`python reproduce.py`: plan, re-use, interruption, and the page that follows from the results."""
 
 import json
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,13 +18,15 @@ import train  # registers the resolvers of the configs
 import zoo
 from datamodules import EpisodeSpec
 from paper import runner
-from paper.claims import V1, Claim, OverSeeds, compared, over_seeds
+from paper.claims import V1, Claim, Found, OverSeeds, compared, over_seeds
 from paper.figures import FIGURES, letters_of
 from paper.measure import histories, history, model_of, of_each
+from paper.more_steps import best_schedule
 from paper.page import PAGE, RESULTS, page, read_results, summary_rows, write_page
 from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
-from reproduce import ReproduceSettings, reproduce
+from reproduce import ReproduceSettings, measured, reproduce
+from zoo.hub.io import card_bytes, read_card
 from zoo.training.run import sole_writer
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +147,36 @@ def test_an_interrupted_plan_goes_on_within_the_run(
     assert steps == list(range(50, 301, 50))
 
 
-def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [[], ["nohup"]])
+def test_a_signal_stops_the_runs_under_way_with_their_state_saved(
+    before: list[str], tmp_path: Path
+) -> None:
+    command = [*before, sys.executable, "reproduce.py", "figure=a", f"runs={tmp_path}"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        give_up = time.monotonic() + 200
+        while "step 100/" not in "".join(logs_in(tmp_path)):
+            assert process.poll() is None
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+        process.send_signal(signal.SIGHUP)
+        if before:
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=200)[0]
+    assert process.returncode == 128 + (signal.SIGTERM if before else signal.SIGHUP), output
+    assert "the same command goes on from here" in output
+    assert "stopped by SIGINT after step" in "".join(logs_in(tmp_path))
+
+
+def logs_in(directory: Path) -> list[str]:
+    return [log.read_text(errors="replace") for log in directory.rglob("log.txt")]
+
+
+def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     effort = Effort(seeds=(0, 1), num_episodes=50)
     (job,) = jobs_of(Training("x", 10, 1.0, SMALL, validations=1), effort, tmp_path)
     train_all([job], 1, silent())
@@ -151,6 +184,21 @@ def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(tmp_pa
     losses = of_each(run_dirs([job]), "model", "test/half_mse_query", "value")
     assert len(set(losses)) == 2
     assert [model_of(run).d_x for run in run_dirs([job])] == [3, 3]
+
+    def make(runs: Any, effort: Effort) -> Found:
+        return Found({}, [])
+
+    monkeypatch.setitem(FIGURES, "a", FIGURES["a"]._replace(make=make))
+    second = job.run_dirs[1] / "checkpoint"
+    card = read_card(second)
+    older = card.model_copy(update={"git_commit": "0" * 40, "versions": {"torch": "1.0"}})
+    (second / "card.json").write_bytes(card_bytes(older))
+    made = measured("a", [[job]], effort, tmp_path)["made"]
+    times = [read_card(run / "checkpoint").training.wall_time_s for run in job.run_dirs]
+    assert made["training_s"] == pytest.approx(sum(times), abs=0.1)
+    assert made["git_commits"][0] == "0" * 10
+    assert made["versions"]["torch"] == ["1.0", card.versions["torch"]]
+    assert made["versions"]["lightning"] == [card.versions["lightning"]]
 
 
 def test_a_run_that_fails_ends_the_plan_with_its_output(
@@ -185,7 +233,16 @@ def test_a_second_reproduction_with_the_same_runs_is_refused(tmp_path: Path) -> 
         again(tmp_path, ["a"])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"layout": 1}', '{"layout": 0}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "{}", '{"layout": 1}', '{"layout": 0}'),
+        '{"layout": 1, "figures": []}',
+        '{"layout": 1, "figures": null}',
+        '{"layout": 1, "figures": {"a": {"claims": ["x"]}}}',
+        '{"layout": 1, "figures": {"a": {"claims": []}}}',
+    ],
+)
 def test_results_that_cannot_be_read_are_found_before_training(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +294,8 @@ def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> 
     for value, verdict in ((1.002, "reproduced"), (1.3, "not reproduced")):
         claim["ratio"]["value"] = value
         letter, _, found, amount = summary_rows(results["figures"])[0]
-        assert (letter, found, amount) == ("a", verdict, f"ratio {value}")
+        ratio = f"ratio to one step of gradient descent {value}"
+        assert (letter, found, amount) == ("a", verdict, ratio)
         assert f"| {verdict} |" in page(results, *places)
         assert page(results, *places) != places[0].read_text()
 
@@ -252,6 +310,31 @@ def test_the_shipped_page_is_that_of_the_shipped_results() -> None:
         assert not entry["made"]["quick"]
         for figure in entry["figures"]:
             assert (RESULTS.parent / figure["file"]).exists()
+
+
+def test_a_page_needs_results(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_page(tmp_path / "paper.md", tmp_path / "results.json")
+    assert not (tmp_path / "paper.md").exists()
+    assert PAGE.exists() == RESULTS.exists()
+
+
+def test_a_model_that_was_not_trained_reproduces_nothing(tmp_path: Path) -> None:
+    untrained = Effort(seeds=(0, 1), share=1e-9, num_episodes=50, num_steps=(2,))
+    places = tmp_path / "paper.md", tmp_path / "figures" / "results.json"
+    letters = ["a", "b", "c", "e", "f"]
+    results = reproduce(letters, untrained, tmp_path / "runs", 2, *places, silent())
+    rows = summary_rows(results["figures"])
+    assert {letter for letter, *_ in rows} == set(letters)
+    assert {verdict.split(":")[0] for _, _, verdict, _ in rows} == {"not reproduced"}
+
+
+def test_the_best_schedule_is_judged_by_the_scale_of_functions() -> None:
+    spec = EpisodeSpec(d_x=3, d_y=2, num_context=6)
+    larger = EpisodeSpec(d_x=3, d_y=2, num_context=6, function={"name": "linear", "scale": 2.0})
+    (one, expected), (other, expected_larger) = (best_schedule(s, 2) for s in (spec, larger))
+    assert one.step_sizes == pytest.approx(other.step_sizes)
+    assert expected_larger == pytest.approx(4 * expected)
 
 
 def test_the_page_is_written_without_training(reproduced: Path, tmp_path: Path) -> None:

@@ -393,7 +393,7 @@ def test_a_run_that_diverges_later_keeps_its_last_finite_checkpoint(tmp_path: Pa
         (["max_steps=1e3"], "max_steps: .*integer, got 1000.0"),
         (["val_every=0"], "val_every: .*greater than 0, got 0"),
         (["eval_episodes=1"], "eval_episodes: .*greater than or equal to 2, got 1"),
-        (["run_dir=somewhere"], "run_dir cannot be set, it follows from hydra.run.dir=DIRECTORY"),
+        (["++run_dir=somewhere"], "run_dir cannot be set, it follows from hydra.run.dir=DIRECTORY"),
         (["checkpoint_tag=a+b"], "checkpoint_tag: .*pattern.*got 'a\\+b'"),
         (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches: .*got 0"),
         (["callbacks.figures.every_n_steps=0"], "every_n_steps must be at least 1, got 0"),

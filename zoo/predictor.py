@@ -74,7 +74,8 @@ class Predictor(nn.Module):
     ) -> Any:
         """The streaming state before the first example, for `batch_size` episodes side by side.
 
-        Device and type are those of the parameters unless given.
+        Device and type are those of the parameters unless given. A state is a tensor with the
+        episodes first, or a tuple that begins with a state.
         """
         like = next(self.parameters(), torch.empty(0))
         x = torch.zeros(
@@ -149,7 +150,6 @@ class Predictor(nn.Module):
         self._check_batch(state, len(x_query))
 
     def _check_batch(self, state: Any, batch: int) -> None:
-        # Every state begins with a tensor that has the episodes first, perhaps in a block's state.
         while not isinstance(state, Tensor):
             state = state[0]
         if len(state) != batch:

@@ -21,7 +21,7 @@ class OnlineSolver(Predictor):
     """
 
     def start(self, batch_size: int, device: torch.device | str | None) -> Any:
-        """The state before the first example."""
+        """The state before the first example: a tensor, episodes first, or a tuple of such."""
         raise NotImplementedError
 
     def update(self, state: Any, x: Tensor, y: Tensor) -> Any:
