@@ -4,6 +4,7 @@ python -m paper.page
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,19 @@ def _summary(figures: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for letter, text, verdict, amount in summary_rows(figures):
-        lines.append(f"| [{letter}](#figure-{letter}) | {text} | {verdict} | {amount} |")
+        # As the anchor of the heading is made: without signs, with hyphens for spaces.
+        anchor = re.sub(r"[^\w ]", "", _heading(letter, figures[letter])).lower().replace(" ", "-")
+        lines.append(f"| [{letter}](#{anchor}) | {text} | {verdict} | {amount} |")
     return "\n".join([*lines, ""])
+
+
+def _heading(letter: str, entry: dict[str, Any]) -> str:
+    return f"({letter}) {entry['title']}"
 
 
 def _section(letter: str, entry: dict[str, Any], place: str) -> str:
     made = entry["made"]
-    lines = [f'<a id="figure-{letter}"></a>', "", f"## ({letter}) {entry['title']}", ""]
+    lines = [f"## {_heading(letter, entry)}", ""]
     for figure in entry["figures"]:
         caption = figure["caption"]
         lines += [f"![{caption}]({place}/{figure['file']})", "", caption, ""]
@@ -142,7 +149,7 @@ def _section(letter: str, entry: dict[str, Any], place: str) -> str:
         lines += _table(members)
     lines += [
         f"`{made['command']}`; {len(made['seeds'])} seeds, {made['num_episodes']:,} test episodes, "
-        f"{made['training_s'] / 60:.0f} minutes of training on one thread; {made['date']}, "
+        f"{made['training_s'] / 60:.1f} min of training on one thread; {made['date']}, "
         + ", ".join(f"{name} {' and '.join(all_)}" for name, all_ in made["versions"].items())
         + f"; trained by the code of {' and '.join(made['git_commits']) or 'no commit'}.",
         "",
