@@ -13,6 +13,7 @@ Verdict = Literal["reproduced", "not reproduced", "not judged", "ours"]
 # Where the paper says something. Its three versions have different abstracts.
 V1, V2, V3 = "abstract of version 1", "abstract of version 2", "abstract of version 3"
 FIGURE = "what a figure of it shows"
+CODE = "its public code"
 
 
 class OverSeeds(NamedTuple):

@@ -29,8 +29,16 @@ Runs = Mapping[str, Sequence[Path]]
 
 
 def metrics_of(run: Path) -> dict[str, Any]:
-    """The numbers at the end of a run."""
-    content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    """The numbers at the end of a run.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = run / "metrics.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to measure again") from error
     return content
 
 

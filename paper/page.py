@@ -21,10 +21,17 @@ INTRODUCTION = """\
 # The paper's figures
 
 What ["State-space models can learn in-context by gradient descent"](https://arxiv.org/abs/2410.11687)
-(its third version: "Learning in the Recurrent State") claims, in our words, beside what `{command}`
-measured. The results file is [{results}]({results}); this page is made from it, and not written by
-hand. Claims are those of the abstracts and of what figures are there to show; no number of the
-paper is among them.
+claims, in our words, beside what `{command}` measured. The third version is called "Learning in the
+Recurrent State: Gradient Descent with Linear Recurrent Networks", and the model GRIL there. The
+results file is [{results}]({results}); this page is made from it, and not written by hand. Claims
+are those of the abstracts and of what figures are there to show; no number of the paper is among
+them, and the letters are ours. Not attempted: the third version's results on Long Range Arena and
+language modelling.
+
+The setting is linear regression with ten examples in ten dimensions, x from U(-0.5, 0.5), a new
+function for every episode, unless another is named. 0.5*MSE is half the squared error, averaged
+over the coordinates of the label. The mechanism and its weights Q, Lambda_bar, D and C are explained
+in the guide (docs/guide.md), the construction and the distances in docs/mathematics.md.
 
 Every number is a mean over seeds, with half its 95 % interval (Student's t). A seed sets
 initialisation and training episodes; all are measured on the same test episodes, and so is the
@@ -38,7 +45,8 @@ decide it, and *ours* is what goes beyond the paper.
 
 QUICK = """
 **This is the quick version: fewer seeds, a quarter of the optimizer steps, fewer settings and test
-episodes. Models are not trained to the end, and a claim may fail for that alone.**
+episodes. Models are not trained to the end, and a claim may fail for that alone; intervals over two
+seeds are wide, and one may hold by chance.**
 """
 
 
