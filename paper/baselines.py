@@ -89,7 +89,7 @@ def other_architectures(runs: Runs, effort: Effort) -> Found:
         "each: a dot for each seed, mean with 95 % interval. They differ in more than their kind: "
         "GD-SSM and linear transformer have few parameters and are scored at the query, the others "
         "have 50,000 to 75,000, tokens of unit variance, and are scored at all positions; no rate "
-        "was tuned for this figure, and budgets are others than in docs/architectures.md. What is level "
-        "with zero has learned nothing, which does not show that it cannot."
+        "was tuned for this figure, and budgets are others than in docs/architectures.md. What is "
+        "level with zero has learned nothing, which does not show that it cannot."
     )
     return Found({"other_architectures": (figure, caption)}, claims)

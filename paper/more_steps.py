@@ -133,8 +133,8 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
         {
             "several_steps": (
                 figure,
-                "Test loss of k steps; mean and 95 % band over seeds. The paper stacks layers; here "
-                "one layer keeps the sums and is read once for every step.",
+                "Test loss of k steps; mean and 95 % band over seeds. The paper stacks layers; "
+                "here one layer keeps the sums and is read once for every step.",
             ),
             "several_steps_weights": (
                 heat_maps,

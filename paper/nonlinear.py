@@ -41,7 +41,12 @@ NETWORK = "With a network before it, it extends to functions that are not linear
 EXPECTED: dict[Training, tuple[str, float | None, float | None, float | None]] = {
     ONE_STEP: (f"{NETWORK}: one step on learned features.", 0.95, 1.05, 0.1),
     FOUR_STEPS: (f"{NETWORK}: several steps reach as many exact ones.", None, 1.05, 0.1),
-    EMBEDDED: ("With embedded tokens and a gated unit behind it, it learns them too.", *[None] * 3),
+    EMBEDDED: (
+        "With embedded tokens and a gated unit behind it, it learns them too.",
+        None,
+        None,
+        None,
+    ),
 }
 
 

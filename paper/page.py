@@ -30,8 +30,8 @@ language modelling.
 
 The setting is linear regression with ten examples in ten dimensions, x from U(-0.5, 0.5), a new
 function for every episode, unless another is named. 0.5*MSE is half the squared error, averaged
-over the coordinates of the label. The mechanism and its weights Q, Lambda_bar, D and C are explained
-in the guide (docs/guide.md), the construction and the distances in docs/mathematics.md.
+over the coordinates of the label. `docs/guide.md` explains the mechanism and its weights Q,
+Lambda_bar, D and C, `docs/mathematics.md` the construction and the distances.
 
 Every number is a mean over seeds, with half its 95 % interval (Student's t). A seed sets
 initialisation and training episodes; all are measured on the same test episodes, and so is the

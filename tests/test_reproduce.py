@@ -20,7 +20,7 @@ from datamodules import EpisodeSpec
 from paper import runner
 from paper.claims import V1, Claim, Found, OverSeeds, compared, over_seeds
 from paper.figures import FIGURES, letters_of
-from paper.measure import histories, history, model_of, of_each
+from paper.measure import histories, history, metrics_of, model_of, of_each
 from paper.more_steps import best_schedule
 from paper.page import PAGE, RESULTS, page, read_results, summary_rows, write_page
 from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
@@ -222,6 +222,12 @@ def test_a_seed_that_diverged_ends_the_plan_with_what_to_do(tmp_path: Path) -> N
     text = runner._failure(job, 0)
     assert text.startswith("seed_1 of wild ended without a result")
     assert text.endswith(f"rm -r {job.place} to train it anew")
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"model": ')
+    with pytest.raises(ValueError, match=r"metrics\.json is damaged .*; delete it to measure again"):
+        metrics_of(tmp_path)
 
 
 def test_a_second_reproduction_with_the_same_runs_is_refused(tmp_path: Path) -> None:
