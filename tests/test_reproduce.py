@@ -226,7 +226,7 @@ def test_a_seed_that_diverged_ends_the_plan_with_what_to_do(tmp_path: Path) -> N
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"model": ')
-    with pytest.raises(ValueError, match=r"metrics\.json is damaged .*; delete it to measure again"):
+    with pytest.raises(ValueError, match=r"metrics\.json is damaged .*; delete it to measure"):
         metrics_of(tmp_path)
 
 
