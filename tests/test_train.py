@@ -470,7 +470,9 @@ def test_a_multirun_is_summarised_over_its_seeds(tmp_path: Path) -> None:
 
 def test_the_seeds_of_one_run_are_summarised_as_runs_are(tmp_path: Path) -> None:
     short = [*SMALL, "max_steps=5", "val_every=5", "eval_episodes=20"]
-    run(*short, "seeds=2", f"hydra.run.dir={tmp_path / 'run'}")
+    run(*short, "seeds=2", "trainer.log_every_n_steps=5", f"hydra.run.dir={tmp_path / 'run'}")
+    group = "train/learning_rate/decay"  # under the name that it has with one seed
+    assert read_columns(tmp_path / "run", [group])[group]
     sweep.main(tmp_path)
     with (tmp_path / "summary.csv").open() as file:
         (row,) = [row for row in csv.DictReader(file) if row["quantity"] == "test/half_mse_query"]

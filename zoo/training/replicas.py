@@ -185,7 +185,11 @@ class LitReplicas(LitPredictor):
         schedule = create_schedule(optimizer, self.optim, self.trainer.max_steps)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {
+                "scheduler": schedule,
+                "interval": "step",
+                "name": "train/learning_rate",
+            },
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
