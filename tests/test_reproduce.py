@@ -330,7 +330,8 @@ def test_a_model_that_was_not_trained_reproduces_nothing(tmp_path: Path) -> None
     results = reproduce(letters, untrained, tmp_path / "runs", 2, *places, silent())
     rows = summary_rows(results["figures"])
     assert {letter for letter, *_ in rows} == set(letters)
-    assert {verdict.split(":")[0] for _, _, verdict, _ in rows} == {"not reproduced"}
+    verdicts = {verdict.split(":")[0] for _, _, verdict, _ in rows}
+    assert verdicts == {"not reproduced", "not judged"}
 
 
 def test_the_best_schedule_is_judged_by_the_scale_of_functions() -> None:
