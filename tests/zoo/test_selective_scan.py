@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.layers import selective_scan as scan_module
-from zoo.layers.selective_scan import CHUNK, selective_scan
+from zoo.layers.selective_scan import CHUNK, MIN_CHUNK, selective_scan
 
 LENGTHS = [1, 2, 3, 5, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 5]
 NAMES = ["u", "delta", "A", "B", "C", "D", "h_0"]
@@ -77,6 +77,18 @@ def test_gradients_when_only_one_of_the_results_is_read(read: str) -> None:
         value = (y if read == "y" else h).square().sum()
         gradients.append(torch.autograd.grad(value, parts, materialize_grads=True))
     close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("length", [MIN_CHUNK - 1, MIN_CHUNK, 2 * MIN_CHUNK + 5])
+def test_chunks_of_a_wide_batch_are_shorter_and_equal_the_loop(length: int) -> None:
+    results = []
+    for method in ("chunked", "loop"):
+        parts = arguments(length, batch=64, d_inner=128, d_state=16)
+        assert scan_module._chunk_length(parts[-1]) == MIN_CHUNK
+        y, h = selective_scan(*parts, method=method)  # type: ignore[arg-type]
+        results.append((y, h, torch.autograd.grad(loss(y, h), parts)))
+    for part, expected in zip(*results, strict=True):
+        close(part, expected)
 
 
 def test_gradcheck_across_a_chunk_boundary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,10 @@ from torch.autograd import Function
 
 Method = Literal["chunked", "loop"]
 
-# Steps whose states are in memory together. Fewer keep more boundary states, more leave the cache.
-CHUNK = 32
+# Steps whose states are in memory together: as many as have CHUNK_SIZE numbers, which the cache of
+# a core holds, but not so few that the states kept at their boundaries are many.
+MIN_CHUNK, CHUNK = 8, 32
+CHUNK_SIZE = 2**19
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +94,11 @@ def _loop(
     return torch.stack(y, dim=1), h
 
 
+def _chunk_length(h: Tensor) -> int:
+    """Steps of a chunk, given one step's state."""
+    return min(CHUNK, max(MIN_CHUNK, CHUNK_SIZE // max(1, h.numel())))
+
+
 # Operators, so that torch.compile takes each as it is instead of tracing every step of its loop.
 # They know nothing of autograd and vmap: that is the business of the functions below, because a
 # registered operator cannot be differentiated under torch.func.
@@ -105,13 +112,13 @@ def _selective_scan(
     h_0 (batch, d_state, d_inner). Beside y and the last state it returns the states at which the
     chunks start, (num_chunks, batch, d_state, d_inner): all that is kept for the way back.
     """
-    length = len(x)
+    length, chunk = len(x), _chunk_length(h_0)
     y, h_last, starts = _like_results(x, delta, A, B, C, h_0)
-    buffers = _Buffers(h_0, length)
+    buffers = _Buffers(h_0, min(chunk, length))
     h_last.copy_(h_0)
     for k, start in enumerate(starts):
         start.copy_(h_last)
-        now = slice(k * CHUNK, min((k + 1) * CHUNK, length))
+        now = slice(k * chunk, min((k + 1) * chunk, length))
         _, h = buffers.fill(x[now], delta[now], A, B[now], start)
         y[now] = (C[now, :, None] @ h[1:]).squeeze(2)
         h_last.copy_(h[-1])
@@ -130,15 +137,15 @@ def _selective_scan_gradient(
     dh_last: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of the six arguments of `_selective_scan` from those of y and h_last."""
-    length = len(x)
+    length, chunk = len(x), _chunk_length(dh_last)
     dx, ddelta, dA, dB, dC, dh_0 = _like_gradients(x, delta, A, B, C, starts, dy, dh_last)
     dA.zero_()
-    buffers = _Buffers(dh_0, length)
+    buffers = _Buffers(dh_0, min(chunk, length))
     dh_buffer = torch.empty_like(buffers.a)
     dh_steps = dh_buffer.unbind(0)
     dh_0.copy_(dh_last)  # on the way: what reaches the last state of a chunk from the steps behind
     for k in reversed(range(len(starts))):
-        now = slice(k * CHUNK, min((k + 1) * CHUNK, length))
+        now = slice(k * chunk, min((k + 1) * chunk, length))
         num_steps = now.stop - now.start
         a, h = buffers.fill(x[now], delta[now], A, B[now], starts[k])
         dh = dh_buffer[:num_steps]
@@ -162,7 +169,7 @@ def _selective_scan_gradient(
 def _like_results(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    num_chunks = -(-len(x) // CHUNK)
+    num_chunks = -(-len(x) // _chunk_length(h_0))
     return torch.empty_like(x), h_0.new_empty(h_0.shape), h_0.new_empty(num_chunks, *h_0.shape)
 
 
@@ -254,8 +261,7 @@ class _Buffers:
     Their steps are taken apart once, since for small states that costs as much as a step.
     """
 
-    def __init__(self, h_0: Tensor, length: int) -> None:
-        num_steps = min(CHUNK, length)
+    def __init__(self, h_0: Tensor, num_steps: int) -> None:
         self.a = h_0.new_empty(num_steps, *h_0.shape)
         self.h = h_0.new_empty(num_steps + 1, *h_0.shape)
         self.a_steps, self.h_steps = self.a.unbind(0), self.h.unbind(0)
