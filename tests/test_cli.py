@@ -73,6 +73,10 @@ def test_list_sorts_and_filters(run: Run, location: Path) -> None:
     assert names("--architecture", "transformer") == ["transformer.linear"]
     assert names("--family", "sine") == []
     assert names("*transformer*") == everything[1:]
+    code, output, errors = run("list", "--url", location, "--family", "sine")
+    architectures = ", ".join(sorted(KINDS))
+    assert (code, output) == (1, "")
+    assert f"matches; architectures: {architectures}; families: linear\n" in errors
 
 
 @pytest.mark.parametrize("command", [["list"], ["compare", *(f"{name}.linear" for name in KINDS)]])

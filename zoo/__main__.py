@@ -105,9 +105,10 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List checkpoints with their size, error and cost."""
+    known = known_checkpoints(url)
     found = [
         (name, entry)
-        for name, entry in known_checkpoints(url).items()
+        for name, entry in known.items()
         if fnmatchcase(name, pattern)
         and architecture in (None, entry.architecture)
         and family in (None, entry.family)
@@ -116,6 +117,13 @@ def list_command(
     if as_json:
         print_json([{"name": name, **entry.model_dump(mode="json")} for name, entry in found])
         return
+    if known and not found:
+        architectures = ", ".join(sorted({entry.architecture for entry in known.values()}))
+        families = ", ".join(sorted({entry.family for entry in known.values()}))
+        raise ValueError(
+            f"none of {len(known)} checkpoints matches; architectures: {architectures}; "
+            f"families: {families}"
+        )
     table = new_table("checkpoint", "params\nstate", "error", "exact", "episodes\ntime")
     for name, entry in found:
         algorithms = sorted(entry.references.items(), key=lambda item: item[1].value)

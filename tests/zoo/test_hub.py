@@ -169,6 +169,11 @@ def test_missing_directories_are_named(tmp_path: Path) -> None:
 def test_a_run_directory_says_where_its_checkpoint_is(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no card.json; .*checkpoint has one"):
         zoo.load(checkpoint.parent)
+    run = checkpoint.parent / "run"
+    (run / "seed_3").mkdir(parents=True)
+    checkpoint.rename(run / "seed_3" / "checkpoint")
+    with pytest.raises(CheckpointError, match=r"has no card.json; .*seed_3/checkpoint has one"):
+        zoo.load(run)
 
 
 def test_non_finite_weights_are_not_saved(

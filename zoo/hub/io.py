@@ -139,8 +139,9 @@ def read_card(directory: Path) -> Card:
     path = directory / CARD
     if not path.is_file():
         what = "has no" if directory.is_dir() else "is not a directory with a"
-        inside = directory / "checkpoint"
-        hint = f"; {inside} has one" if (inside / CARD).is_file() else ""
+        # In a run, and in a run of several seeds.
+        inside = (*directory.glob(f"checkpoint/{CARD}"), *directory.glob(f"seed_*/*/{CARD}"))
+        hint = f"; {min(inside).parent} has one" if inside else ""
         raise CheckpointError(f"{directory} {what} {CARD}{hint}")
     with path.open("rb") as file:
         return parse_card(file.read(MAX_CARD_BYTES + 1), path)
