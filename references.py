@@ -9,7 +9,12 @@ from datamodules.datamodule import EVAL_SEED
 from datamodules.linear import Linear, LinearDrift, LinearPool
 from datamodules.stream import Generators
 from zoo.predictor import Predictor
-from zoo.solvers.theory import LinearEpisodes, optimal_half_mse, optimal_step_size
+from zoo.solvers.theory import (
+    LinearEpisodes,
+    optimal_forgetting,
+    optimal_half_mse,
+    optimal_step_size,
+)
 from zoo.solvers.tuning import log_grid, tune
 
 # Episodes that step sizes and penalties are fitted on; no comparison sees them.
@@ -29,9 +34,10 @@ BESIDE = {
 
 def linear_moments(spec: EpisodeSpec) -> LinearEpisodes | None:
     """What the closed forms need to know of the episodes, None where they do not hold."""
+    function = spec.function
     if (
-        not isinstance(spec.function, Linear)
-        or spec.function.mean_scale > 0
+        not isinstance(function, Linear | LinearDrift)
+        or (isinstance(function, Linear) and function.mean_scale > 0)
         or spec.inputs.kurtosis is None
         or spec.outliers.probability > 0
         or spec.distractors.count == spec.num_context
@@ -42,10 +48,11 @@ def linear_moments(spec: EpisodeSpec) -> LinearEpisodes | None:
         num_context=spec.num_context,
         input_variance=spec.input_variance,
         input_kurtosis=spec.inputs.kurtosis,
-        weight_variance=spec.function.scale**2,
+        weight_variance=function.scale**2,
         noise_variance=spec.noise**2,
         num_distractors=spec.distractors.count,
         distractor_variance=spec.distractors.scale**2,
+        rho=function.rho if isinstance(function, LinearDrift) else 1.0,
     )
 
 
@@ -111,9 +118,13 @@ def known_arguments(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict
     they are known only where weights and noise are as it assumes.
     """
     noise_variance, function = spec.noise**2, spec.function
-    if name == "gradient_descent" and given.get("num_steps", 1) == 1:
-        moments = linear_moments(spec)
-        return {} if moments is None else {"step_size": optimal_step_size(moments)}
+    moments = linear_moments(spec)
+    if moments is not None and moments.rho > 0:  # else the best step is none at all
+        if name == "gradient_descent" and given.get("num_steps", 1) == 1:
+            return {"step_size": optimal_step_size(moments)}
+        if name == "weighted_gradient_descent":
+            forgetting = given.get("forgetting", optimal_forgetting(moments))
+            return {"step_size": optimal_step_size(moments, forgetting), "forgetting": forgetting}
     clean = (
         spec.distractors.count == 0
         and spec.outliers.probability == 0

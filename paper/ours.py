@@ -1,8 +1,5 @@
 """Figure h: learned step sizes, forgetting, longer contexts, all ours, and classes."""
 
-from datamodules import EpisodeSpec, create_sampler
-from datamodules.datamodule import EVAL_SEED
-from datamodules.stream import Generators
 from evaluate import evaluation_episodes
 from paper.claims import V3, Claim, Found, compared, over_seeds
 from paper.drawing import band, bars, legend, new_figure, per_seed
@@ -16,12 +13,11 @@ from paper.measure import (
 )
 from paper.more_steps import best_schedule
 from paper.more_steps import training as steps_training
-from paper.nonlinear import FIT_EPISODES
 from paper.one_step import BASE, HIGH, LOW
 from paper.plan import Effort, Training
-from references import arguments_for, create_reference
+from references import create_reference, linear_moments
 from zoo.solvers.moment import GradientDescent
-from zoo.solvers.tuning import tune
+from zoo.solvers.theory import optimal_forgetting, optimal_half_mse
 
 LENGTHS = (2, 5, 10, 15, 20, 30, 40)
 CLASSIFICATION = Training("classification", 3_000, 4.0, ("data=classification",))
@@ -100,7 +96,9 @@ def forgetting(runs: Runs, effort: Effort) -> Found:
         spec = spec_of(found[0])
         episodes = evaluation_episodes(spec, effort.num_episodes)
         loss = of_each(found, "model", "test/half_mse_query", "value")
-        told = _fitted(spec)
+        moments = linear_moments(spec)
+        assert moments is not None
+        factor = optimal_forgetting(moments)
         rows = {"GD-SSM, trained": loss}
         for name in (
             "weighted_gradient_descent",
@@ -108,17 +106,18 @@ def forgetting(runs: Runs, effort: Effort) -> Found:
             "recursive_least_squares",
             "kalman_filter",
         ):
-            solver = create_reference(name, spec, told if name.startswith("weighted") else {})
-            rows[name.replace("_", " ")] = [query_loss(solver, episodes)]
+            rows[name.replace("_", " ")] = [query_loss(create_reference(name, spec, {}), episodes)]
         for name in ("weighted gradient descent", "kalman filter"):
             exact = rows[name] * len(found)
-            claims.append(compared(f"0.5*MSE at the query, drift rho = {rho:g}", loss, name, exact))
+            expected = optimal_half_mse(moments, factor) if name.startswith("weighted") else None
+            label = f"0.5*MSE at the query, drift rho = {rho:g}"
+            claims.append(compared(label, loss, name, exact, closed_form=expected))
         claims.append(
             compared(
                 f"mean of Lambda_bar, drift rho = {rho:g}",
                 of_each(found, "weights", "mean_Lambda_bar"),
-                "forgetting factor of weighted gradient descent",
-                [told["forgetting"]] * len(found),
+                "best forgetting factor of one step",
+                [factor] * len(found),
             )
         )
         bars(ax, rows)
@@ -126,25 +125,9 @@ def forgetting(runs: Runs, effort: Effort) -> Found:
         ax.set_title(f"drift rho = {rho:g}", fontsize=9)
     caption = (
         "Weights that drift from one example to the next; d = 5, N = 20. Weighted gradient descent "
-        "forgets by one factor, fitted with its step size to other episodes."
+        "forgets by one factor; factor and step size are the best in expectation."
     )
     return Found({"forgetting": (figure, caption)}, claims)
-
-
-def _fitted(spec: EpisodeSpec) -> dict[str, float]:
-    """Weighted gradient descent, fitted more finely than for the table of a run.
-
-    Near rho = 1 a step size that is off by a tenth costs 1 %, more than the model is away from it.
-    """
-    name = "weighted_gradient_descent"
-    coarse = arguments_for(name, spec, {})
-    grid = {
-        "step_size": tuple(coarse["step_size"] * (0.8 + 0.02 * i) for i in range(21)),
-        "forgetting": tuple(min(1.0, coarse["forgetting"] + 0.0025 * i) for i in range(-8, 9)),
-    }
-    generators = Generators(EVAL_SEED, "tune", 0, "cpu")
-    x, y, target, _ = create_sampler(spec).sample(FIT_EPISODES, generators)
-    return tune(name, grid, x, y, target, fixed={})
 
 
 def longer_contexts(runs: Runs, effort: Effort) -> Found:

@@ -61,6 +61,19 @@ def test_the_kalman_filter_knows_the_drift() -> None:
     torch.testing.assert_close(found(x, y), expected(x, y))
 
 
+def test_a_step_that_forgets_knows_the_drift() -> None:
+    spec = spec_of(function={"name": "linear_drift", "rho": 0.9}, num_context=20)  # type: ignore[arg-type]
+    best = create_reference("weighted_gradient_descent", spec, {})
+    slow = create_reference("weighted_gradient_descent", spec, {"forgetting": 0.95})
+    plain = create_reference("gradient_descent", spec, {})
+    assert 0.7 < best.forgetting < 0.9
+    assert slow.forgetting == 0.95
+    assert best.step_size > slow.step_size > plain.step_size
+    # No example says anything of the query: none is best, and the least of the grid is taken.
+    lost = spec_of(function={"name": "linear_drift", "rho": 0.0})  # type: ignore[arg-type]
+    assert create_reference("gradient_descent", lost, {}).step_size < 0.1 * plain.step_size
+
+
 @pytest.mark.parametrize(
     "dirt",
     [

@@ -6,6 +6,7 @@ import torch
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
+from datamodules.linear import LinearDrift
 from datamodules.stream import Generators
 from references import linear_moments
 from tests.conftest import MakePairs
@@ -13,6 +14,7 @@ from zoo.metrics.errors import half_squared_error, mean_interval
 from zoo.solvers.theory import (
     LinearEpisodes,
     expected_half_mse,
+    optimal_forgetting,
     optimal_half_mse,
     optimal_step_size,
 )
@@ -107,24 +109,47 @@ def test_ridge_with_the_true_ratio_is_the_best_ridge_on_noisy_gaussian_episodes(
         {"d_x": 5, "d_y": 1, "num_context": 7},
         {"inputs": {"name": "gaussian", "variance": 2.0}, "noise": 0.7},
         {"function": {"scale": 2.0}, "distractors": {"count": 4, "scale": 1.5}, "noise": 0.3},
+        {"function": {"name": "linear_drift", "rho": 0.8, "scale": 2.0}, "d_x": 4, "d_y": 2},
+        {
+            "function": {"name": "linear_drift", "rho": 0.9},
+            "distractors": {"count": 3, "scale": 1.5},
+            "noise": 0.5,
+        },
     ],
 )
 def test_closed_form_agrees_with_monte_carlo(settings: dict[str, object]) -> None:
     spec = EpisodeSpec(**settings)
     theory = linear_moments(spec)
+    assert theory is not None
     episodes = create_sampler(spec).sample(40_000, Generators(1, "test", 0, "cpu"))
-    best = optimal_step_size(theory)
+    forgetting = 0.9 if isinstance(spec.function, LinearDrift) else 1.0
+    best = optimal_step_size(theory, forgetting)
     for step_size in (0.5 * best, best, 1.3 * best):
         solver = zoo.create_solver(
-            "gradient_descent", d_x=spec.d_x, d_y=spec.d_y, step_size=step_size
+            "weighted_gradient_descent",
+            d_x=spec.d_x,
+            d_y=spec.d_y,
+            step_size=step_size,
+            forgetting=forgetting,
         )
         prediction = solver.predict_query(episodes.x, episodes.y)
         measured = mean_interval(half_squared_error(prediction, episodes.target[:, -1]))
         # Three standard errors: one of these cases in a hundred falls outside of two.
         assert measured.value == pytest.approx(
-            expected_half_mse(theory, step_size), abs=1.5 * measured.ci95
+            expected_half_mse(theory, step_size, forgetting), abs=1.5 * measured.ci95
         )
-        assert expected_half_mse(theory, step_size) >= optimal_half_mse(theory)
+        least = optimal_half_mse(theory, forgetting)
+        assert expected_half_mse(theory, step_size, forgetting) >= least
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize(("num_context", "num_distractors"), [(2, 0), (20, 0), (20, 7)])
+def test_no_other_forgetting_is_better(rho: float, num_context: int, num_distractors: int) -> None:
+    theory = LinearEpisodes(5, num_context, 1.0, 3.0, num_distractors=num_distractors, rho=rho)
+    best = optimal_forgetting(theory)
+    losses = [optimal_half_mse(theory, i / 2000) for i in range(2001)]
+    assert optimal_half_mse(theory, best) <= min(losses) + 1e-12
+    assert (best == 1.0) == (rho == 1.0)
 
 
 def test_closed_form_has_the_known_values() -> None:

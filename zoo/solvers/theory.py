@@ -1,14 +1,19 @@
 """Closed forms: the expected loss of one gradient step, and the step size that minimises it.
 
 For x with independent coordinates of mean zero, variance s^2 and kurtosis k = E x^4 / s^4, weights
-w ~ N(0, tau^2 I), label noise of variance sigma^2, m of N labels replaced by noise of variance
-rho^2, and the prediction eta sum_i y_i (x_i . q) scored against the clean w . q:
+w ~ N(0, tau^2 I) whose correlation between neighbouring positions is rho, label noise of variance
+sigma^2, m of N labels, any, replaced by noise of variance nu^2, and the prediction
+eta sum_t lambda^(t - 1) y_t (x_t . q) over the examples at distance t = 1 ... N from the query,
+scored against the clean w . q of the query:
 
-    E loss(eta) = 1/2 s^2 tau^2 d (1 - 2 eta s^2 n + eta^2 s^4 c),        n = N - m
-    c = n (n - 1 + d - 1 + k) + (n sigma^2 + m rho^2) / (s^2 tau^2)
+    E loss(eta, lambda) = 1/2 s^2 tau^2 d (1 - 2 eta s^2 b + eta^2 s^4 c)
+    b = n/N sum_t lambda^(t - 1) rho^t,        n = N - m
+    c = n (n - 1) / (N (N - 1)) sum_(t != u) lambda^(t + u - 2) rho^|t - u|
+        + (n (d - 1 + k) + (n sigma^2 + m nu^2) / (s^2 tau^2)) / N sum_t lambda^(2 t - 2)
 
-With m = 0 and eta written as eta / N this is the formula in docs/mathematics.md, where it is
-derived. For vector targets the loss is averaged over the coordinates, and the numbers are the same.
+With lambda = rho = 1, m = 0 and eta written as eta / N this is the formula in docs/mathematics.md,
+where it is derived. For vector targets the loss is averaged over the coordinates, and the numbers
+are the same.
 """
 
 import math
@@ -31,7 +36,8 @@ class LinearEpisodes:
         weight_variance: tau^2, of an entry of the weights.
         noise_variance: sigma^2, of the label noise.
         num_distractors: m, labels that are replaced by noise.
-        distractor_variance: rho^2, of what replaces them.
+        distractor_variance: nu^2, of what replaces them.
+        rho: Correlation between the weights of neighbouring positions, 1 if they do not drift.
     """
 
     d_x: int
@@ -42,6 +48,7 @@ class LinearEpisodes:
     noise_variance: float = 0.0
     num_distractors: int = 0
     distractor_variance: float = 0.0
+    rho: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("d_x", "num_context", "input_variance", "input_kurtosis", "weight_variance"):
@@ -52,23 +59,48 @@ class LinearEpisodes:
                 f"num_distractors must be from 0 to {self.num_context - 1}, one less than "
                 f"num_context, got {self.num_distractors}"
             )
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"rho must be from 0 to 1, got {self.rho}")
 
 
-def optimal_step_size(episodes: LinearEpisodes) -> float:
+def optimal_step_size(episodes: LinearEpisodes, forgetting: float = 1.0) -> float:
     """The eta that minimises the expected loss at the query; multiplies the gradient of the sum."""
-    return _num_genuine(episodes) / (episodes.input_variance * _quadratic_term(episodes))
+    b, c = _terms(episodes, forgetting)
+    return b / (episodes.input_variance * c)
 
 
-def expected_half_mse(episodes: LinearEpisodes, step_size: float) -> float:
-    """Expected 0.5*MSE at the query after one step of the given size from zero weights."""
+def expected_half_mse(episodes: LinearEpisodes, step_size: float, forgetting: float = 1.0) -> float:
+    """Expected 0.5*MSE at the query after one step of the given size from zero weights.
+
+    Args:
+        episodes: What the examples and the query are drawn from.
+        step_size: eta.
+        forgetting: lambda, as in `weighted_gradient_descent`; 1 for plain gradient descent.
+    """
+    b, c = _terms(episodes, forgetting)
     gain = step_size * episodes.input_variance
-    relative = 1 - 2 * gain * _num_genuine(episodes) + gain**2 * _quadratic_term(episodes)
-    return _half_mse_of_zero(episodes) * relative
+    return _half_mse_of_zero(episodes) * (1 - 2 * gain * b + gain**2 * c)
 
 
-def optimal_half_mse(episodes: LinearEpisodes) -> float:
+def optimal_half_mse(episodes: LinearEpisodes, forgetting: float = 1.0) -> float:
     """Expected 0.5*MSE at the query after one step of the optimal size."""
-    return expected_half_mse(episodes, optimal_step_size(episodes))
+    return expected_half_mse(episodes, optimal_step_size(episodes, forgetting), forgetting)
+
+
+def optimal_forgetting(episodes: LinearEpisodes) -> float:
+    """The lambda that, with the step size best for it, minimises the expected loss at the query.
+
+    The least loss falls up to that lambda and rises behind it, so the search cuts off a third of
+    what is left until that is shorter than 1e-6.
+    """
+    low, high = 0.0, 1.0
+    while high - low > 1e-6:
+        third = (high - low) / 3
+        if optimal_half_mse(episodes, low + third) < optimal_half_mse(episodes, high - third):
+            high -= third
+        else:
+            low += third
+    return high
 
 
 def chebyshev_step_sizes(num_steps: int, smallest: float, largest: float) -> tuple[float, ...]:
@@ -158,13 +190,21 @@ def _half_mse_of_zero(episodes: LinearEpisodes) -> float:
     return 0.5 * episodes.input_variance * episodes.weight_variance * episodes.d_x
 
 
-def _num_genuine(episodes: LinearEpisodes) -> int:
-    return episodes.num_context - episodes.num_distractors
-
-
-def _quadratic_term(episodes: LinearEpisodes) -> float:
-    n, d = _num_genuine(episodes), episodes.d_x
-    noise = (
-        n * episodes.noise_variance + episodes.num_distractors * episodes.distractor_variance
-    ) / (episodes.input_variance * episodes.weight_variance)
-    return n * (n - 1 + d - 1 + episodes.input_kurtosis) + noise
+def _terms(episodes: LinearEpisodes, forgetting: float) -> tuple[float, float]:
+    """b and c of the expected loss."""
+    N, m = episodes.num_context, episodes.num_distractors
+    n, rho = N - m, episodes.rho
+    linear = pairs = squares = 0.0
+    nearer = 0.0  # sum_(u < t) lambda^(u - 1) rho^(t - u)
+    for t in range(1, N + 1):
+        weight = forgetting ** (t - 1)
+        linear += weight * rho**t
+        pairs += 2 * weight * nearer
+        squares += weight**2
+        nearer = rho * (nearer + weight)
+    noise = (n * episodes.noise_variance + m * episodes.distractor_variance) / (
+        episodes.input_variance * episodes.weight_variance
+    )
+    of_pair = n * (n - 1) / (N * (N - 1)) if N > 1 else 0.0
+    of_one = (n * (episodes.d_x - 1 + episodes.input_kurtosis) + noise) / N
+    return n / N * linear, of_pair * pairs + of_one * squares
