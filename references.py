@@ -98,8 +98,9 @@ def create_reference(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> Pre
 def arguments_for(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a solver beside its widths.
 
-    What is not given is, where the episodes say it, their noise, pool, drift and the step size of
-    closed form; else what is best on episodes of its own, the split `tune`.
+    What is not given is, where the episodes say it, their noise, pool and drift, and for one step
+    of gradient descent, plain or forgetting, the best by the closed form; else what is best on
+    episodes of its own, the split `tune`.
 
     Args:
         name: Registered name.
@@ -122,8 +123,10 @@ def known_arguments(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict
     if moments is not None and moments.rho > 0:  # else the best step is none at all
         if name == "gradient_descent" and given.get("num_steps", 1) == 1:
             return {"step_size": optimal_step_size(moments)}
-        if name == "weighted_gradient_descent":
-            forgetting = given.get("forgetting", optimal_forgetting(moments))
+        if name == "weighted_gradient_descent" and "step_size" not in given:
+            forgetting = given.get("forgetting")
+            if forgetting is None:
+                forgetting = optimal_forgetting(moments)
             return {"step_size": optimal_step_size(moments, forgetting), "forgetting": forgetting}
     clean = (
         spec.distractors.count == 0

@@ -159,8 +159,10 @@ def decay() -> Figure:
     count_axes.legend(frameon=False, fontsize=8)
     widths = {"d_x": spec.d_x, "d_y": spec.d_y}
     kalman = zoo.create_solver("kalman_filter", **widths, transition=rho, noise_variance=0.0)
-    # The best size for twenty examples, as evaluate.py fits it.
-    plain = zoo.create_solver("gradient_descent", **widths, step_size=0.0238)
+    moments = LinearEpisodes(
+        spec.d_x, spec.num_context, spec.input_variance, spec.inputs.kurtosis, rho=rho
+    )
+    plain = zoo.create_solver("gradient_descent", **widths, step_size=optimal_step_size(moments))
     curves(
         error_axes,
         spec,

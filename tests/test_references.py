@@ -11,7 +11,7 @@ from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
 from references import create_reference, linear_moments
-from zoo.solvers.theory import optimal_step_size
+from zoo.solvers.theory import optimal_forgetting, optimal_step_size
 from zoo.solvers.tuning import tune
 
 
@@ -66,10 +66,17 @@ def test_a_step_that_forgets_knows_the_drift() -> None:
     best = create_reference("weighted_gradient_descent", spec, {})
     slow = create_reference("weighted_gradient_descent", spec, {"forgetting": 0.95})
     plain = create_reference("gradient_descent", spec, {})
-    assert 0.7 < best.forgetting < 0.9
-    assert slow.forgetting == 0.95
-    assert best.step_size > slow.step_size > plain.step_size
-    # No example says anything of the query: none is best, and the least of the grid is taken.
+    moments = linear_moments(spec)
+    assert moments is not None
+    assert best.forgetting == optimal_forgetting(moments) < 0.9
+    assert best.step_size == optimal_step_size(moments, best.forgetting)
+    assert (slow.step_size, slow.forgetting) == (optimal_step_size(moments, 0.95), 0.95)
+    assert plain.step_size == optimal_step_size(moments)
+    # A step that is too long is mended by forgetting more.
+    long = create_reference("weighted_gradient_descent", spec, {"step_size": 2 * best.step_size})
+    assert long.step_size == 2 * best.step_size
+    assert long.forgetting < best.forgetting - 0.05
+    # No example says anything of the query: none is best, and a small one of the grid is taken.
     lost = spec_of(function={"name": "linear_drift", "rho": 0.0})  # type: ignore[arg-type]
     assert create_reference("gradient_descent", lost, {}).step_size < 0.1 * plain.step_size
 

@@ -106,6 +106,12 @@ def list_command(
 ) -> None:
     """List checkpoints with their size, error and cost."""
     known = known_checkpoints(url)
+    for option, given, there in (
+        ("--architecture", architecture, {entry.architecture for entry in known.values()}),
+        ("--family", family, {entry.family for entry in known.values()}),
+    ):
+        if given is not None and given not in there:
+            raise ValueError(f"{option} must be one of {', '.join(sorted(there))}, got {given!r}")
     found = [
         (name, entry)
         for name, entry in known.items()
@@ -117,13 +123,6 @@ def list_command(
     if as_json:
         print_json([{"name": name, **entry.model_dump(mode="json")} for name, entry in found])
         return
-    if known and not found:
-        architectures = ", ".join(sorted({entry.architecture for entry in known.values()}))
-        families = ", ".join(sorted({entry.family for entry in known.values()}))
-        raise ValueError(
-            f"none of {len(known)} checkpoints matches; architectures: {architectures}; "
-            f"families: {families}"
-        )
     table = new_table("checkpoint", "params\nstate", "error", "exact", "episodes\ntime")
     for name, entry in found:
         algorithms = sorted(entry.references.items(), key=lambda item: item[1].value)

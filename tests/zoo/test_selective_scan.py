@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from zoo.layers import selective_scan as scan_module
-from zoo.layers.selective_scan import CHUNK, MIN_CHUNK, selective_scan
+from zoo.layers.selective_scan import MAX_CHUNK, MIN_CHUNK, selective_scan
 
-LENGTHS = [1, 2, 3, 5, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 5]
+LENGTHS = [1, 2, 3, 5, MAX_CHUNK - 1, MAX_CHUNK, MAX_CHUNK + 1, 2 * MAX_CHUNK, 3 * MAX_CHUNK + 5]
 NAMES = ["u", "delta", "A", "B", "C", "D", "h_0"]
 
 
@@ -72,19 +72,22 @@ def test_chunked_equals_loop_in_values_and_gradients(length: int) -> None:
 def test_gradients_when_only_one_of_the_results_is_read(read: str) -> None:
     gradients = []
     for method in ("chunked", "loop"):
-        parts = arguments(CHUNK + 2)
+        parts = arguments(MAX_CHUNK + 2)
         y, h = selective_scan(*parts, method=method)  # type: ignore[arg-type]
         value = (y if read == "y" else h).square().sum()
         gradients.append(torch.autograd.grad(value, parts, materialize_grads=True))
     close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize("length", [MIN_CHUNK - 1, MIN_CHUNK, 2 * MIN_CHUNK + 5])
-def test_chunks_of_a_wide_batch_are_shorter_and_equal_the_loop(length: int) -> None:
+@pytest.mark.parametrize(("batch", "chunk"), [(64, MIN_CHUNK), (6, 10)])
+@pytest.mark.parametrize("length", [7, 8, 20, 21])
+def test_chunks_of_a_wide_batch_are_shorter_and_equal_the_loop(
+    batch: int, chunk: int, length: int
+) -> None:
     results = []
     for method in ("chunked", "loop"):
-        parts = arguments(length, batch=64, d_inner=128, d_state=16)
-        assert scan_module._chunk_length(parts[-1]) == MIN_CHUNK
+        parts = arguments(length, batch=batch, d_inner=128, d_state=16)
+        assert scan_module._chunk_length(parts[-1]) == chunk
         y, h = selective_scan(*parts, method=method)  # type: ignore[arg-type]
         results.append((y, h, torch.autograd.grad(loss(y, h), parts)))
     for part, expected in zip(*results, strict=True):
@@ -92,7 +95,7 @@ def test_chunks_of_a_wide_batch_are_shorter_and_equal_the_loop(length: int) -> N
 
 
 def test_gradcheck_across_a_chunk_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "CHUNK", 3)
+    monkeypatch.setattr(scan_module, "MAX_CHUNK", 3)
     assert torch.autograd.gradcheck(selective_scan, arguments(5, batch=2, d_inner=3, d_state=2))
 
 
@@ -103,9 +106,9 @@ def test_without_a_state_the_scan_starts_from_zero() -> None:
         close(selective_scan(*parts, method=method), expected)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("cut", [1, 7, CHUNK, CHUNK + 3])
+@pytest.mark.parametrize("cut", [1, 7, MAX_CHUNK, MAX_CHUNK + 3])
 def test_a_scan_goes_on_from_a_state(cut: int) -> None:
-    u, delta, A, B, C, D, h_0 = arguments(2 * CHUNK + 1)
+    u, delta, A, B, C, D, h_0 = arguments(2 * MAX_CHUNK + 1)
     y, h = selective_scan(u, delta, A, B, C, D, h_0)
     start = [part[:, :cut] for part in (u, delta, B, C)]
     rest = [part[:, cut:] for part in (u, delta, B, C)]
@@ -116,7 +119,7 @@ def test_a_scan_goes_on_from_a_state(cut: int) -> None:
 
 
 def test_the_given_state_stays_as_it_is() -> None:
-    parts = arguments(CHUNK + 1)
+    parts = arguments(MAX_CHUNK + 1)
     before = parts[-1].clone()
     _, h = selective_scan(*parts)
     h.detach().zero_()
@@ -124,7 +127,7 @@ def test_the_given_state_stays_as_it_is() -> None:
 
 
 def test_vmap_over_every_argument_and_over_one_alone() -> None:
-    replicas = [arguments(CHUNK + 1) for _ in range(2)]
+    replicas = [arguments(MAX_CHUNK + 1) for _ in range(2)]
     stacked = [torch.stack([a, 1.5 * b]).detach() for a, b in zip(*replicas, strict=True)]
     y, h = torch.vmap(selective_scan)(*stacked)
     for i in range(2):
@@ -137,7 +140,7 @@ def test_vmap_over_every_argument_and_over_one_alone() -> None:
 
 
 def test_gradients_under_vmap_equal_those_of_each_replica() -> None:
-    replicas = [arguments(CHUNK + 3) for _ in range(2)]
+    replicas = [arguments(MAX_CHUNK + 3) for _ in range(2)]
     stacked = [torch.stack([a, 1.5 * b]).detach() for a, b in zip(*replicas, strict=True)]
     gradient = torch.func.grad(lambda *parts: loss(*selective_scan(*parts)), tuple(range(7)))
     together = torch.vmap(gradient)(*stacked)
@@ -146,12 +149,12 @@ def test_gradients_under_vmap_equal_those_of_each_replica() -> None:
 
 
 def test_state_is_float32_at_least_and_outputs_have_the_type_of_u() -> None:
-    parts = [part.detach() for part in arguments(CHUNK + 1, dtype=torch.bfloat16)]
+    parts = [part.detach() for part in arguments(MAX_CHUNK + 1, dtype=torch.bfloat16)]
     y, h = selective_scan(*parts)
     assert (y.dtype, h.dtype) == (torch.bfloat16, torch.float32)
     expected, _ = selective_scan(*(part.double() for part in parts))
     torch.testing.assert_close(y.double(), expected, rtol=1e-2, atol=1e-2)
-    parts = arguments(CHUNK + 1, dtype=torch.float32)
+    parts = arguments(MAX_CHUNK + 1, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under_autocast = selective_scan(*parts)
         gradients = torch.autograd.grad(loss(*under_autocast), parts, retain_graph=True)
@@ -166,11 +169,11 @@ def test_what_is_kept_for_the_backward_pass_is_no_state_per_step() -> None:
         kept.append(tensor.numel())
         return tensor
 
-    parts = arguments(20 * CHUNK, d_inner=CHUNK, d_state=CHUNK)
+    parts = arguments(20 * MAX_CHUNK, d_inner=MAX_CHUNK, d_state=MAX_CHUNK)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         selective_scan(*parts)
-    all_states = CHUNK * parts[0].numel()
-    assert max(kept) <= all_states / CHUNK
+    all_states = MAX_CHUNK * parts[0].numel()
+    assert max(kept) <= all_states / MAX_CHUNK
 
 
 def test_second_derivatives_are_refused() -> None:
@@ -249,7 +252,7 @@ def test_on_a_cpu_the_fused_kernel_is_never_looked_for(monkeypatch: pytest.Monke
 def test_a_compiled_scan_gives_the_same_values_and_gradients() -> None:
     results = []
     for run in (selective_scan, torch.compile(selective_scan, backend="aot_eager")):
-        parts = arguments(CHUNK + 2)
+        parts = arguments(MAX_CHUNK + 2)
         y, h = run(*parts)
         results.append((y, h, torch.autograd.grad(loss(y, h), parts)))
     for part, expected in zip(*results, strict=True):

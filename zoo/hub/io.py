@@ -140,7 +140,10 @@ def read_card(directory: Path) -> Card:
     if not path.is_file():
         what = "has no" if directory.is_dir() else "is not a directory with a"
         # In a run, and in a run of several seeds.
-        inside = (*directory.glob(f"checkpoint/{CARD}"), *directory.glob(f"seed_*/*/{CARD}"))
+        inside = (
+            *directory.glob(f"checkpoint/{CARD}"),
+            *directory.glob(f"seed_*/checkpoint/{CARD}"),
+        )
         hint = f"; {min(inside).parent} has one" if inside else ""
         raise CheckpointError(f"{directory} {what} {CARD}{hint}")
     with path.open("rb") as file:

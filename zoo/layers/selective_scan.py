@@ -15,10 +15,10 @@ from torch.autograd import Function
 
 Method = Literal["chunked", "loop"]
 
-# Steps whose states are in memory together: as many as have CHUNK_SIZE numbers, which the cache of
-# a core holds, but not so few that the states kept at their boundaries are many.
-MIN_CHUNK, CHUNK = 8, 32
-CHUNK_SIZE = 2**19
+# Steps whose states are in memory together. On a CPU as many as have CACHED numbers, of which the
+# cache of a core holds three buffers, but not so few that the boundary states kept are many.
+MIN_CHUNK, MAX_CHUNK = 8, 32
+CACHED = 2**17
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +96,9 @@ def _loop(
 
 def _chunk_length(h: Tensor) -> int:
     """Steps of a chunk, given one step's state."""
-    return min(CHUNK, max(MIN_CHUNK, CHUNK_SIZE // max(1, h.numel())))
+    if h.is_cuda:
+        return MAX_CHUNK  # every step is a launch, and no cache holds so much
+    return min(MAX_CHUNK, max(MIN_CHUNK, CACHED // max(1, h.numel())))
 
 
 # Operators, so that torch.compile takes each as it is instead of tracing every step of its loop.

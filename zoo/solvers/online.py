@@ -219,7 +219,7 @@ class WeightedGradientDescent(LinearOnlineSolver):
 
     After i examples W = eta sum_j lambda^(i-j) x_j y_j^T, a step of size eta (`step_size`) on the
     squares weighted by powers of lambda (`forgetting`). It is what a GD-SSM layer computes whose
-    decay is lambda in every entry.
+    decay is lambda in every entry. The best of both under drift: `zoo.solvers.theory`.
     """
 
     def __init__(self, config: WeightedGradientDescentConfig) -> None:
