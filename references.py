@@ -57,9 +57,12 @@ def linear_moments(spec: EpisodeSpec) -> LinearEpisodes | None:
 
 
 def closed_form_of(spec: EpisodeSpec) -> float | None:
-    """Expected 0.5*MSE of the optimal gradient step, where the theory covers the episodes."""
+    """Expected 0.5*MSE of the optimal gradient step, where the theory covers the episodes.
+
+    Where weights drift it is the step that forgets, the one that a decay can learn.
+    """
     moments = linear_moments(spec)
-    return None if moments is None else optimal_half_mse(moments)
+    return None if moments is None else optimal_half_mse(moments, optimal_forgetting(moments))
 
 
 def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predictor]:
@@ -78,7 +81,10 @@ def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predict
     }
     others = ["zero"]
     if spec.output == "value":
-        others = ["least_squares", *BESIDE.get(spec.function.name, []), "zero"]
+        beside = list(BESIDE.get(spec.function.name, []))
+        if isinstance(spec.function, LinearDrift) and spec.function.rho == 1 and spec.noise == 0:
+            beside.remove("kalman_filter")  # which is least squares then
+        others = ["least_squares", *beside, "zero"]
         if spec.noise > 0:
             others.insert(0, "ridge")
     return references | {name: create_reference(name, spec, {}) for name in others}

@@ -10,8 +10,8 @@ import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
-from references import create_reference, linear_moments
-from zoo.solvers.theory import optimal_forgetting, optimal_step_size
+from references import closed_form_of, create_reference, linear_moments, references_of
+from zoo.solvers.theory import optimal_forgetting, optimal_half_mse, optimal_step_size
 from zoo.solvers.tuning import tune
 
 
@@ -79,6 +79,25 @@ def test_a_step_that_forgets_knows_the_drift() -> None:
     # No example says anything of the query: none is best, and a small one of the grid is taken.
     lost = spec_of(function={"name": "linear_drift", "rho": 0.0})  # type: ignore[arg-type]
     assert create_reference("gradient_descent", lost, {}).step_size < 0.1 * plain.step_size
+
+
+def test_the_closed_form_is_that_of_the_best_single_step() -> None:
+    drift = spec_of(function={"name": "linear_drift", "rho": 0.9}, num_context=20)  # type: ignore[arg-type]
+    moments = linear_moments(drift)
+    assert moments is not None
+    assert closed_form_of(drift) < 0.95 * optimal_half_mse(moments)  # type: ignore[operator]
+    still = spec_of()
+    moments = linear_moments(still)
+    assert moments is not None
+    assert closed_form_of(still) == optimal_half_mse(moments)
+
+
+def test_without_drift_and_noise_there_is_no_kalman_filter() -> None:
+    function = {"name": "linear_drift", "rho": 1.0}
+    names = references_of(spec_of(function=function), {"name": "gd_ssm"})
+    assert "kalman_filter" not in names
+    assert "recursive_least_squares" in names
+    assert "kalman_filter" in references_of(spec_of(function=function, noise=0.1), {})
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,9 @@ def list_command(
     if as_json:
         print_json([{"name": name, **entry.model_dump(mode="json")} for name, entry in found])
         return
+    if not found:
+        console().print(f"none of {len(known)} checkpoints matches")
+        return
     table = new_table("checkpoint", "params\nstate", "error", "exact", "episodes\ntime")
     for name, entry in found:
         algorithms = sorted(entry.references.items(), key=lambda item: item[1].value)
