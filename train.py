@@ -106,9 +106,7 @@ def train(
         model_args["output"] = spec.output
     references = references_of(spec, settings.model)
     module, datamodule = parts_of(settings, spec, model_args, references["gradient_descent"])
-    module.new_model(
-        settings.seed
-    )  # a size that no model can have is refused before a file is written
+    module.new_model(settings.seed)  # refuses a wrong size before a file is written
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings, spec, module.optim))
     callbacks = callbacks_of(settings)

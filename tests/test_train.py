@@ -409,6 +409,12 @@ def test_what_a_user_got_wrong_is_said_without_a_trace(
     assert not (ROOT / "runs" / "nowhere-at-all").exists()
 
 
+def test_a_model_that_cannot_be_leaves_no_run_behind(tmp_path: Path) -> None:
+    output = run("model.num_steps=0", f"hydra.run.dir={tmp_path}", expect=1)
+    assert "num_steps: Input should be greater than 0, got 0" in output
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
 def test_resuming_refuses_what_conflicts_and_takes_more_steps(
     whole_run: Path, tmp_path: Path
 ) -> None:
