@@ -79,7 +79,7 @@ def test_gradients_when_only_one_of_the_results_is_read(read: str) -> None:
     close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize(("batch", "chunk"), [(64, MIN_CHUNK), (6, 10)])
+@pytest.mark.parametrize(("batch", "chunk"), [(64, MIN_CHUNK), (12, 10)])
 @pytest.mark.parametrize("length", [7, 8, 20, 21])
 def test_chunks_of_a_wide_batch_are_shorter_and_equal_the_loop(
     batch: int, chunk: int, length: int

@@ -15,10 +15,10 @@ from torch.autograd import Function
 
 Method = Literal["chunked", "loop"]
 
-# Steps whose states are in memory together. On a CPU as many as have CACHED numbers, of which the
-# cache of a core holds three buffers, but not so few that the boundary states kept are many.
+# Steps whose states are in memory together. On a CPU as many as have CACHED numbers, 1 MiB, since
+# caches hold three such buffers, but not so few that the boundary states kept are many.
 MIN_CHUNK, MAX_CHUNK = 8, 32
-CACHED = 2**17
+CACHED = 2**18
 
 _log = logging.getLogger(__name__)
 
