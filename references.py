@@ -81,13 +81,19 @@ def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predict
     }
     others = ["zero"]
     if spec.output == "value":
-        beside = list(BESIDE.get(spec.function.name, []))
-        if isinstance(spec.function, LinearDrift) and spec.function.rho == 1 and spec.noise == 0:
-            beside.remove("kalman_filter")  # which is least squares then
+        beside = [name for name in BESIDE.get(spec.function.name, []) if _applies(name, spec)]
         others = ["least_squares", *beside, "zero"]
         if spec.noise > 0:
             others.insert(0, "ridge")
     return references | {name: create_reference(name, spec, {}) for name in others}
+
+
+def _applies(name: str, spec: EpisodeSpec) -> bool:
+    """Whether a solver that is optimal for clean episodes alone is told all it needs."""
+    function = spec.function
+    if isinstance(function, LinearDrift) and function.rho == 1 and spec.noise == 0:
+        return name != "kalman_filter"  # least squares is the best predictor then
+    return name not in ("kalman_filter", "dmmse") or bool(known_arguments(name, spec, {}))
 
 
 def create_reference(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> Predictor:
@@ -131,7 +137,7 @@ def known_arguments(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict
             return {"step_size": optimal_step_size(moments)}
         if name == "weighted_gradient_descent" and "step_size" not in given:
             forgetting = given.get("forgetting")
-            if forgetting is None:
+            if not isinstance(forgetting, int | float):  # the solver refuses what is no number
                 forgetting = optimal_forgetting(moments)
             return {"step_size": optimal_step_size(moments, forgetting), "forgetting": forgetting}
     clean = (

@@ -72,7 +72,9 @@ def test_list_sorts_and_filters(run: Run, location: Path) -> None:
     assert names("--sort", "error", "--reverse") == [f"{name}.linear" for name in KINDS]
     assert names("--architecture", "transformer") == ["transformer.linear"]
     assert names("*transformer*") == everything[1:]
-    assert names("gd_ssm*", "--architecture", "transformer") == []
+    nothing = ("gd_ssm*", "--architecture", "transformer")
+    assert names(*nothing) == []
+    assert run("list", "--url", location, *nothing)[1] == "none of 3 checkpoints matches\n"
     for option, given, allowed in (
         ("--architecture", "lstm", ", ".join(sorted(KINDS))),
         ("--family", "sine", "linear"),

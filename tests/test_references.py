@@ -72,6 +72,9 @@ def test_a_step_that_forgets_knows_the_drift() -> None:
     assert best.step_size == optimal_step_size(moments, best.forgetting)
     assert (slow.step_size, slow.forgetting) == (optimal_step_size(moments, 0.95), 0.95)
     assert plain.step_size == optimal_step_size(moments)
+    for wrong in ("abc", -0.5, 1.5):
+        with pytest.raises(ValueError, match="forgetting"):
+            create_reference("weighted_gradient_descent", spec, {"forgetting": wrong})
     # A step that is too long is mended by forgetting more.
     long = create_reference("weighted_gradient_descent", spec, {"step_size": 2 * best.step_size})
     assert long.step_size == 2 * best.step_size
@@ -90,6 +93,16 @@ def test_the_closed_form_is_that_of_the_best_single_step() -> None:
     moments = linear_moments(still)
     assert moments is not None
     assert closed_form_of(still) == optimal_half_mse(moments)
+
+
+def test_optimal_predictors_are_left_out_where_they_cannot_be_told_or_are_not() -> None:
+    for function, name in (
+        ({"name": "linear_drift", "rho": 0.9}, "kalman_filter"),
+        ({"name": "linear_pool", "pool_size": 4}, "dmmse"),
+    ):
+        clean = spec_of(function=function, noise=0.1)
+        assert name in references_of(clean, {})
+        assert name not in references_of(spec_of(function=function, distractors={"count": 2}), {})
 
 
 def test_without_drift_and_noise_there_is_no_kalman_filter() -> None:

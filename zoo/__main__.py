@@ -110,7 +110,7 @@ def list_command(
         ("--architecture", architecture, {entry.architecture for entry in known.values()}),
         ("--family", family, {entry.family for entry in known.values()}),
     ):
-        if given is not None and given not in there:
+        if there and given is not None and given not in there:
             raise ValueError(f"{option} must be one of {', '.join(sorted(there))}, got {given!r}")
     found = [
         (name, entry)

@@ -42,7 +42,8 @@ class Report:
         ratio: Paired ratio of the model's loss at the query to that of each reference which is not
             exact to rounding.
         calibration_error: Expected calibration error of the model's logits, where it has any.
-        closed_form: Expected 0.5*MSE at the query of the optimal gradient step, where there is one.
+        closed_form: Expected 0.5*MSE at the query of the best gradient step, where it is known;
+            under drift of the one that forgets.
         alignment: Of the model with gradient descent, by name.
         num_zero_norm: Episodes without a cosine.
         weights: Cosines of trained and constructed weights and what else is known of them.
@@ -112,7 +113,7 @@ def create_report(
         model: The trained model; with logits the labels are classes.
         references: Exact algorithms by name; the model's behaviour is compared with that of
             `gradient_descent`.
-        closed_form: Expected 0.5*MSE of the optimal gradient step, if there is one.
+        closed_form: Expected 0.5*MSE of the best gradient step, if it is known.
         episodes: The test episodes.
         mean_function: The matrix (d_y, d_x) that the functions of all episodes have in common, if
             they do; what the model says before any example is compared with it.

@@ -89,14 +89,17 @@ def optimal_half_mse(episodes: LinearEpisodes, forgetting: float = 1.0) -> float
 def optimal_forgetting(episodes: LinearEpisodes) -> float:
     """The lambda that, with the step size best for it, minimises the expected loss at the query.
 
-    1 where every lambda is as good. The loss taken off, b^2 / c, has a single peak in lambda (seen
-    on grids, not proved), so the search cuts off a third of what is left until that is below 1e-6.
+    1 where none is better, as without drift. The loss taken off, b^2 / c, has a single peak in
+    lambda (seen on grids, not proved), so the search cuts off a third of what is left until that is
+    below 1e-6.
     """
 
     def gain(forgetting: float) -> float:
         b, c = _terms(episodes, forgetting)
         return b**2 / c
 
+    if episodes.rho in (0, 1):
+        return 1.0
     low, high = 0.0, 1.0
     while high - low > 1e-6:
         third = (high - low) / 3
