@@ -152,9 +152,12 @@ def test_a_signal_stops_the_runs_under_way_with_their_state_saved(
     before: list[str], tmp_path: Path
 ) -> None:
     command = [*before, sys.executable, "reproduce.py", "figure=a", f"runs={tmp_path}"]
-    with subprocess.Popen(
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored if this is under nohup
+    process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    )
+    signal.signal(signal.SIGHUP, inherited)
+    with process:
         give_up = time.monotonic() + 200
         while "step 100/" not in "".join(logs_in(tmp_path)):
             assert process.poll() is None
