@@ -3,14 +3,18 @@
 import math
 from typing import Any
 
+import torch
+
 import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.linear import Linear, LinearDrift, LinearPool
 from datamodules.stream import Generators
 from zoo.predictor import Predictor
+from zoo.solvers.moment import ScheduledGradientDescent, ScheduledGradientDescentConfig
 from zoo.solvers.theory import (
     LinearEpisodes,
+    best_step_sizes,
     optimal_forgetting,
     optimal_half_mse,
     optimal_step_size,
@@ -21,6 +25,8 @@ from zoo.solvers.tuning import log_grid, tune
 TUNE_EPISODES = 2_000
 # Finer values are tried between the neighbours of the best one.
 REFINED = 9
+# Eigenvalues that the best schedule is found for.
+SPECTRUM_SIZE = 1_000_000
 
 
 # Algorithms made for a family of functions, beside those that every run is measured with.
@@ -65,20 +71,64 @@ def closed_form_of(spec: EpisodeSpec) -> float | None:
     return None if moments is None else optimal_half_mse(moments, optimal_forgetting(moments))
 
 
+def has_best_schedule(spec: EpisodeSpec) -> bool:
+    """Whether `best_schedule` holds: clean linear regression, all directions alike, from zero.
+
+    Inputs of one absolute value, `sign`, are left out: A can have fewer eigenvalues than steps.
+    """
+    moments = linear_moments(spec)
+    return (
+        moments is not None
+        and moments.rho == 1
+        and moments.input_kurtosis > 1
+        and moments.noise_variance == moments.num_distractors == 0
+    )
+
+
+def best_schedule(spec: EpisodeSpec, num_steps: int) -> tuple[ScheduledGradientDescent, float]:
+    """The k steps of least mean error, below which no schedule of as many gets, and that error.
+
+    Args:
+        spec: Episodes for which `has_best_schedule` is true.
+        num_steps: k.
+
+    Returns:
+        The solver, and its expected 0.5*MSE at the query.
+
+    Raises:
+        ValueError: If the best schedule of these episodes is not known.
+    """
+    moments = linear_moments(spec)
+    if moments is None or not has_best_schedule(spec):
+        raise ValueError(f"the best schedule is not known for {spec}")
+    generators = Generators(EVAL_SEED, "tune", 1, "cpu")
+    x = create_sampler(spec).sample(SPECTRUM_SIZE // spec.d_x, generators).x[:, :-1].double()
+    spectrum = torch.linalg.eigvalsh(x.mT @ x).clamp(min=0)
+    sizes = best_step_sizes(num_steps, spectrum)
+    left = torch.stack([1 - size * spectrum for size in sizes]).prod(0)
+    variance = moments.input_variance * moments.weight_variance
+    expected = 0.5 * variance * left.square().sum(1).mean().item()
+    config = ScheduledGradientDescentConfig(d_x=spec.d_x, d_y=spec.d_y, step_sizes=sizes)
+    return ScheduledGradientDescent(config), expected
+
+
 def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predictor]:
     """The exact algorithms that a model is measured beside, by the names its card has them.
 
     `gradient_descent` is one step on the loss of these episodes; a model of k layers or steps also
-    meets k of them.
+    meets k of them, and a model of k steps `best_schedule_k` where it is known.
     """
     name = "gradient_descent" if spec.output == "value" else "softmax_gradient_descent"
     depth = max(model.get("num_layers", 1), model.get("num_steps", 1))
-    references = {
+    references: dict[str, Predictor] = {
         "gradient_descent" if k == 1 else f"gradient_descent_{k}": create_reference(
             name, spec, {"num_steps": k}
         )
         for k in sorted({1, depth})
     }
+    num_steps = model.get("num_steps", 1)
+    if num_steps > 1 and has_best_schedule(spec):
+        references[f"best_schedule_{num_steps}"] = best_schedule(spec, num_steps)[0]
     others = ["zero"]
     if spec.output == "value":
         beside = [name for name in BESIDE.get(spec.function.name, []) if _applies(name, spec)]

@@ -1,11 +1,5 @@
 """Figure e: several steps of gradient descent."""
 
-import torch
-
-from datamodules import EpisodeSpec, create_sampler
-from datamodules.datamodule import EVAL_SEED
-from datamodules.linear import Linear
-from datamodules.stream import Generators
 from evaluate import evaluation_episodes
 from paper.claims import V1, Claim, Found, compared, over_seeds
 from paper.drawing import band, legend, new_figure, per_seed
@@ -19,19 +13,11 @@ from paper.measure import (
 )
 from paper.one_step import BASE
 from paper.plan import Effort, Training
-from references import create_reference
+from references import best_schedule, create_reference
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.models.gd_ssm import GDSSM
-from zoo.solvers.moment import (
-    GradientDescent,
-    ScheduledGradientDescent,
-    ScheduledGradientDescentConfig,
-)
-from zoo.solvers.theory import best_step_sizes
-
-# Contexts whose eigenvalues the best schedule is found for.
-SPECTRUM_EPISODES = 100_000
+from zoo.solvers.moment import GradientDescent
 
 
 def training(k: int) -> Training:
@@ -42,28 +28,6 @@ def training(k: int) -> Training:
     """
     steps, step_ms = {2: (4_000, 5.0), 3: (5_000, 5.5), 4: (8_000, 6.0)}.get(k, (8_000, 9.0))
     return Training(f"steps-{k}", steps, step_ms, (f"model.num_steps={k}",))
-
-
-def best_schedule(spec: EpisodeSpec, num_steps: int) -> tuple[ScheduledGradientDescent, float]:
-    """The steps of least mean error, below which no schedule of as many gets, and that error.
-
-    Args:
-        spec: Linear regression without noise, from zero.
-        num_steps: k.
-
-    Returns:
-        The solver, and its expected 0.5*MSE at the query.
-    """
-    assert isinstance(spec.function, Linear)
-    generators = Generators(EVAL_SEED, "tune", 1, "cpu")
-    x = create_sampler(spec).sample(SPECTRUM_EPISODES, generators).x[:, :-1].double()
-    spectrum = torch.linalg.eigvalsh(x.mT @ x).clamp(min=0)
-    sizes = best_step_sizes(num_steps, spectrum)
-    left = torch.stack([1 - size * spectrum for size in sizes]).prod(0)
-    variance = spec.input_variance * spec.function.scale**2
-    expected = 0.5 * variance * left.square().sum(1).mean().item()
-    config = ScheduledGradientDescentConfig(d_x=spec.d_x, d_y=spec.d_y, step_sizes=sizes)
-    return ScheduledGradientDescent(config), expected
 
 
 def trainings(effort: Effort) -> list[Training]:

@@ -11,11 +11,10 @@ from paper.measure import (
     spec_of,
     swept,
 )
-from paper.more_steps import best_schedule
 from paper.more_steps import training as steps_training
 from paper.one_step import BASE, HIGH, LOW
 from paper.plan import Effort, Training
-from references import create_reference, linear_moments
+from references import best_schedule, create_reference, linear_moments
 from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import optimal_forgetting, optimal_half_mse
 

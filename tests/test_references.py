@@ -10,7 +10,13 @@ import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
-from references import closed_form_of, create_reference, linear_moments, references_of
+from references import (
+    best_schedule,
+    closed_form_of,
+    create_reference,
+    linear_moments,
+    references_of,
+)
 from zoo.solvers.theory import optimal_forgetting, optimal_half_mse, optimal_step_size
 from zoo.solvers.tuning import tune
 
@@ -49,6 +55,46 @@ def test_the_closed_form_knows_the_scale_of_the_inputs() -> None:
         for scale in (1.0, 2.0)
     )
     assert two == pytest.approx(one / 4)
+
+
+def test_the_best_schedule_knows_the_scale_of_functions() -> None:
+    spec, larger = spec_of(), spec_of(function={"name": "linear", "scale": 2.0})
+    (one, expected), (other, expected_larger) = (best_schedule(s, 2) for s in (spec, larger))
+    assert one.step_sizes == pytest.approx(other.step_sizes)
+    assert expected_larger == pytest.approx(4 * expected)
+
+
+def test_models_of_several_steps_meet_the_best_schedule() -> None:
+    spec = spec_of(function={"scale": 2.0})
+    found = references_of(spec, {"name": "gd_ssm", "num_steps": 2})
+    x, y, target, _ = create_sampler(spec).sample(20_000, Generators(EVAL_SEED, "test", 0, "cpu"))
+    losses = {
+        name: 0.5 * (solver.predict_query(x, y) - target[:, -1]).square().flatten(1).mean(1)
+        for name, solver in found.items()
+    }
+    _, expected = best_schedule(spec, 2)
+    assert losses["best_schedule_2"].mean().item() == pytest.approx(expected, rel=0.05)
+    assert losses["best_schedule_2"].mean() < 0.99 * losses["gradient_descent_2"].mean()
+    assert "best_schedule_1" not in references_of(spec, {"name": "gd_ssm"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"noise": 0.1},
+        {"distractors": {"count": 1}},
+        {"outliers": {"probability": 0.1}},
+        {"function": {"name": "linear_drift"}},
+        {"function": {"name": "linear", "mean_scale": 1.0}},
+        {"function": {"name": "sine"}, "d_x": 1},
+        {"inputs": {"name": "sign"}, "d_x": 1},
+    ],
+)
+def test_the_best_schedule_is_for_clean_episodes_alone(fields: dict[str, Any]) -> None:
+    spec = spec_of(**fields)
+    assert not any("best" in name for name in references_of(spec, {"num_steps": 2}))
+    with pytest.raises(ValueError, match="the best schedule is not known for"):
+        best_schedule(spec, 2)
 
 
 def test_the_kalman_filter_knows_the_drift() -> None:

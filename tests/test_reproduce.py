@@ -21,7 +21,6 @@ from paper import runner
 from paper.claims import V1, Claim, Found, OverSeeds, compared, over_seeds
 from paper.figures import FIGURES, letters_of
 from paper.measure import histories, history, metrics_of, model_of, of_each
-from paper.more_steps import best_schedule
 from paper.page import PAGE, RESULTS, page, read_results, summary_rows, write_page
 from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
@@ -335,14 +334,6 @@ def test_a_model_that_was_not_trained_reproduces_nothing(tmp_path: Path) -> None
     assert {letter for letter, *_ in rows} == set(letters)
     verdicts = {verdict.split(":")[0] for _, _, verdict, _ in rows}
     assert verdicts == {"not reproduced", "not judged"}
-
-
-def test_the_best_schedule_is_judged_by_the_scale_of_functions() -> None:
-    spec = EpisodeSpec(d_x=3, d_y=2, num_context=6)
-    larger = EpisodeSpec(d_x=3, d_y=2, num_context=6, function={"name": "linear", "scale": 2.0})
-    (one, expected), (other, expected_larger) = (best_schedule(s, 2) for s in (spec, larger))
-    assert one.step_sizes == pytest.approx(other.step_sizes)
-    assert expected_larger == pytest.approx(4 * expected)
 
 
 def test_the_page_is_written_without_training(reproduced: Path, tmp_path: Path) -> None:
