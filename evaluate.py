@@ -328,7 +328,8 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         ratio = query_table(of_suite, f"{metric}_ratio_to_{compare_with}")
         table = Table(title=f"{name}: {metric} at the query ± 95 %")
         for heading in (suite.axis, "predictor", metric, f"/ {compare_with}"):
-            table.add_column(heading, justify="left" if heading == "predictor" else "right")
+            left = heading == "predictor"
+            table.add_column(heading, justify="left" if left else "right", overflow="fold")
         for setting in suite.settings:
             table.add_section()
             for i, predictor in enumerate(loss):
@@ -340,7 +341,8 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         of_algorithm = [row for row in imitated if row.setting == algorithm]
         table = Table(title=f"agreement with {algorithm} ± 95 %")
         for heading in ("model", "quantity", "value"):
-            table.add_column(heading, justify="right" if heading == "value" else "left")
+            right = heading == "value"
+            table.add_column(heading, justify="right" if right else "left", overflow="fold")
         for row in of_algorithm:
             if row.value is not None:
                 interval = Interval(row.value, row.ci95 or 0.0)

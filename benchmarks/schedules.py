@@ -1,16 +1,17 @@
-"""Schedules of step sizes for k steps of gradient descent on the paper's task, d = N = 10.
+"""Step sizes for k steps of gradient descent on the paper's task, d = N = 10: fitted and learned.
 
     python -m benchmarks.schedules
 
-For each k the best shared step size, the Chebyshev schedule of the best range of eigenvalues, both
-fitted on the episodes that references are fitted on, and the schedule of least mean error, below
-which no k steps get; with their 0.5*MSE at the query of the 10,000 test episodes, and the expected
-one of the last.
+For each k the best shared step size and the Chebyshev schedule of the best range of eigenvalues,
+both fitted on the episodes that references are fitted on, the schedule of least mean error, below
+which no k steps get, and what the shipped model of k steps has learned: where it reads B, C_j, and
+where it reads A, E_j. Then their 0.5*MSE at the query of the 10,000 test episodes, and the expected
+one of the best schedule.
 """
 
 import itertools
+from collections.abc import Sequence
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -19,14 +20,21 @@ import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
-from references import TUNE_EPISODES, create_reference
+from references import TUNE_EPISODES, best_schedule, create_reference
+from zoo.analysis.construction import effective_step_sizes
 from zoo.metrics.errors import half_squared_error, mean_interval
+from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
-from zoo.solvers.theory import best_step_sizes, chebyshev_step_sizes
+from zoo.solvers.theory import chebyshev_step_sizes
 from zoo.solvers.tuning import log_grid, tune
 
 NUM_STEPS = (1, 2, 3, 4, 8, 16)
-SPECTRUM_EPISODES = 200_000
+TRAINED = {
+    1: "gd_ssm.linear",
+    2: "gd_ssm.linear_two_steps",
+    4: "gd_ssm.linear_four_steps",
+    8: "gd_ssm.linear_eight_steps",
+}
 RANGES = [
     (smallest, largest)
     for smallest, largest in itertools.product(log_grid(0.01, 1.0, 15), log_grid(1.0, 6.0, 15))
@@ -44,34 +52,39 @@ def main() -> None:
         mean, ci95 = mean_interval(half_squared_error(solver.predict_query(x, y), target[:, -1]))
         return f"{mean:.4f} ± {ci95:.4f}"
 
-    x_many = sampler.sample(SPECTRUM_EPISODES, Generators(EVAL_SEED, "tune", 1, "cpu")).x[:, :-1]
-    spectrum = torch.linalg.eigvalsh(x_many.mT.double() @ x_many.double()).clamp(min=0)
-
-    def expected(step_sizes: tuple[float, ...]) -> str:
-        left = torch.stack([1 - size * spectrum for size in step_sizes]).prod(0)
-        return f"{0.5 * spec.input_variance * left.square().sum(1).mean():.4f}"
-
-    table = Table(title="gradient descent on the paper's task")
-    kinds = ("shared step", "0.5*MSE", "Chebyshev steps", "0.5*MSE", "best steps", "0.5*MSE")
-    for heading in ("k", *kinds, "expected"):
-        table.add_column(heading, justify="right")
+    kinds = ("shared", "Chebyshev", "best")
+    sizes = table("step sizes", *kinds, "learned, C", "learned, E")
+    losses = table("0.5*MSE at the query", *kinds, "best, expected", "trained")
     for k in track(NUM_STEPS, "fitting"):
         shared = create_reference("gradient_descent", spec, {"num_steps": k})
         schedules = [tuple(chebyshev_step_sizes(k, *of_range)) for of_range in RANGES]
-        best = tune("scheduled_gradient_descent", {"step_sizes": schedules}, *fitted_on)
-        chebyshev = zoo.create_solver("scheduled_gradient_descent", d_x=10, d_y=10, **best)
-        sizes = best_step_sizes(k, spectrum)
-        least = create_reference("scheduled_gradient_descent", spec, {"step_sizes": sizes})
-        table.add_row(
+        fitted = tune("scheduled_gradient_descent", {"step_sizes": schedules}, *fitted_on)
+        chebyshev = zoo.create_solver("scheduled_gradient_descent", d_x=10, d_y=10, **fitted)
+        best, expected = best_schedule(spec, k)
+        learned, loss = {"C": [], "E": []}, ""
+        if k in TRAINED:
+            model = zoo.load(TRAINED[k])
+            assert isinstance(model, GDSSM)
+            learned, loss = effective_step_sizes(model), cells(model)
+        sizes.add_row(
             str(k),
-            *(f"{shared.step_size:.3f}", cells(shared)),
-            *(text(best["step_sizes"]), cells(chebyshev)),
-            *(text(sizes), cells(least), expected(sizes)),
+            f"{shared.step_size:.2f}",
+            *map(text, (fitted["step_sizes"], best.step_sizes, learned["C"], learned["E"])),
         )
-    Console(width=200).print(table)
+        losses.add_row(str(k), *map(cells, (shared, chebyshev, best)), f"{expected:.4f}", loss)
+    console = Console(width=200)
+    console.print(sizes)
+    console.print(losses)
 
 
-def text(step_sizes: tuple[float, ...]) -> str:
+def table(title: str, *headings: str) -> Table:
+    found = Table(title=title)
+    for heading in ("k", *headings):
+        found.add_column(heading, justify="right")
+    return found
+
+
+def text(step_sizes: Sequence[float]) -> str:
     return " ".join(f"{size:.2f}" for size in sorted(step_sizes))
 
 

@@ -332,15 +332,17 @@ def test_a_step_that_some_seeds_did_not_reach_is_counted_as_later_than_all() -> 
 def test_the_table_says_what_seeds_reached_and_which_diverged() -> None:
     first = "first_step_within_1_percent"
     summary = {
-        "metrics": summary_over_seeds({0: {"a": 1.0}, 1: {"a": 3.0}}),
-        first: first_step_over_seeds({0: 30, 1: None}),
+        "metrics": summary_over_seeds({0: {"a": 1.0}, 1: {"a": 3.0}, 2: {"a": None}}),
+        first: first_step_over_seeds({0: 30, 1: None, 2: 10}),
     }
     table = seeds_table(summary, {7: "optimizer step 1"})
     assert table.caption == "diverged and left out: 7"
-    console = Console(width=200)
+    console = Console(width=80)
     with console.capture() as capture:
         console.print(table)
-    assert "median -, 1 of 2 reached it" in capture.get()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines()]
+    assert ["a", "2 ± 13 (2 of 3)", "1", "3"] in rows
+    assert [first, "median 30 (2 of 3)", "10", "30"] in rows
 
 
 @pytest.mark.parametrize(("diverged", "expected"), [({}, 0.5), ({4: "step 1"}, math.inf)])

@@ -10,8 +10,6 @@ from rich.table import Table
 from zoo.analysis.report import Report
 from zoo.metrics.errors import interval_over_seeds
 
-MAX_SEEDS_IN_TABLE = 8
-
 
 def numbers_of(report: Report) -> dict[str, float | None]:
     """The numbers of one seed that are compared with those of others, by name."""
@@ -65,28 +63,27 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
 
     Args:
         summary: With the `metrics` of `summary_over_seeds`, and `first_step_within_1_percent` of
-            `first_step_over_seeds`. Values of each seed are shown where there is room for them.
+            `first_step_over_seeds`.
         diverged: The seeds that are left out.
     """
     metrics, first = summary["metrics"], summary["first_step_within_1_percent"]
-    seeds = list(first["values"])
-    shown = seeds if len(seeds) <= MAX_SEEDS_IN_TABLE else []
+    seeds = first["values"]
     table = Table(title=f"{len(seeds)} seeds, mean and 95 % interval over them")
-    table.add_column("quantity")
-    table.add_column("mean", justify="right")
-    for seed in shown:
-        table.add_column(seed, justify="right")
+    table.add_column("quantity", overflow="fold")
+    for heading in ("mean", "lowest", "highest"):
+        table.add_column(heading, justify="right")
     for name, found in metrics.items():
-        num_known = sum(value is not None for value in found["values"].values())
+        known = [value for value in found["values"].values() if value is not None]
         mean = _text(found["mean"])
         if found["ci95"] is not None:
             mean += f" ± {found['ci95']:.2g}"
-        if num_known < len(seeds):
-            mean += f" ({num_known} of {len(seeds)})"
-        table.add_row(name, mean, *(_text(found["values"][seed]) for seed in shown))
-    reached = f"median {_text(first['median'])}, {first['num_reached']} of {len(seeds)} reached it"
-    each = (_text(first["values"][seed]) for seed in shown)
-    table.add_row("first_step_within_1_percent", reached, *each)
+        if len(known) < len(seeds):
+            mean += f" ({len(known)} of {len(seeds)})"
+        table.add_row(name, mean, _text(min(known, default=None)), _text(max(known, default=None)))
+    reached = f"median {_text(first['median'])} ({first['num_reached']} of {len(seeds)})"
+    steps = [step for step in seeds.values() if step is not None]
+    ends = _text(min(steps, default=None)), _text(max(steps, default=None))
+    table.add_row("first_step_within_1_percent", reached, *ends)
     if diverged:
         table.caption = f"diverged and left out: {', '.join(map(str, diverged))}"
     return table
