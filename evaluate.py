@@ -328,8 +328,10 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         ratio = query_table(of_suite, f"{metric}_ratio_to_{compare_with}")
         table = Table(title=f"{name}: {metric} at the query ± 95 %")
         for heading in (suite.axis, "predictor", metric, f"/ {compare_with}"):
-            left = heading == "predictor"
-            table.add_column(heading, justify="left" if left else "right", overflow="fold")
+            if heading == "predictor":
+                table.add_column(heading, overflow="fold")
+            else:
+                table.add_column(heading, justify="right", no_wrap=True)
         for setting in suite.settings:
             table.add_section()
             for i, predictor in enumerate(loss):
@@ -340,9 +342,9 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
     for algorithm in dict.fromkeys(row.setting for row in imitated):
         of_algorithm = [row for row in imitated if row.setting == algorithm]
         table = Table(title=f"agreement with {algorithm} ± 95 %")
-        for heading in ("model", "quantity", "value"):
-            right = heading == "value"
-            table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        for heading in ("model", "quantity"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("value", justify="right", no_wrap=True)
         for row in of_algorithm:
             if row.value is not None:
                 interval = Interval(row.value, row.ci95 or 0.0)

@@ -141,11 +141,11 @@ def test_weights_and_algorithms_are_measured_at_every_validation(runs: Path) -> 
 
 def test_a_model_of_two_steps_is_beside_two_steps_of_gradient_descent(runs: Path) -> None:
     events = events_of(runs / "two_steps")
-    one, two = (
+    one, two, best = (
         last(events, f"val/half_mse_query/{name}")
-        for name in ("gradient_descent", "gradient_descent_2")
+        for name in ("gradient_descent", "gradient_descent_2", "best_schedule_2")
     )
-    assert two < one < last(events, "val/half_mse_query/zero")
+    assert best < two < one < last(events, "val/half_mse_query/zero")
 
 
 def test_figures_show_how_learning_curve_and_weights_develop(runs: Path) -> None:
@@ -179,10 +179,10 @@ def test_the_layout_has_model_and_algorithms_on_one_chart(runs: Path) -> None:
         for category in layout.category
         for chart in category.chart
     }
-    algorithms = ("gradient_descent", "gradient_descent_2", "least_squares", "zero")
+    steps = ("gradient_descent", "gradient_descent_2", "best_schedule_2")
     assert shown["model and algorithms, validation"] == {
         "val/half_mse_query",
-        *(f"val/half_mse_query/{name}" for name in algorithms),
+        *(f"val/half_mse_query/{name}" for name in (*steps, "least_squares", "zero")),
     }
     assert shown["model, training and validation"] == {"train/half_mse_query", "val/half_mse_query"}
     assert "weights/constructed_step_size" in shown["step sizes, trained and constructed"]

@@ -75,7 +75,10 @@ def test_models_of_several_steps_meet_the_best_schedule() -> None:
     _, expected = best_schedule(spec, 2)
     assert losses["best_schedule_2"].mean().item() == pytest.approx(expected, rel=0.05)
     assert losses["best_schedule_2"].mean() < 0.99 * losses["gradient_descent_2"].mean()
-    assert "best_schedule_1" not in references_of(spec, {"name": "gd_ssm"})
+    for other in ({"num_steps": 1}, {"num_layers": 2}, {"num_steps": 17}):
+        assert not any("best" in name for name in references_of(spec, other))
+    with pytest.raises(ValueError, match="num_steps must be at most 16, got 17"):
+        best_schedule(spec, 17)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +88,13 @@ def test_models_of_several_steps_meet_the_best_schedule() -> None:
         {"distractors": {"count": 1}},
         {"outliers": {"probability": 0.1}},
         {"function": {"name": "linear_drift"}},
+        {"function": {"name": "sparse_linear"}},
         {"function": {"name": "linear", "mean_scale": 1.0}},
         {"function": {"name": "sine"}, "d_x": 1},
         {"inputs": {"name": "sign"}, "d_x": 1},
+        {"inputs": {"name": "laplace"}},
+        {"inputs": {"name": "sphere"}},
+        {"inputs": {"name": "ill_conditioned"}},
     ],
 )
 def test_the_best_schedule_is_for_clean_episodes_alone(fields: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
     table = Table(title=f"{len(seeds)} seeds, mean and 95 % interval over them")
     table.add_column("quantity", overflow="fold")
     for heading in ("mean", "lowest", "highest"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, found in metrics.items():
         known = [value for value in found["values"].values() if value is not None]
         mean = _text(found["mean"])
@@ -81,13 +81,12 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
             mean += f" ({len(known)} of {len(seeds)})"
         table.add_row(name, mean, _text(min(known, default=None)), _text(max(known, default=None)))
     reached = f"median {_text(first['median'])} ({first['num_reached']} of {len(seeds)})"
-    steps = [step for step in seeds.values() if step is not None]
-    ends = _text(min(steps, default=None)), _text(max(steps, default=None))
-    table.add_row("first_step_within_1_percent", reached, *ends)
+    steps = [math.inf if step is None else step for step in seeds.values()]
+    table.add_row("first_step_within_1_percent", reached, _text(min(steps)), _text(max(steps)))
     if diverged:
         table.caption = f"diverged and left out: {', '.join(map(str, diverged))}"
     return table
 
 
 def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None or value == math.inf else f"{value:.4g}"
