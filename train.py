@@ -33,7 +33,7 @@ from zoo.analysis.report import create_report, report_tables
 from zoo.analysis.seeds import seeds_table
 from zoo.hub.io import save_checkpoint
 from zoo.predictor import Predictor
-from zoo.registry import explain, model_arguments
+from zoo.registry import create_model, explain, model_arguments
 from zoo.training.callbacks import (
     AlignmentMonitor,
     Board,
@@ -104,9 +104,10 @@ def train(
         if "output" not in model_arguments(settings.model["name"]):
             raise ValueError(f"{settings.model['name']} does not predict classes, as data asks for")
         model_args["output"] = spec.output
+    with torch.random.fork_rng(devices=[]):
+        create_model(**model_args)  # refuses wrong arguments before all else
     references = references_of(spec, settings.model)
     module, datamodule = parts_of(settings, spec, model_args, references["gradient_descent"])
-    module.new_model(settings.seed)  # refuses a wrong size before a file is written
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings, spec, module.optim))
     callbacks = callbacks_of(settings)

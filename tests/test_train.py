@@ -409,9 +409,14 @@ def test_what_a_user_got_wrong_is_said_without_a_trace(
     assert not (ROOT / "runs" / "nowhere-at-all").exists()
 
 
-def test_a_model_that_cannot_be_leaves_no_run_behind(tmp_path: Path) -> None:
-    output = run("model.num_steps=0", f"hydra.run.dir={tmp_path}", expect=1)
-    assert "num_steps: Input should be greater than 0, got 0" in output
+@pytest.mark.parametrize(
+    ("given", "message"), [("0", "greater than 0, got 0"), ("two", "a valid integer, got 'two'")]
+)
+def test_a_model_that_cannot_be_leaves_no_run_behind(
+    given: str, message: str, tmp_path: Path
+) -> None:
+    output = run(f"model.num_steps={given}", f"hydra.run.dir={tmp_path}", expect=1)
+    assert f"model gd_ssm: num_steps: Input should be {message}" in output
     assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
 
 

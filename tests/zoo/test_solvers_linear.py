@@ -59,6 +59,8 @@ def test_the_best_schedule_has_the_least_mean_error_of_all_polynomials() -> None
         torch.testing.assert_close(left, 1 - fit[:, 0], rtol=0, atol=1e-8)
     with pytest.raises(ValueError, match="different positive eigenvalues, got 3"):
         best_step_sizes(3, torch.tensor([0.0, 1.0, 2.0, 2.0]))
+    with pytest.raises(ValueError, match="eigenvalues must be finite"):
+        best_step_sizes(1, torch.tensor([1.0, torch.nan]))
 
 
 def test_chebyshev_steps_leave_the_error_that_is_promised() -> None:

@@ -91,13 +91,13 @@ def interpolated(model: GDSSM, step_size: float, fraction: float) -> GDSSM:
 def cosines_with_construction(model: GDSSM, step_size: float) -> dict[str, float]:
     """Cosine of each trained weight with the constructed one, up to the symmetry of signs.
 
-    The construction starts from zero, so a learned W_0 has none.
+    The construction starts from zero, so a learned W_0 has none, nor has a single number.
     """
     pairs = weights_beside_construction(model, step_size)
     return {
         name: cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0).item()
         for name, (a, b) in pairs.items()
-        if name != "W_0"
+        if name != "W_0" and a.numel() > 1
     }
 
 

@@ -167,10 +167,17 @@ def construct_gradient_descent_(
     num_steps = 1 if isinstance(layer, GDSSMLayer) else layer.num_steps
     precondition = isinstance(layer, GDSSMStepsLayer) and layer.P is not None
     learn_start = isinstance(layer, GDSSMStepsLayer) and layer.W_0 is not None
+    if isinstance(step_size, Tensor):
+        raise ValueError(
+            "step_size must be a number or a list of one number or matrix for each step, got a "
+            f"tensor of shape {tuple(step_size.shape)}"
+        )
     steps = [step_size] * num_steps if isinstance(step_size, float | int) else list(step_size)
     if len(steps) != num_steps:
         raise ValueError(f"the model takes {num_steps} step sizes, got {len(steps)}")
     for eta in steps:
+        if not isinstance(eta, Tensor | float | int):
+            raise ValueError(f"a step size must be a number or a matrix, got {eta!r}")
         if isinstance(eta, Tensor) and eta.shape != (d_x, d_x):
             raise ValueError(
                 f"a step size must be a number or ({d_x}, {d_x}), got {tuple(eta.shape)}"

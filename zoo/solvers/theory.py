@@ -145,9 +145,12 @@ def best_step_sizes(num_steps: int, eigenvalues: Tensor) -> tuple[float, ...]:
         eigenvalues: Of A in many episodes, of any shape.
 
     Raises:
-        ValueError: If num_steps is below 1 or above the number of different positive eigenvalues.
+        ValueError: If an eigenvalue is not finite, or num_steps is below 1 or above the number of
+            different positive eigenvalues.
     """
     spectrum = eigenvalues.double().flatten().clamp(min=0)
+    if not spectrum.isfinite().all():
+        raise ValueError("eigenvalues must be finite")
     if not 1 <= num_steps <= len(set(spectrum[spectrum > 0].tolist())):
         raise ValueError(
             f"num_steps must be at least 1 and at most the number of different positive "
