@@ -1,5 +1,6 @@
 """Figures, as matplotlib objects that nobody has to close."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from zoo.metrics.errors import Interval
 
 # What a loss is called where it is read.
 LOSS_LABELS = {"half_mse": "0.5*MSE", "cross_entropy": "cross entropy"}
+
+# Pairs of weights side by side; more would not fit on a screen.
+WEIGHTS_IN_A_ROW = 8
 
 
 def learning_curve_figure(curves: Mapping[str, Sequence[Interval | None]], loss: str) -> Figure:
@@ -93,25 +97,33 @@ def sweep_figure(
 
 
 def weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """Heat-maps of trained weights (top row) above constructed ones (bottom row).
+    """Heat-maps of trained weights, each above the constructed one, eight pairs in a row.
 
     Args:
         weights: Name to (trained, constructed), as `weights_beside_construction` gives them. Each
-            pair shares a colour scale.
+            pair shares a colour scale. Single numbers, which a colour does not tell, are left out.
     """
-    figure = Figure(figsize=(2.6 * len(weights), 4.6), layout="constrained")
-    axes = figure.subplots(2, len(weights), squeeze=False)
-    for column, (name, pair) in enumerate(weights.items()):
+    pairs = {name: pair for name, pair in weights.items() if pair[0].numel() > 1}
+    num_columns = min(len(pairs), WEIGHTS_IN_A_ROW)
+    num_rows = math.ceil(len(pairs) / num_columns)
+    figure = Figure(figsize=(2.6 * num_columns, 4.6 * num_rows), layout="constrained")
+    axes = figure.subplots(2 * num_rows, num_columns, squeeze=False)
+    for i, (name, pair) in enumerate(pairs.items()):
+        row, column = divmod(i, num_columns)
+        above_and_below = axes[2 * row : 2 * row + 2, column]
         limit = max(w.abs().max().item() for w in pair) or 1.0
-        for row, (kind, w) in enumerate(zip(("trained", "constructed"), pair, strict=True)):
-            image = axes[row, column].imshow(
+        for panel, kind, w in zip(above_and_below, ("trained", "constructed"), pair, strict=True):
+            image = panel.imshow(
                 w.reshape(-1, w.shape[-1]).float().cpu().numpy(),
                 cmap="RdBu_r",
                 vmin=-limit,
                 vmax=limit,
             )
-            axes[row, column].set_title(f"{name}, {kind}", fontsize=9)
-            axes[row, column].set_xticks([])
-            axes[row, column].set_yticks([])
-        figure.colorbar(image, ax=list(axes[:, column]), shrink=0.7)
+            panel.set_title(f"{name}, {kind}", fontsize=9)
+            panel.set_xticks([])
+            panel.set_yticks([])
+        figure.colorbar(image, ax=list(above_and_below), shrink=0.7)
+    for panel in axes.flat:
+        if not panel.has_data():
+            panel.set_axis_off()
     return figure
