@@ -30,6 +30,28 @@ class Interval(NamedTuple):
     ci95: float
 
 
+class Summary(NamedTuple):
+    """What is said of the values of a quantity over episodes.
+
+    Attributes:
+        value: Their mean.
+        ci95: Half the width of its 95 % interval; None where there is none to be given.
+        median: Their median; None for what is no error, such as a cosine, and for ratios.
+        tail_share: Share of the mean that the worst 0.1 % of the episodes carry; of a ratio the
+            larger one of both errors. None for what is no error, and for errors of rounding.
+        lowest: Of the means of ten further sets of as many episodes, drawn apart, where the tail is
+            too heavy for an interval.
+        highest: Of the same.
+    """
+
+    value: float
+    ci95: float | None = None
+    median: float | None = None
+    tail_share: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+
+
 def half_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """1/2 (prediction - target)^2, averaged over the output coordinates, the last dimension."""
     return 0.5 * (prediction - target).square().mean(-1)

@@ -1,0 +1,96 @@
+"""Measured numbers as text: digits to the first two of what is not known."""
+
+import math
+from typing import Protocol
+
+# Beyond these powers of ten, numbers are written with an exponent.
+LOWEST_POWER, HIGHEST_POWER = -4, 6
+
+
+class Number(Protocol):
+    """What is known of a measured number; `zoo.metrics.errors.Summary` explains it."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def ci95(self) -> float | None: ...
+    @property
+    def median(self) -> float | None: ...
+    @property
+    def tail_share(self) -> float | None: ...
+    @property
+    def lowest(self) -> float | None: ...
+    @property
+    def highest(self) -> float | None: ...
+
+
+def number_text(number: Number, *, signed: bool = False) -> str:
+    """A measured number with its interval, or why it has none.
+
+    `0.2074 ± 0.0026`; `0.21 (heavy tail, 0.15 to 20)` with the means of further sets of episodes,
+    where these were drawn; `5.7e-11 (rounding)` where nothing is left but that.
+
+    Args:
+        number: The number.
+        signed: Whether it may be below zero, like a cosine. The interval of an error never reaches
+            zero: where it would, the tail is too heavy for one.
+    """
+    value, ci95 = number.value, number.ci95
+    if number.lowest is not None and number.highest is not None:
+        return with_range(value, number.lowest, number.highest)
+    if ci95 is not None and (signed or not 0 <= value < ci95):
+        return with_interval(value, ci95)
+    if ci95 is not None or number.tail_share is not None:
+        return f"{plain(value, 2)} (heavy tail)"
+    if number.median is not None:
+        return f"{plain(value, 2)} (rounding)"
+    return plain(value)
+
+
+def with_interval(value: float, ci95: float | None) -> str:
+    """A value with half its interval, as in `0.2074 ± 0.0026` or `(5.7 ± 7.4)e-11`.
+
+    The interval has two significant digits, the value ends at the same decimal place. A value whose
+    interval is not known (None), zero or no number stands alone.
+
+    Args:
+        value: Any number.
+        ci95: Half the width of its interval.
+    """
+    if ci95 is None or ci95 == 0 or not (math.isfinite(value) and math.isfinite(ci95)):
+        return plain(value)
+    power = _power(max(abs(value), ci95))
+    if LOWEST_POWER <= power <= HIGHEST_POWER:
+        power, suffix = 0, ""
+    else:
+        suffix = f"e{power:+03d}"
+    value, ci95 = value / 10.0**power, ci95 / 10.0**power
+    # Rounded first: 0.0996 has its two digits, 0.10, one place further to the left.
+    decimals = 1 - int(f"{ci95:.1e}".partition("e")[2])
+    text = f"{_rounded(value, decimals)} ± {_rounded(ci95, decimals)}"
+    return f"({text}){suffix}" if suffix else text
+
+
+def with_range(value: float, lowest: float, highest: float) -> str:
+    """A value whose tail is too heavy for an interval, as in `0.21 (heavy tail, 0.15 to 20)`."""
+    return f"{plain(value, 2)} (heavy tail, {plain(lowest, 2)} to {plain(highest, 2)})"
+
+
+def plain(value: float, digits: int = 4) -> str:
+    """A number by itself, to so many significant digits: `0.2074`, `2400`, `5.705e-11`."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+    if not LOWEST_POWER <= int(power) <= HIGHEST_POWER:
+        return f"{float(mantissa):g}e{power}"
+    decimals = digits - 1 - int(power)
+    text = _rounded(value, decimals)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _power(value: float) -> int:
+    return int(f"{value:e}".partition("e")[2])
+
+
+def _rounded(value: float, decimals: int) -> str:
+    return f"{round(value, decimals):z.{max(0, decimals)}f}"
