@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 import zoo
@@ -51,6 +52,28 @@ def test_shipped_checkpoints_are_whole_and_small() -> None:
         check_checkpoint(CHECKPOINTS / name)
         total += (CHECKPOINTS / name / WEIGHTS).stat().st_size
     assert total <= 30e6
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16])
+def test_loaded_weights_lie_where_vector_code_expects_them(dtype: torch.dtype | None) -> None:
+    names = read_index(CHECKPOINTS).checkpoints
+    assert len(names) >= 40
+    for name in names:
+        model = zoo.load(name, device="cpu", dtype=dtype)
+        for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            assert tensor.data_ptr() % 64 == 0, (name, key)
+
+
+def test_a_loaded_model_predicts_the_same_with_and_without_gradients() -> None:
+    for name in zoo.list_checkpoints("*.relu_network"):
+        model = zoo.load(name)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(6, 11, model.d_x, generator=generator)
+        y = torch.randn(6, 11, model.d_y, generator=generator)
+        predictions = model(x, y), model.predict_query(x, y)
+        model.requires_grad_()
+        for one, other in zip(predictions, (model(x, y), model.predict_query(x, y)), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 def test_an_exported_run_is_the_same_model_under_its_name(checkpoint: Path, tmp_path: Path) -> None:

@@ -284,6 +284,7 @@ def test_a_checkpoint_gives_the_same_predictions(
     x, y = make_pairs(4, 3, 5)
     loaded = load_checkpoint(tmp_path / "checkpoint")
     assert torch.equal(loaded(x, y), model(x, y))
+    assert torch.equal(loaded.predict_query(x, y), model.predict_query(x, y))
     assert not loaded.training
 
 

@@ -194,7 +194,8 @@ def _rebuild(directory: Path) -> tuple[Card, Predictor]:
             f"{num_parameters}"
         )
     try:
-        state = load_tensors(data)
+        # Views into the file begin at any address, and vector code rounds differently there.
+        state = {name: view.clone() for name, view in load_tensors(data).items()}
     except SafetensorError as error:
         raise _not_safetensors(directory / WEIGHTS, error) from None
     _check_finite(directory, state)

@@ -44,7 +44,9 @@ class GDSSMFeatures(WindowedPredictor):
         self.phi = nn.Sequential(*modules, nn.Linear(widths[-1], config.num_features))
 
     def tokens(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self.phi(x), y
+        # Contiguous: else torch multiplies by another kernel, which rounds differently, where no
+        # parameter requires a gradient.
+        return self.phi(x.contiguous()), y
 
     def read_out(self, o: Tensor) -> Tensor:
         return o[..., -self.d_y :]

@@ -114,14 +114,16 @@ class MambaLayer(nn.Module):
         x, z = self.in_proj(s).chunk(2, dim=-1)  # (batch, length, d_inner) each
         x = torch.cat([tail, x.mT], dim=-1)  # (batch, d_inner, d_conv - 1 + length)
         u = conv1d(x, self.conv1d.weight, self.conv1d.bias, groups=self.d_inner)
-        u = silu(u.mT)  # (batch, length, d_inner)
+        # Contiguous: else torch multiplies by another kernel, which rounds differently, where no
+        # parameter requires a gradient.
+        u = silu(u.mT.contiguous())  # (batch, length, d_inner)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = softplus(self.dt_proj(dt))
         A_log = self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))
         y, h = selective_scan(u, delta, -A_log.exp(), B, C, self.D, h_0, method)
         # A copy, so that the state does not hold on to the whole sequence.
         tail = x[..., x.shape[-1] - (self.d_conv - 1) :].clone()
-        return self.out_proj(y * silu(z)), (tail, h)
+        return self.out_proj((y * silu(z)).contiguous()), (tail, h)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
         """The state before the first token."""
