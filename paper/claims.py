@@ -1,6 +1,7 @@
 """What the paper claims, beside what was measured."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 
 from zoo.metrics.errors import interval_over_seeds
 
-Verdict = Literal["reproduced", "not reproduced", "not judged", "ours"]
+Verdict = Literal["reproduced", "not reproduced", "not decided", "not judged", "ours"]
 # Where the paper says something. Its three versions have different abstracts.
 V1, V2, V3 = "abstract of version 1", "abstract of version 2", "abstract of version 3"
 FIGURE = "what a figure of it shows"
@@ -42,12 +43,14 @@ class Claim:
         reference_value: The same quantity of the reference, on the same episodes.
         ratio: Of both, seed by seed.
         closed_form: The expected value of the reference, where theory has one.
-        low: The claim holds for no mean below it.
-        high: The claim holds for no mean above it. Bounds are those of the ratio where there is
+        low: The claim holds for nothing below it.
+        high: The claim holds for nothing above it. Bounds are those of the ratio where there is
             one, else of the measured number. A claim without bounds is not judged.
+        one_sided: Why there is one bound and not two; empty where there are two or none.
 
     Raises:
-        ValueError: If there is a claim without its source, or bounds without a claim.
+        ValueError: If there is a claim without its source, bounds without a claim, or one bound
+            without a reason.
     """
 
     quantity: str
@@ -60,29 +63,42 @@ class Claim:
     closed_form: float | None = None
     low: float | None = None
     high: float | None = None
+    one_sided: str = ""
 
     def __post_init__(self) -> None:
         judged = self.low is not None or self.high is not None
         if bool(self.paper) != bool(self.source) or (judged and not self.paper):
             raise ValueError(f"{self.quantity}: a claim, its source and bounds belong together")
+        if bool(self.one_sided) != ((self.low is None) != (self.high is None)):
+            raise ValueError(f"{self.quantity}: give two bounds, or one and why there is one")
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the mean over the seeds is within the bounds."""
+        """Where the 95 % interval over seeds lies: within the bounds, outside, or across one.
+
+        A single seed has no interval, so it decides nothing; nor does a number that is not finite.
+        """
         if not self.paper:
             return "ours"
         if self.low is None and self.high is None:
             return "not judged"
-        value = (self.ratio or self.measured).value
-        above_low = self.low is None or value >= self.low
-        below_high = self.high is None or value <= self.high
-        return "reproduced" if above_low and below_high else "not reproduced"
+        value, ci95, _ = self.ratio or self.measured
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if ci95 is None:
+            return "not decided"
+        if low <= value - ci95 and value + ci95 <= high:
+            return "reproduced"
+        if value + ci95 < low or high < value - ci95:
+            return "not reproduced"
+        return "not decided"
 
     @property
     def criterion(self) -> str:
         """The bounds in words; empty where there are none."""
         bounds = {"at least": self.low, "at most": self.high}
-        return ", ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        words = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
+        return ", ".join(words) + (f" ({self.one_sided})" if self.one_sided else "")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the verdict for whoever reads the file."""
@@ -112,6 +128,7 @@ def compared(
     source: str = "",
     low: float | None = None,
     high: float | None = None,
+    one_sided: str = "",
     closed_form: float | None = None,
 ) -> Claim:
     """A claim about one number for each seed and that of a reference for the same seed."""
@@ -126,6 +143,7 @@ def compared(
         source=source,
         low=low,
         high=high,
+        one_sided=one_sided,
     )
 
 

@@ -63,11 +63,6 @@ def spec_of(run: Path) -> EpisodeSpec:
     return EpisodeSpec(**read_card(run / "checkpoint").data)
 
 
-def num_parameters(run: Path) -> int:
-    """Of the trained model."""
-    return read_card(run / "checkpoint").num_parameters
-
-
 def suite(name: str) -> Suite:
     """A suite of `configs/suite`."""
     data: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "suite" / f"{name}.yaml"))

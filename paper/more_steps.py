@@ -11,7 +11,7 @@ from paper.measure import (
     query_loss,
     spec_of,
 )
-from paper.one_step import BASE
+from paper.one_step import BASE, HIGH, LOW
 from paper.plan import Effort, Training
 from references import best_schedule, create_reference
 from zoo.analysis.construction import weights_beside_construction
@@ -19,13 +19,22 @@ from zoo.analysis.figures import weights_figure
 from zoo.models.gd_ssm import GDSSM
 from zoo.solvers.moment import GradientDescent
 
+CAPTION = (
+    "Test loss of k steps; mean and 95 % band over seeds. One layer keeps both sums and is read "
+    "once for every step. The published code has three recurrences for two steps, which give the "
+    "same polynomial of the sums; its further groups of three read tokens to which outputs were "
+    "added, which is not the computation shown here."
+)
+
 
 def training(k: int) -> Training:
     """k steps in one layer with learned readouts.
 
-    The paper stacks layers; its model of two steps is the same polynomial of the sums, with
-    recurrences of its own for every product. Eight are trained as in their experiment, with a
-    quarter of its episodes.
+    Two steps of the published code are a group of three recurrences, read as Z_1 + Z_1 Z_2 + Z_3:
+    the same polynomial of the sums as here, with a recurrence for every product. It has no more
+    steps in that sense: a further group of three reads the tokens after the outputs of the one
+    before it were added to their last N. Eight are trained as in their experiment, with a quarter
+    of its episodes.
     """
     if k == 8:
         overrides = ("experiment=gd_ssm_eight_steps", "batch_size=128")
@@ -48,24 +57,31 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
     best = []
     for k in effort.num_steps:
         found = by_steps[k]
+        solver, expected = best_schedule(spec, k)
+        best.append(query_loss(solver, episodes))
+        claims.append(
+            compared(
+                f"0.5*MSE at the query, k = {k}",
+                of_each(found, "model", "test/half_mse_query", "value"),
+                f"{k} gradient steps of the best sizes",
+                [best[-1]] * len(found),
+                paper="Extensions to several steps agree: they reach as many exact ones.",
+                source=V1,
+                low=LOW,
+                high=HIGH,
+                closed_form=expected,
+            )
+        )
+    for k in effort.num_steps:
+        # Not judged: learned sizes that differ from step to step do better than a shared one.
         claims.append(
             against_gradient_descent(
-                found,
+                by_steps[k],
                 f"0.5*MSE at the query, k = {k}",
                 reference=f"gradient_descent_{k}",
                 called=f"{k} gradient steps of the best shared size",
-                paper="Extensions to several steps agree: they reach as many exact ones.",
-                source=V1,
-                high=1.01,
             )
         )
-        solver, expected = best_schedule(spec, k)
-        best.append(query_loss(solver, episodes))
-        trained = of_each(found, "model", "test/half_mse_query", "value")
-        called = f"{k} gradient steps of the best sizes"
-        quantity = f"0.5*MSE at the query, k = {k}"
-        exact = [best[-1]] * len(found)
-        claims.append(compared(quantity, trained, called, exact, closed_form=expected))
     for k in effort.num_steps:
         least = [
             min(v for name, v in weights.items() if name.startswith("cosine_"))
@@ -101,8 +117,7 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
         {
             "several_steps": (
                 figure,
-                "Test loss of k steps; mean and 95 % band over seeds. The paper stacks layers; "
-                "here one layer keeps the sums and is read once for every step.",
+                CAPTION,
             ),
             "several_steps_weights": (
                 heat_maps,

@@ -6,16 +6,18 @@ python -m paper.page
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from paper.claims import Claim, OverSeeds
 from paper.plan import ROOT
+from zoo.metrics.text import with_interval
 from zoo.training.run import write_text
 
 PAGE = ROOT / "docs" / "paper.md"
 RESULTS = ROOT / "docs" / "figures" / "paper" / "results.json"
-LAYOUT = 1  # of the results file
+LAYOUT = 2  # of the results file; 2: claims say why they have one bound alone
 
 INTRODUCTION = """\
 # The paper's figures
@@ -37,16 +39,26 @@ Every number is a mean over seeds, with half its 95 % interval (Student's t). A 
 initialisation and training episodes; all are measured on the same test episodes, and so is the
 algorithm beside them. The intervals are over seeds alone: the scatter of the test episodes, about
 1 % of a loss on linear functions and more on others, is in none of them. It drops out of a ratio
-where both predict nearly the same, and so claims are judged by the mean of the seeds' ratios where
-there are any; those beside zero keep it, and have wide bounds. Closed forms stand beside. A claim
-is *reproduced* where that mean is within the bounds shown, *not judged* where a measurement cannot
-decide it, and *ours* is what goes beyond the paper.
+where both predict nearly the same. Closed forms stand beside.
+
+Claims are judged by the interval of the seeds' ratios where there are ratios, else by that of the
+measured number. A claim is
+
+- *reproduced* where the whole interval is within the bounds shown,
+- *not reproduced* where the whole interval is outside,
+- *not decided* where it crosses a bound, and for a single seed, which has no interval,
+- *not judged* where what was measured cannot decide it,
+- *ours* where it goes beyond the paper.
+
+A claim that a model does what an algorithm does has two bounds: a model that is much better is not
+that algorithm. Where there is one bound, the table says why. Several learned steps are judged
+beside as many exact ones of the sizes that are best when they are fixed beforehand.
 """
 
 QUICK = """
 **This is the quick version: fewer seeds, a quarter of the optimizer steps, fewer settings and test
 episodes. Models are not trained to the end, and a claim may fail for that alone; intervals over two
-seeds are wide, and one may hold by chance.**
+seeds are wide and decide little.**
 """
 
 
@@ -61,7 +73,7 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         results: dict[str, Any] = json.loads(text)
         if results["layout"] != LAYOUT:
-            raise ValueError(f"layout {results['layout']}, not {LAYOUT}")
+            raise ValueError(f"layout {results['layout']}, this version has {LAYOUT}")
         page(results, path.with_name("paper.md"), path)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         text = f"{path} holds no results that can be read ({error}); move it away to begin anew"
@@ -102,27 +114,26 @@ def summary_rows(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         for text in dict.fromkeys(claim.paper for claim in claims if claim.paper):
             members = [claim for claim in claims if claim.paper == text]
             judged = [claim for claim in members if claim.verdict != "not judged"]
-            num = sum(claim.verdict == "reproduced" for claim in judged)
-            verdict = "reproduced" if num == len(judged) else "not reproduced"
-            if not judged:
-                verdict = "not judged"
-            elif 0 < num < len(judged):
-                verdict = f"not reproduced: {num} of {len(judged)} quantities are"
+            found = Counter(claim.verdict for claim in judged or members)
+            verdict = ", ".join(
+                name if len(found) == 1 else f"{name}: {num} of {found.total()}"
+                for name, num in found.most_common()
+            )
             rows.append((letter, text, verdict, _by_how_much(judged or members)))
     return rows
 
 
 def _by_how_much(claims: list[Claim]) -> str:
-    values: dict[str, list[float]] = {}
+    values: dict[str, list[OverSeeds]] = {}
     for claim in claims:
-        if claim.ratio is None:
-            values.setdefault(claim.quantity, []).append(claim.measured.value)
-        else:
-            values.setdefault(f"ratio to {claim.reference}", []).append(claim.ratio.value)
+        name = claim.quantity if claim.ratio is None else f"ratio to {claim.reference}"
+        values.setdefault(name, []).append(claim.ratio or claim.measured)
     parts = []
     for name, found in values.items():
-        low, high = _number(min(found)), _number(max(found))
-        parts.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
+        numbers = [of_claim.value for of_claim in found]
+        low, high = _number(min(numbers)), _number(max(numbers))
+        amount = _text(found[0]) if len(found) == 1 else f"{low} to {high}"
+        parts.append(f"{name} {amount}")
     return ", ".join(parts)
 
 
@@ -191,9 +202,7 @@ def _number(value: float | None) -> str:
 
 
 def _text(found: OverSeeds | None) -> str:
-    if found is None:
-        return ""
-    return _number(found.value) + ("" if found.ci95 is None else f" ± {found.ci95:.2g}")
+    return "" if found is None else with_interval(found.value, found.ci95)
 
 
 def write_page(page_path: Path, results_path: Path) -> None:

@@ -21,11 +21,12 @@ from paper import runner
 from paper.claims import V1, Claim, Found, OverSeeds, compared, over_seeds
 from paper.figures import FIGURES, letters_of
 from paper.measure import histories, history, metrics_of, model_of, of_each
-from paper.page import PAGE, RESULTS, page, read_results, summary_rows, write_page
+from paper.page import PAGE, RESULTS, claims_of, page, read_results, summary_rows, write_page
 from paper.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
 from reproduce import ReproduceSettings, measured, reproduce
 from zoo.hub.io import card_bytes, read_card
+from zoo.metrics.text import with_interval
 from zoo.training.run import sole_writer
 
 ROOT = Path(__file__).parents[1]
@@ -244,11 +245,11 @@ def test_a_second_reproduction_with_the_same_runs_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "{", "[]", "{}", '{"layout": 1}', '{"layout": 0}'),
-        '{"layout": 1, "figures": []}',
-        '{"layout": 1, "figures": null}',
-        '{"layout": 1, "figures": {"a": {"claims": ["x"]}}}',
-        '{"layout": 1, "figures": {"a": {"claims": []}}}',
+        *("", "{", "[]", "{}", '{"layout": 2}', '{"layout": 1, "figures": {}}'),
+        '{"layout": 2, "figures": []}',
+        '{"layout": 2, "figures": null}',
+        '{"layout": 2, "figures": {"a": {"claims": ["x"]}}}',
+        '{"layout": 2, "figures": {"a": {"claims": []}}}',
     ],
 )
 def test_results_that_cannot_be_read_are_found_before_training(
@@ -291,19 +292,23 @@ def test_the_page_follows_from_the_results_file(reproduced: Path) -> None:
         assert (reproduced / "figures" / figure["file"]).exists()
     assert "quick version" in text  # less than in full, and it says so
     claim = results["figures"]["a"]["claims"][0]
-    assert f"{claim['measured']['value']:.4g}" in text
-    assert f"{claim['ratio']['value']:.4g}" in text
+    assert with_interval(claim["measured"]["value"], claim["measured"]["ci95"]) in text
+    assert with_interval(claim["ratio"]["value"], claim["ratio"]["ci95"]) in text
 
 
 def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> None:
     places = reproduced / "paper.md", reproduced / "figures" / "results.json"
     results = json.loads(places[1].read_text())
     claim = results["figures"]["a"]["claims"][0]
-    for value, verdict in ((1.002, "reproduced"), (1.3, "not reproduced")):
-        claim["ratio"]["value"] = value
+    for value, ci95, verdict in (
+        (1.002, 0.001, "reproduced"),
+        (1.3, 0.1, "not reproduced"),
+        (1.002, 0.01, "not decided"),
+    ):
+        claim["ratio"] |= {"value": value, "ci95": ci95}
         letter, _, found, amount = summary_rows(results["figures"])[0]
-        ratio = f"ratio to one step of gradient descent {value}"
-        assert (letter, found, amount) == ("a", verdict, ratio)
+        assert (letter, found) == ("a", verdict)
+        assert amount.startswith(f"ratio to one step of gradient descent {value}")
         assert f"| {verdict} |" in page(results, *places)
         assert page(results, *places) != places[0].read_text()
 
@@ -343,24 +348,53 @@ def test_the_page_is_written_without_training(reproduced: Path, tmp_path: Path) 
     assert "](./a_loss_over_training.svg)" in (tmp_path / "paper.md").read_text()
 
 
-def test_a_claim_is_judged_by_its_ratio_and_ours_is_not_judged() -> None:
-    def verdict(values: list[float], **bounds: Any) -> str:
-        return compared("loss", values, "exact", [2.0, 2.0], **bounds).verdict
+SAID = {"paper": "same", "source": V1}
+AGREES = {**SAID, "low": 0.99, "high": 1.01}
 
-    said = {"paper": "same", "source": V1}
-    assert verdict([2.0, 2.04], **said, low=0.99, high=1.01) == "reproduced"
-    assert verdict([2.0, 2.1], **said, low=0.99, high=1.01) == "not reproduced"
-    assert verdict([1.0, 1.0], **said, high=1.01) == "reproduced"
-    nothing = Claim("loss", OverSeeds(float("nan"), None, 1), **said, high=1.01)
-    assert nothing.verdict == "not reproduced"
-    assert verdict([2.0, 2.1], **said) == "not judged"
+
+def verdict(values: list[float], **bounds: Any) -> str:
+    return compared("loss", values, "exact", [2.0] * len(values), **bounds).verdict
+
+
+def test_a_claim_is_reproduced_where_the_whole_interval_over_seeds_is_within_the_bounds() -> None:
+    assert verdict([2.0, 2.001], **AGREES) == "reproduced"
+    assert verdict([2.0, 2.004], **AGREES) == "not decided"  # the mean is within, t is 12.7
+    assert verdict([2.1, 2.1001], **AGREES) == "not reproduced"
+    assert verdict([2.0, 2.1], **AGREES) == "not decided"
+    assert verdict([2.0], **AGREES) == "not decided"  # one seed has no interval
+    assert verdict([5.0], **AGREES) == "not decided"
+    nothing = Claim("loss", OverSeeds(float("nan"), float("nan"), 2), **AGREES)
+    assert nothing.verdict == "not decided"
+    cosine = Claim("cosine", over_seeds([0.98, 0.9801]), **SAID, low=0.99, one_sided="at most 1")
+    assert cosine.verdict == "not reproduced"
+    assert cosine.criterion == "at least 0.99 (at most 1)"
+    assert Claim.of(cosine.as_dict()) == cosine
+
+
+def test_a_claim_without_bounds_is_not_judged_and_ours_has_no_verdict() -> None:
+    assert verdict([2.0, 2.1], **SAID) == "not judged"
     assert verdict([2.0, 2.1]) == "ours"
-    for wrong in ({"paper": "same"}, {"source": V1}, {"low": 0.99}):
+    for wrong in ({"paper": "same"}, {"source": V1}, {"low": 0.99, "high": 1.01}):
         with pytest.raises(ValueError, match="loss: a claim, its source and bounds belong"):
             verdict([2.0, 2.1], **wrong)
-    cosine = Claim("cosine", over_seeds([0.98, 0.97]), **said, low=0.99)
-    assert cosine.verdict == "not reproduced"
-    assert (cosine.criterion, Claim.of(cosine.as_dict())) == ("at least 0.99", cosine)
+
+
+def test_one_bound_needs_a_reason() -> None:
+    for wrong in ({"high": 1.01}, {"low": 0.99}, {"one_sided": "why"}):
+        with pytest.raises(ValueError, match="loss: give two bounds, or one and why"):
+            verdict([2.0, 2.1], **SAID, **wrong)
+    with pytest.raises(ValueError, match="loss: give two bounds, or one and why"):
+        verdict([2.0, 2.1], **AGREES, one_sided="why")
+
+
+def test_several_steps_are_judged_beside_the_best_schedule_of_as_many() -> None:
+    claims = claims_of(read_results(RESULTS)["figures"]["e"])
+    judged = {claim.reference: claim for claim in claims if claim.paper}
+    assert list(judged) == [f"{k} gradient steps of the best sizes" for k in FULL.num_steps]
+    assert all((claim.low, claim.high) == (0.99, 1.01) for claim in judged.values())
+
+
+def test_a_mean_over_seeds_has_the_interval_of_students_t() -> None:
     assert over_seeds([1.0]) == OverSeeds(1.0, None, 1)
     found = over_seeds([1.0, 2.0, 3.0])
     assert found.ci95 == pytest.approx(4.303 / 3**0.5, rel=1e-3)
