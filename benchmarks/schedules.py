@@ -3,8 +3,8 @@
     python -m benchmarks.schedules
 
 For each k the best shared step size and the Chebyshev schedule of the best range of eigenvalues,
-both fitted on the episodes that references are fitted on, the schedule of least expected error,
-below which no k steps get, and what the shipped model of k steps has learned: where it reads B,
+both fitted on the episodes that references are fitted on, the schedule of least expected error
+among those fixed beforehand, and what the shipped model of k steps has learned: where it reads B,
 C_j, and where it reads A, E_j. Then their 0.5*MSE at the query of the 10,000 test episodes, and the
 expected one of the best schedule.
 """

@@ -62,7 +62,8 @@ def test_commands_exist(code: str) -> None:
         if words[:2] == ["python", "train.py"]:
             overrides = [w for w in words[2:] if not w.startswith("-")]
             with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
-                compose("train", [o.split(",")[0] for o in overrides], return_hydra_config=True)
+                first = [re.split(r",(?![^{]*})", o)[0] for o in overrides]  # of a sweep
+                compose("train", first, return_hydra_config=True)
         elif words[:2] == ["python", "reproduce.py"]:
             with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
                 ReproduceSettings(**OmegaConf.to_container(compose("reproduce", words[2:])))
