@@ -40,7 +40,7 @@ def trainings(effort: Effort) -> list[Training]:
 
 
 def additions(runs: Runs, effort: Effort) -> Found:
-    """(h): all four."""
+    """(h): step sizes, forgetting, longer contexts and classes."""
     parts = [
         step_sizes(runs, effort),
         forgetting(runs, effort),
