@@ -165,7 +165,7 @@ def history(run: Path, column: str) -> dict[int, float]:
             for row in csv.DictReader(file):
                 of_test = any(value for name, value in row.items() if name.startswith("test/"))
                 if row.get(column) and not of_test:
-                    found[int(row["step"]) + 1] = float(row[column])
+                    found[int(row["step"])] = float(row[column])
     return found
 
 

@@ -130,7 +130,9 @@ def test_scalars_are_in_four_groups_and_those_of_the_end(runs: Path) -> None:
 def test_weights_and_algorithms_are_measured_at_every_validation(runs: Path) -> None:
     events = events_of(runs / "gd_ssm")
     expected = steps(events, "val/half_mse_query")
-    assert expected == [19, 39, 59]
+    assert expected == [20, 40, 60]
+    assert steps(events, "train/half_mse_query") == expected
+    assert steps(events, "train/learning_rate/decay") == expected
     for tag in ("weights/cosine_C", "weights/step_size_C_1", "val/half_mse_query/least_squares"):
         assert steps(events, tag) == expected
     learned = [event.value for event in events.Scalars("weights/step_size_C_1")]

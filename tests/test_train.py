@@ -177,10 +177,10 @@ def test_warm_up_and_decay_really_happen(whole_run: Path) -> None:
         rates = {
             event.step: event.value for event in events.Scalars(f"train/learning_rate/{group}")
         }
-        assert rates[49] == pytest.approx(peak * 50 / 101)
-        assert rates[149] == rates[299] == pytest.approx(peak)
-        assert rates[449] == pytest.approx(peak * 151 / 300)
-        assert rates[599] == pytest.approx(peak / 300)
+        assert rates[50] == pytest.approx(peak * 50 / 101)
+        assert rates[150] == rates[300] == pytest.approx(peak)
+        assert rates[450] == pytest.approx(peak * 151 / 300)
+        assert rates[600] == pytest.approx(peak / 300)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(whole_run: Path, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole_run: Path, tmp_path: Path) 
     assert_same_bits(whole_run, directory)
     # What was logged before the kill is still there, and nothing is missing after it.
     logged = [validated_steps(directory / f"csv/version_{n}/metrics.csv") for n in (0, 1)]
-    assert sorted({*logged[0], *logged[1]}) == list(range(49, 600, 50))
+    assert sorted({*logged[0], *logged[1]}) == list(range(50, 601, 50))
     assert first_step(directory) == first_step(whole_run)
 
 
@@ -218,7 +218,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(
     run(f"resume={moved}")
     assert_same_bits(whole_run, moved)
     logged = [validated_steps(moved / f"csv/version_{n}/metrics.csv") for n in (0, 1)]
-    assert [*logged[0], *logged[1]] == list(range(49, 600, 50))
+    assert [*logged[0], *logged[1]] == list(range(50, 601, 50))
 
 
 def test_runs_killed_at_random_moments_resume_to_the_same_bits() -> None:
@@ -309,6 +309,7 @@ def test_what_is_logged_is_the_mean_over_ranks_and_accumulated_batches(
     assert [len(column) for column in expected.values()] == [5, 5]
     for column, values in found.items():
         assert values == pytest.approx(expected[column], rel=1e-5)
+    assert set(read_columns(runs_of_ranks / name, ["step"])["step"]) == {10, 20, 30, 40, 50}
 
 
 def test_a_dead_rank_ends_the_others_with_a_message(tmp_path: Path) -> None:

@@ -213,7 +213,12 @@ class LitPredictor(pl.LightningModule):
         last_part = (batch_idx + 1) % num_parts == 0
         if last_part and (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
             self.log(self.train_metric, self._loss, sync_dist=True)
+            self.log_step(self.trainer.global_step + 1)
         return loss
+
+    def log_step(self, num_steps: int) -> None:
+        """Tells the loggers how many optimizer steps are done; Lightning's own count is one less."""
+        self.log("step", float(num_steps), batch_size=1, sync_dist=True)
 
     def configure_gradient_clipping(
         self,
@@ -259,6 +264,7 @@ class LitPredictor(pl.LightningModule):
         gather(self)
 
     def on_validation_epoch_end(self) -> None:
+        self.log_step(self.trainer.global_step)
         scatter(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -309,6 +315,5 @@ class LitPredictor(pl.LightningModule):
             "lr_scheduler": {
                 "scheduler": schedule,
                 "interval": "step",
-                "name": "train/learning_rate",
             },
         }

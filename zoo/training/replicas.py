@@ -121,6 +121,7 @@ class LitReplicas(LitPredictor):
         if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
             finite = [i for i in self._alive() if self._losses[i].isfinite()]
             self._log_each({self.train_metric: self._losses}, finite)
+            self.log_step(self.trainer.global_step + 1)
         return losses.sum()
 
     def configure_gradient_clipping(
@@ -178,6 +179,7 @@ class LitReplicas(LitPredictor):
         found = [metrics.take() for metrics in self.metrics_of_replicas]
         values = {name: torch.stack([each[name] for each in found]) for name in found[0]}
         self._log_each(values, self._alive())
+        self.log_step(self.trainer.global_step)
 
     def configure_optimizers(self) -> Any:
         self._before = [torch.empty_like(parameter) for parameter in self.model.parameters()]
@@ -188,7 +190,6 @@ class LitReplicas(LitPredictor):
             "lr_scheduler": {
                 "scheduler": schedule,
                 "interval": "step",
-                "name": "train/learning_rate",
             },
         }
 

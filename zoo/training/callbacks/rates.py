@@ -1,25 +1,24 @@
 """Learning rates over the course of training."""
 
-from typing import Any
-
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import LearningRateMonitor
+
+from zoo.training.module import Batch
 
 
-class LearningRates(LearningRateMonitor):
-    """Logs the rate of each parameter group, once a step however many batches it accumulates.
+class LearningRates(pl.Callback):
+    """Logs the rate of each parameter group, `train/learning_rate/GROUP`, with the step it is of.
 
-    Without a logger it does nothing.
+    It does so when losses are logged, once a step however many batches that accumulates.
     """
 
-    def __init__(self) -> None:
-        super().__init__(logging_interval="step")
-
-    def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.loggers:
-            super().on_train_start(trainer, *args)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        first = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches == 0
-        if trainer.loggers and first:
-            super().on_train_batch_start(trainer, *args)
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        step = trainer.global_step + 1
+        first_part = batch_idx % trainer.accumulate_grad_batches == 0
+        if not first_part or step % trainer.log_every_n_steps != 0:
+            return
+        groups = trainer.optimizers[0].param_groups
+        rates = {f"train/learning_rate/{group['name']}": group["lr"] for group in groups}
+        for logger in trainer.loggers:
+            logger.log_metrics(rates, step)
