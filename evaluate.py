@@ -45,7 +45,8 @@ from zoo.metrics.errors import Interval, mean_interval
 from zoo.predictor import Predictor
 from zoo.registry import explain, solver_arguments
 from zoo.solvers.moment import GradientDescent
-from zoo.training.run import write_json, write_text
+from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
+from zoo.training.run import refuse_links, write_figure, write_json, write_text
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 # Steps of gradient descent among which the one nearest to a model is sought.
@@ -362,7 +363,6 @@ def write_results(
     rows: list[Row], entries: list[Entry], suites: Mapping[str, Suite], output: Path
 ) -> None:
     """results.json and results.csv, figures, and a TensorBoard run for each predictor."""
-    (output / "figures").mkdir(parents=True, exist_ok=True)
     write_json(output / "results.json", [row._asdict() for row in rows])
     text = io.StringIO(newline="")
     csv.writer(text).writerows([Row._fields, *rows])
@@ -376,7 +376,7 @@ def write_results(
             table = query_table(of_suite, metric)
             figure = sweep_figure(table, list(suite.settings), suite.axis, metric)
         for kind in ("png", "svg"):
-            figure.savefig(output / "figures" / f"{name}.{kind}", dpi=150)
+            write_figure(output / "figures" / f"{name}.{kind}", figure, dpi=150)
     for entry in entries:
         of_entry = [r for r in rows if r.predictor == entry.label and r.value is not None]
         write_tensorboard(entry, of_entry, suites, output / "tensorboard")
@@ -462,6 +462,7 @@ def main(config: DictConfig) -> None:
         options = (settings.num_episodes, settings.device, settings.fit_on)
         evaluation = Evaluation(spec, entries, compare_with, *options)
         output.mkdir(parents=True, exist_ok=True)  # before anything is measured
+        refuse_links(output / "figures", output / "tensorboard")
         rows = evaluate(evaluation, settings.suites, imitates, console)
         write_results(rows, entries, settings.suites, output)
         write_json(output / "arguments.json", evaluation.arguments)
@@ -481,7 +482,10 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
+    raise_on_signals()
     try:
         main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; results are written at the end")
+    except StoppedBySignal as stopped:
+        print(f"{stopped}; results are written at the end", file=sys.stderr)
+        sys.exit(128 + stopped.signum)

@@ -2,13 +2,11 @@
 
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 import matplotlib
@@ -23,9 +21,9 @@ from paper.plan import FULL, QUICK, ROOT, Effort, Job, plan, run_dirs
 from paper.runner import TrainingFailed, train_all
 from zoo.hub.io import read_card
 from zoo.registry import explain
-from zoo.training.run import sole_writer, write_json
+from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
+from zoo.training.run import sole_writer, write_figure, write_json
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 QUICK_OUTPUT = ROOT / "runs" / "paper-quick"
 
 
@@ -100,7 +98,7 @@ def measured(letter: str, jobs: list[list[Job]], effort: Effort, directory: Path
         file = f"{letter}_{name}.svg"
         # The same drawing is the same file: without a date and with ids that are not random.
         with matplotlib.rc_context({"svg.hashsalt": file}):
-            figure.savefig(directory / file, metadata={"Date": None})
+            write_figure(directory / file, figure, metadata={"Date": None})
         drawings.append({"file": file, "caption": caption})
     cards = [read_card(run / "checkpoint") for of_name in runs.values() for run in of_name]
     versions: dict[str, set[str]] = {}
@@ -135,20 +133,10 @@ def claims_table(results: dict[str, Any]) -> Table:
     return table
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    for later in SIGNALS:  # while runs under way are stopped, which takes two minutes at most
-        signal.signal(later, signal.SIG_IGN)
-    raise KeyboardInterrupt(signum)
-
-
 @hydra.main(version_base="1.3", config_path="configs", config_name="reproduce")
 def main(config: DictConfig) -> None:
     """The command line. What a user got wrong is one line, not a trace."""
     console = Console()
-    # Runs under way save their state. They have sessions of their own, which no signal reaches.
-    for signum in SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(signum, _interrupt)
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         settings = ReproduceSettings(**plain)
@@ -170,13 +158,17 @@ def main(config: DictConfig) -> None:
             raise
         text = explain(error) if isinstance(error, ValidationError) else str(error)
         sys.exit(f"{type(error).__name__}: {text}\n(HYDRA_FULL_ERROR=1 shows where)")
-    except KeyboardInterrupt as interrupted:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + interrupted.args[0])
     console.print(claims_table(results))
     console.print(f"page     {page_path}", soft_wrap=True, highlight=False)
     console.print(f"results  {results_path}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":
-    main()
+    outlive_readers()
+    # Runs under way save their state. They have sessions of their own, which no signal reaches.
+    raise_on_signals()
+    try:
+        main()
+    except StoppedBySignal as stopped:
+        print(f"\n{stopped}; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + stopped.signum)

@@ -25,7 +25,7 @@ from zoo.training.callbacks.board import writers
 from zoo.training.module import LitPredictor
 from zoo.training.optim import OptimConfig
 from zoo.training.replicas import LitReplicas
-from zoo.training.run import RunSettings
+from zoo.training.run import RunSettings, write_figure
 
 
 def write_figures(
@@ -41,9 +41,8 @@ def write_figures(
     if isinstance(model, GDSSM) and isinstance(reference, GradientDescent):
         weights = weights_beside_construction(model, reference.step_size)
         figures["weights"] = weights_figure(weights)
-    (run_dir / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(run_dir / "figures" / f"{name}.png", dpi=150)
+        write_figure(run_dir / "figures" / f"{name}.png", figure, dpi=150)
     tags = {"learning_curve": "test/learning_curve", "weights": "weights/beside_construction"}
     for writer in writers(trainer):
         for name, figure in figures.items():

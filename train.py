@@ -34,29 +34,33 @@ from zoo.analysis.seeds import seeds_table
 from zoo.hub.io import save_checkpoint
 from zoo.predictor import Predictor
 from zoo.registry import create_model, explain, model_arguments
+from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
 from zoo.training.callbacks import (
     AlignmentMonitor,
     Board,
     FigureMonitor,
     ReferenceMonitor,
     Resumable,
-    StoppedBySignal,
     TimeToSolution,
     WeightMonitor,
 )
-from zoo.training.checkpointing import AtomicCheckpointIO
+from zoo.training.checkpointing import AtomicCheckpointIO, check_state
 from zoo.training.module import LitPredictor, NonFiniteError
 from zoo.training.replicas import LitReplicas
 from zoo.training.run import (
     CONFIG,
+    METRICS,
     RunSettings,
     check_plugins,
     check_resume,
     check_seeds,
     check_world_size,
     config_of_run,
+    refuse_links,
+    remove_half_written,
     run_directory,
     save_config,
+    set_metrics_aside,
     sole_writer,
     write_json,
 )
@@ -132,21 +136,18 @@ def train(
         in_turn = module.takes_turns_on(trainer.strategy.root_device)
         way = "in turn within every step" if in_turn else "as one batch"
         console.print(f"{settings.seeds} seeds {way}; no alignment or figures before the end")
+    if resumable.path.exists():
+        check_state(resumable.path, trainer, module)
     if trainer.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
+        remove_half_written(run_dir)
+        set_metrics_aside(run_dir, settings.max_steps)
         save_config(config, run_dir)
     trainer.fit(module, datamodule, ckpt_path=resumable.path if resumable.path.exists() else None)
     models = module.whole_models()
     if not trainer.is_global_zero:
         return {}, objects
 
-    # What an earlier end of the run has left, with fewer steps and other seeds that diverged. That
-    # metrics.json is there says that a run is over: it goes first and is written last.
-    (run_dir / "metrics.json").unlink(missing_ok=True)
-    if isinstance(module, LitReplicas):
-        for seed in module.seeds:
-            if (run_dir / f"seed_{seed}").exists():
-                shutil.rmtree(run_dir / f"seed_{seed}")
     first_steps = {c.metric: c.first_step for c in callbacks if isinstance(c, TimeToSolution)}
     all_metrics, reports, cards = {}, {}, {}
     for seed, model in models.items():
@@ -172,23 +173,28 @@ def train(
         cards[f"{prefix}card"] = save_checkpoint(directory / "checkpoint", model, card)
         write_figures(report, model, references["gradient_descent"], trainer, directory, prefix)
         if settings.seeds > 1:
-            write_json(directory / "metrics.json", all_metrics[seed])
+            write_json(directory / METRICS, all_metrics[seed])
         reports[seed] = report
     if isinstance(module, LitReplicas):
+        for seed in module.diverged:  # what an earlier end of the run has left of it
+            shutil.rmtree(run_dir / f"seed_{seed}", ignore_errors=True)
         metrics = summarize(all_metrics, reports, module, trainer, settings.eval_episodes)
-        console.print(seeds_table(metrics, module.diverged))
         means = {name: found["mean"] for name, found in metrics["metrics"].items()}
         values = {name: mean for name, mean in means.items() if mean is not None}
     else:
         metrics, report = all_metrics[settings.seed], reports[settings.seed]
         values = {name: metric.value for name, metric in report.model_metrics().items()}
+    board.finish(trainer, values, cards)
+    write_json(run_dir / METRICS, metrics)  # the last that is written: it says that the run is over
+
+    if isinstance(module, LitReplicas):
+        console.print(seeds_table(metrics, module.diverged))
+    else:
         for table in report_tables(report):
             console.print(table)
-    board.finish(trainer, values, cards)
-    write_json(run_dir / "metrics.json", metrics)
     checkpoint = run_dir / ("checkpoint" if settings.seeds == 1 else "seed_*/checkpoint")
     console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
-    console.print(f"metrics     {run_dir / 'metrics.json'}", soft_wrap=True)
+    console.print(f"metrics     {run_dir / METRICS}", soft_wrap=True)
     console.print(f"curves      tensorboard --logdir {run_dir.parent}", soft_wrap=True)
     return metrics, objects
 
@@ -247,6 +253,7 @@ def main(config: DictConfig) -> float | None:
         The validation error at the query, for a sweeper that searches (on the first rank); infinite
         if one of several seeds diverged.
     """
+    raise_on_signals()
     register_resolvers()
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
@@ -261,20 +268,19 @@ def main(config: DictConfig) -> float | None:
         if config.resume is not None and hydra_config.mode == RunMode.MULTIRUN:
             raise ValueError("resume goes on with one run, without -m")
         config = config_of_run(config, hydra.compose("train"))
+        refuse_links(*run_dir.glob("*"))
         with sole_writer(run_dir) if rank_zero_only.rank == 0 else nullcontext():
             metrics, objects = train(config, run_dir, Console())
         return objective_of(objects["trainer"], objects["module"]) if metrics else None
     except StoppedBySignal as stopped:
         if rank_zero_only.rank == 0:
-            print(f"\n{stopped}; go on with\n  {resume_hint}", file=sys.stderr)
+            begun = (run_dir / CONFIG).exists()
+            go_on = f"; go on with\n  {resume_hint}" if begun else " before anything was written"
+            print(f"\n{stopped}{go_on}", file=sys.stderr)
             if stopped.signum == signal.SIGUSR1:
                 # The job starts again under its id, finds its run directory and goes on with it.
                 subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
         sys.exit(128 + stopped.signum)
-    except KeyboardInterrupt:  # before or after training
-        if (run_dir / CONFIG).exists():
-            print(f"\ninterrupted; go on with\n  {resume_hint}", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, NonFiniteError, MisconfigurationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -293,9 +299,13 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
+    raise_on_signals()
     try:
         check_plugins(sys.argv[1:])
         check_resume(sys.argv[1:])
+        main()
+    except StoppedBySignal as stopped:  # before the run has begun
+        sys.exit(128 + stopped.signum)
     except ValueError as error:
         sys.exit(f"ValueError: {error}")
-    main()

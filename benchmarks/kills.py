@@ -2,10 +2,11 @@
 
 python -m benchmarks.kills --trials 100 --seed 0
 
-One run is left alone. Every other one is killed within an optimizer step, a save, a validation or
-the export, at a moment drawn from the seed, and resumed. What it leaves must be readable, with no
-more lost than the steps since the last save that was due, and the resumed run must end with the
-same weights and the same `metrics.json`.
+One run is left alone. Every other one gets a signal within an optimizer step, a save, a validation,
+the final measuring or the export, at a moment drawn from the seed, and is resumed. What it leaves
+must be readable. After SIGKILL no more may be lost than the steps since the last save that was due;
+after SIGTERM, SIGHUP and SIGINT nothing, with no file half-written. The resumed run must end with
+the same weights and the same `metrics.json`.
 """
 
 import argparse
@@ -35,6 +36,8 @@ from rich.progress import track
 
 import train as script
 import zoo
+from zoo.hub.io import WRITING
+from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
 from zoo.training.checkpointing import AtomicCheckpointIO
 
 SAVE_EVERY = 4
@@ -57,16 +60,26 @@ KINDS: dict[str, tuple[Any, str]] = {
     "step": (loops._TrainingEpochLoop, "advance"),
     "save": (pl.Trainer, "save_checkpoint"),
     "validation": (loops._EvaluationLoop, "run"),
+    "measuring": (script, "create_report"),
     "export": (script, "save_checkpoint"),
 }
 
 
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
 class Moment(NamedTuple):
-    """`delay` seconds after call number `call` of the method of `kind` began."""
+    """`delay` seconds after call number `call` of the method of `kind` began, with its signal."""
 
     kind: str
     call: int
     delay: float
+    signum: signal.Signals
+
+    @property
+    def status(self) -> int:
+        """How a run ends that got the signal; the kernel sends SIGALRM in the place of SIGKILL."""
+        return -signal.SIGALRM if self.signum == signal.SIGKILL else 128 + self.signum
 
 
 def main() -> None:
@@ -101,15 +114,17 @@ def kill_and_resume(directory: Path, num_trials: int, seed: int, console: Consol
         sys.exit("the uninterrupted run failed")
     calls: dict[str, list[float]] = json.loads(durations.read_text())
     draw = random.Random(seed)
-    failures, killed = [], Counter[str]()
+    failures, killed, by_signal = [], Counter[str](), Counter[str]()
     for trial in track(range(num_trials), "killing", console=console):
         kind = draw.choice(list(KINDS))
         call = draw.randrange(len(calls[kind]))
-        moment = Moment(kind, call, draw.random() * calls[kind][call])
+        signum = SIGNALS[trial % len(SIGNALS)]
+        moment = Moment(kind, call, draw.random() * calls[kind][call], signum)
         run_dir = directory / str(trial)
         status = in_child(lambda r=run_dir, m=moment: killed_run(config, r, m))
-        if status == -signal.SIGALRM:
+        if status == moment.status:
             killed[kind] += 1
+            by_signal[signum.name] += 1
         problem = problem_of_killed(run_dir, moment, status)
         if problem is None and in_child(lambda r=run_dir: run(config, r)) != 0:
             problem = "could not be resumed"
@@ -119,6 +134,7 @@ def kill_and_resume(directory: Path, num_trials: int, seed: int, console: Consol
             failures.append(f"trial {trial}, {moment}: {problem}")
     over = num_trials - killed.total()
     parts = [f"{killed[kind]} killed in {kind}" for kind in KINDS]
+    parts += [f"{by_signal[signum.name]} by {signum.name}" for signum in SIGNALS]
     console.print(", ".join([*parts, f"{over} over before their moment"]), soft_wrap=True)
     return failures
 
@@ -126,7 +142,7 @@ def kill_and_resume(directory: Path, num_trials: int, seed: int, console: Consol
 def problem_of_killed(run_dir: Path, moment: Moment, status: int) -> str | None:
     """What is wrong with the directory that a killed run left, None if nothing is."""
     # On a machine that runs unevenly, the run may be over before its time is.
-    if status not in (0, -signal.SIGALRM):
+    if status not in (0, moment.status):
         return f"ended with status {status} instead of being killed"
     last = run_dir / "checkpoints" / "last.ckpt"
     try:
@@ -135,7 +151,13 @@ def problem_of_killed(run_dir: Path, moment: Moment, status: int) -> str | None:
             zoo.load(run_dir / "checkpoint")
     except ValueError as error:
         return f"left what cannot be read: {error}"
-    if moment.kind == "step" and step < moment.call // SAVE_EVERY * SAVE_EVERY:
+    if moment.signum == signal.SIGKILL:
+        due = moment.call // SAVE_EVERY * SAVE_EVERY
+    else:
+        due = moment.call + 1  # the step under way is finished and saved
+        if left := [path.name for path in run_dir.rglob(f"*{WRITING}")]:
+            return f"left {left} half-written"
+    if moment.kind == "step" and step < due:
         return f"was killed in step {moment.call + 1} and only step {step} was saved"
     return None
 
@@ -173,8 +195,13 @@ def run(config: DictConfig, run_dir: Path) -> None:
 
 
 def killed_run(config: DictConfig, run_dir: Path, moment: Moment) -> None:
-    """A run that the kernel ends, at once and wherever it is, as SIGKILL would."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    """A run that gets the signal of a moment; SIGKILL ends it at once and wherever it is."""
+    if moment.signum == signal.SIGKILL:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    else:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), moment.signum))
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored if this is under nohup
+        raise_on_signals()
 
     def kill_soon(number: int, call: Callable[[], Any]) -> Any:
         if number == moment.call:
@@ -182,7 +209,10 @@ def killed_run(config: DictConfig, run_dir: Path, moment: Moment) -> None:
         return call()
 
     replace_method(moment.kind, kill_soon)
-    run(config, run_dir)
+    try:
+        run(config, run_dir)
+    except StoppedBySignal as stopped:
+        os._exit(128 + stopped.signum)
 
 
 def timed_run(config: DictConfig, run_dir: Path, durations: Path) -> None:
@@ -213,4 +243,5 @@ def replace_method(kind: str, around: Callable[[int, Callable[[], Any]], Any]) -
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

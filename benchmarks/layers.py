@@ -29,6 +29,7 @@ from torch import Tensor
 
 from zoo.models.mamba import MambaLayer
 from zoo.models.s5 import S5Layer
+from zoo.training.run import write_figure
 
 FIGURE = Path("docs/figures/layer_times.svg")
 D_MODEL = 64
@@ -191,8 +192,7 @@ def draw(times: dict[str, dict[str, dict[tuple[int, int], float]]]) -> None:
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("forward + backward, ms per sequence")
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURE)
+    write_figure(FIGURE, figure)
 
 
 def main() -> None:

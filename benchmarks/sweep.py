@@ -9,6 +9,7 @@ The table goes to the terminal and to `summary.csv` in the directory.
 """
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo.metrics.errors import interval_over_seeds
+from zoo.terminal import outlive_readers
+from zoo.training.run import CONFIG, read_config, write_text
 
 # Of these cosines of trained and constructed weights the smallest is shown.
 COSINES = ("cosine_Q", "cosine_D", "cosine_C")
@@ -38,9 +41,9 @@ class Run(NamedTuple):
 def read_run(path: Path) -> Run:
     """The run whose `metrics.json` it is."""
     metrics: dict[str, Any] = json.loads(path.read_text())
-    of_several = not (path.parent / "config.yaml").exists()  # the directory of a seed in a run
+    of_several = not (path.parent / CONFIG).exists()  # the directory of a seed in a run
     run_dir = path.parent.parent if of_several else path.parent
-    settings = dict(_leaves(OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))))
+    settings = dict(_leaves(OmegaConf.to_container(read_config(run_dir / CONFIG))))
     if of_several:
         settings["seed"] = int(path.parent.name.removeprefix("seed_"))
     numbers = {
@@ -103,33 +106,36 @@ def main(directory: Path) -> None:
     if not paths:
         sys.exit(f"no finished run in {directory}")
     runs = [read_run(path) for path in paths]
+    tables = []
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["runs", "quantity", "mean", "ci95", "num_runs", "seeds"])
+    for key, members in groups(runs).items():
+        seeds = [run.settings["seed"] for run in members]
+        table = Table(title=f"{key}: {len(members)} runs")
+        table.add_column("quantity")
+        table.add_column("mean over seeds", justify="right")
+        for run in members:
+            table.add_column(f"seed {run.settings['seed']}", justify="right")
+        for name in dict.fromkeys(name for run in members for name in run.numbers):
+            values = [run.numbers[name] for run in members if name in run.numbers]
+            middle, half = interval_over_seeds(values)
+            writer.writerow([key, name, middle, half, len(values), " ".join(map(str, seeds))])
+            shown = f"{middle:.5g}" if half is None else f"{middle:.5g} ± {half:.2g}"
+            if len(values) < len(members):
+                shown += f" ({len(values)} of {len(members)})"
+            each = (f"{run.numbers[name]:.5g}" if name in run.numbers else "-" for run in members)
+            table.add_row(name, shown, *each)
+        tables.append(table)
+    write_text(directory / "summary.csv", text.getvalue())
     console = Console()
-    with (directory / "summary.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["runs", "quantity", "mean", "ci95", "num_runs", "seeds"])
-        for key, members in groups(runs).items():
-            seeds = [run.settings["seed"] for run in members]
-            table = Table(title=f"{key}: {len(members)} runs")
-            table.add_column("quantity")
-            table.add_column("mean over seeds", justify="right")
-            for run in members:
-                table.add_column(f"seed {run.settings['seed']}", justify="right")
-            for name in dict.fromkeys(name for run in members for name in run.numbers):
-                values = [run.numbers[name] for run in members if name in run.numbers]
-                middle, half = interval_over_seeds(values)
-                writer.writerow([key, name, middle, half, len(values), " ".join(map(str, seeds))])
-                shown = f"{middle:.5g}" if half is None else f"{middle:.5g} ± {half:.2g}"
-                if len(values) < len(members):
-                    shown += f" ({len(values)} of {len(members)})"
-                each = (
-                    f"{run.numbers[name]:.5g}" if name in run.numbers else "-" for run in members
-                )
-                table.add_row(name, shown, *each)
-            console.print(table)
+    for table in tables:
+        console.print(table)
     console.print(f"summary  {directory / 'summary.csv'}", soft_wrap=True)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m benchmarks.sweep DIRECTORY")
+    outlive_readers()
     main(Path(sys.argv[1]))

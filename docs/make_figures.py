@@ -29,6 +29,7 @@ from zoo.models.gd_ssm_layer import GDSSMLayer
 from zoo.models.gd_ssm_steps import GDSSMStepsLayer
 from zoo.predictor import Predictor
 from zoo.solvers.theory import LinearEpisodes, expected_half_mse, optimal_step_size
+from zoo.training.run import write_figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
@@ -323,7 +324,7 @@ def main(directory: Path = FIGURES) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "icl-zoo", "svg.fonttype": "path"})
     for make in MAKERS:
         path = directory / f"{make.__name__}.svg"
-        make().savefig(path, metadata={"Date": None, "Description": drawn_from()})
+        write_figure(path, make(), metadata={"Date": None, "Description": drawn_from()})
         print(path, file=sys.stderr)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from paper.plan import ROOT, Job
+from zoo.training.run import refuse_links
 
 # Seconds between two looks at the processes, and that an interrupted one has to save its state.
 LOOK_EVERY = 0.2
@@ -52,6 +53,7 @@ def train_all(jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
     job.place.mkdir(parents=True, exist_ok=True)
+    refuse_links(*job.place.glob("*"))
     with job.log.open("ab") as log:
         # A session of its own: Ctrl-C in the terminal reaches it once, from `_stop`. A second
         # SIGINT would make it exit without saving.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -394,7 +395,8 @@ def test_every_shipped_suite_applies_to_the_default_episodes() -> None:
 def test_the_command_line_measures_and_refuses_without_a_trace(tmp_path: Path) -> None:
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "evaluate.py", f"hydra.run.dir={tmp_path}/out", *overrides]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        ascii_terminal = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ascii_terminal)
 
     short = ["data=linear", "data.d_x=2", "num_episodes=20", "suite=[noise]"]
     done = run(*short)

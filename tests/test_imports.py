@@ -14,6 +14,7 @@ ALLOWED = {
     "zoo.layers": {"zoo.layers"},
     "zoo.predictor": set(),
     "zoo.registry": {"zoo.predictor"},
+    "zoo.terminal": set(),
     "zoo.models": {"zoo.layers", "zoo.predictor", "zoo.registry", "zoo.models"},
     "zoo.solvers": {"zoo.predictor", "zoo.registry", "zoo.solvers"},
     "zoo.hub": {"zoo.predictor", "zoo.registry", "zoo.models", "zoo.solvers", "zoo.hub"},
@@ -22,6 +23,7 @@ ALLOWED = {
     "zoo.training": {
         "zoo.predictor",
         "zoo.registry",
+        "zoo.terminal",
         "zoo.models",
         "zoo.solvers",
         "zoo.hub",
@@ -29,7 +31,15 @@ ALLOWED = {
         "zoo.analysis",
         "zoo.training",
     },
-    "zoo": {"zoo", "zoo.models", "zoo.solvers", "zoo.hub", "zoo.predictor", "zoo.registry"},
+    "zoo": {
+        "zoo",
+        "zoo.models",
+        "zoo.solvers",
+        "zoo.hub",
+        "zoo.predictor",
+        "zoo.registry",
+        "zoo.terminal",
+    },
     "datamodules": {"datamodules"},
 }
 FILES = sorted([*(ROOT / "zoo").rglob("*.py"), *(ROOT / "datamodules").rglob("*.py")])

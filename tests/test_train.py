@@ -1,8 +1,10 @@
 """`python train.py` as a user runs it: real processes, real signals, real files."""
 
 import csv
+import io
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -221,6 +223,64 @@ def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(
     assert [*logged[0], *logged[1]] == list(range(50, 601, 50))
 
 
+def test_a_pipe_that_breaks_loses_nothing(whole_run: Path, tmp_path: Path) -> None:
+    process = start(*LONG, f"hydra.run.dir={tmp_path / 'run'}")  # stderr has the same pipe
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=300) == 0
+    assert_same_bits(whole_run, tmp_path / "run")
+    written, expected = ((d / "metrics.json").read_text() for d in (tmp_path / "run", whole_run))
+    assert written == expected
+
+
+def test_an_ascii_terminal_loses_nothing(
+    whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "run"
+    subprocess.run(["cp", "-r", whole_run, directory], check=True)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert "0.5*MSE" in run(f"resume={directory}")
+    assert (directory / "metrics.json").read_text() == (whole_run / "metrics.json").read_text()
+
+
+def test_a_closed_terminal_saves_the_run(tmp_path: Path) -> None:
+    steps = ["max_steps=1000000", "val_every=50", "checkpoint_every=50"]
+    arguments = command(*SMALL, *steps, f"hydra.run.dir={tmp_path}")
+    child, terminal = pty.fork()
+    if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored if this is under nohup
+        os.chdir(ROOT)
+        os.execv(sys.executable, arguments)
+    last, shown = tmp_path / "checkpoints/last.ckpt", b""
+    while not last.exists():
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGHUP, shown
+    assert torch.load(last, weights_only=True)["global_step"] > 50
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_a_signal_after_the_last_step_says_how_to_go_on(tmp_path: Path) -> None:
+    steps = ["max_steps=50", "val_every=50", "eval_episodes=20000"]  # whose measuring takes a while
+    process = start(*SMALL[:3], *SMALL[4:], *steps, f"hydra.run.dir={tmp_path}")
+    output = stop_at(process, 50, signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert re.search(r"stopped by SIGTERM.*; go on with\n  python .*resume=", output), output
+    assert not (tmp_path / "metrics.json").exists()
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_a_run_is_not_written_through_a_link(whole_run: Path, tmp_path: Path) -> None:
+    directory, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    subprocess.run(["cp", "-r", whole_run, directory], check=True)
+    (directory / "figures").rename(elsewhere)
+    (directory / "figures").symlink_to(elsewhere)
+    before = {path: path.stat().st_mtime_ns for path in elsewhere.iterdir()}
+    assert "figures is a symbolic link" in run(f"resume={directory}", expect=1)
+    assert {path: path.stat().st_mtime_ns for path in elsewhere.iterdir()} == before
+
+
 def test_runs_killed_at_random_moments_resume_to_the_same_bits() -> None:
     killed = subprocess.run(
         [sys.executable, "-m", "benchmarks.kills", "--trials", "20", "--seed", "1"],
@@ -232,15 +292,22 @@ def test_runs_killed_at_random_moments_resume_to_the_same_bits() -> None:
     )
     assert killed.returncode == 0, killed.stdout
     assert "20 of 20 killed runs ended bit-identical" in killed.stdout
-    for kind in ("step", "save", "validation", "export"):
+    for kind in ("step", "save", "validation", "measuring", "export"):
         assert re.search(rf"[1-9]\d* killed in {kind}", killed.stdout), killed.stdout
+    for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"):
+        assert re.search(rf"[1-9]\d* by {name}", killed.stdout), killed.stdout
 
 
 def test_a_damaged_checkpoint_is_named(whole_run: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     subprocess.run(["cp", "-r", whole_run, directory], check=True)
     last = directory / "checkpoints/last.ckpt"
-    for content in (b"", last.read_bytes()[:1000], b"nonsense"):
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["optimizer_states"][0]["state"] = {}
+    without_moments = io.BytesIO()
+    torch.save(checkpoint, without_moments)
+    whole = last.read_bytes()
+    for content in (b"", whole[:1000], b"nonsense", without_moments.getvalue()):
         last.write_bytes(content)
         output = run(f"resume={directory}", expect=1)
         assert "last.ckpt is damaged or not a checkpoint" in output

@@ -33,6 +33,7 @@ from zoo.hub.find import (
 from zoo.hub.index import IndexEntry, read_index
 from zoo.hub.io import STAGING, check_checkpoint
 from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number
+from zoo.terminal import outlive_readers
 
 app = typer.Typer(
     help="Trained checkpoints: list, look at, fetch, check, compare.",
@@ -73,9 +74,6 @@ def clean(function: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # as in `list | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
         except (ValueError, OSError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             raise typer.Exit(1) from None
@@ -356,4 +354,5 @@ def print_json(content: Any) -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     app(prog_name="python -m zoo")

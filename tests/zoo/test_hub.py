@@ -197,7 +197,7 @@ def test_a_failed_save_leaves_the_checkpoint_before_it(
         path.write_bytes(data[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.hub.io._write", full_disk)
+    monkeypatch.setattr("zoo.hub.io.write_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(checkpoint, model, card_fields)
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["checkpoint"]

@@ -1,5 +1,6 @@
 """Several seeds in one process: each learns what it would learn alone."""
 
+import contextlib
 import csv
 import json
 import math
@@ -24,7 +25,7 @@ from datamodules.episodes import Episodes
 from zoo.analysis.seeds import first_step_over_seeds, seeds_table, summary_over_seeds
 from zoo.hub.io import read_card
 from zoo.predictor import Predictor
-from zoo.training.callbacks import StoppedBySignal
+from zoo.terminal import StoppedBySignal
 from zoo.training.module import LitPredictor, NonFiniteError
 from zoo.training.optim import OptimConfig, parameter_groups
 from zoo.training.replicas import LitReplicas
@@ -440,22 +441,60 @@ def test_what_an_earlier_end_has_left_of_a_seed_that_diverged_since_is_removed(
     }
 
 
+SHORT = ["max_steps=10", "~callbacks.figures", "~callbacks.alignment"]
+
+
+def interrupted(*_: Any) -> None:
+    raise StoppedBySignal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "place", ["create_report", "report_tables", "seeds_table", "save_checkpoint"]
+)
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_metrics_json_is_there_only_once_a_run_is_over(
+def test_measuring_a_finished_run_again_never_loses_its_metrics(
+    seeds: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    run(tmp_path, f"seeds={seeds}", *SHORT)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("metrics.json")}
+    assert len(before) == (1 if seeds == 1 else 3)
+    monkeypatch.setattr(script, place, interrupted)
+    with contextlib.suppress(StoppedBySignal):  # several seeds have another table
+        run(tmp_path, f"seeds={seeds}", *SHORT)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("metrics.json")} == before
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_metrics_json_says_that_a_run_is_over_and_stays_beside_one_that_goes_on(
     seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(script, "write_figures", lambda *_: None)
-    short = ["max_steps=10", "~callbacks.figures", "~callbacks.alignment"]
-    run(tmp_path, f"seeds={seeds}", *short)
-    paths = set(tmp_path.rglob("metrics.json"))
-    assert len(paths) == (1 if seeds == 1 else 3)
-    monkeypatch.setattr(script, "write_figures", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, f"seeds={seeds}", *short)
+    run(tmp_path, f"seeds={seeds}", *SHORT)
+    before = {path.parent: path.read_bytes() for path in tmp_path.rglob("metrics.json")}
+    monkeypatch.setattr(script, "create_report", interrupted)
+    with pytest.raises(StoppedBySignal):
+        run(tmp_path, f"seeds={seeds}", *SHORT, "max_steps=12")
     assert not list(tmp_path.rglob("metrics.json"))
+    aside = {path.parent: path.read_bytes() for path in tmp_path.rglob("metrics_before.json")}
+    assert aside == before
+    monkeypatch.undo()
+    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    run(tmp_path, f"seeds={seeds}", *SHORT, "max_steps=12")
+    for directory in before:
+        assert json.loads((directory / "metrics.json").read_text())["steps"] == 12
+
+
+@pytest.mark.parametrize("place", ["report_tables", "seeds_table"])
+def test_what_is_printed_is_written_before(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    monkeypatch.setattr(script, place, interrupted)
+    with pytest.raises(StoppedBySignal):
+        run(tmp_path, f"seeds={1 if place == 'report_tables' else 2}", *SHORT)
+    assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 10
 
 
 @pytest.mark.parametrize(

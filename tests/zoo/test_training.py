@@ -1,6 +1,7 @@
 """Parts of training that need no process of their own."""
 
 import errno
+import os
 import signal
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
@@ -10,17 +11,29 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 from torch import Tensor
 
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
 from datamodules.episodes import Episodes
+from zoo.hub.io import write_directory
 from zoo.training.callbacks import Resumable
 from zoo.training.checkpointing import AtomicCheckpointIO
 from zoo.training.module import LitPredictor, NonFiniteError
 from zoo.training.optim import OptimConfig, create_optimizer, parameter_groups, rate_factor
-from zoo.training.run import check_plugins
+from zoo.training.run import (
+    check_plugins,
+    read_config,
+    refuse_links,
+    remove_half_written,
+    save_config,
+    write_figure,
+    write_json,
+    write_text,
+)
 
 
 def test_parameter_groups_hold_every_parameter_once_at_its_rate() -> None:
@@ -111,6 +124,90 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
     assert io.load_checkpoint(path)["step"] == 1
+
+
+def plant_links(directory: Path, *names: str) -> Path:
+    """Makes links of these names that lead to a file, which is returned."""
+    victim = directory / "victim"
+    victim.write_text("precious")
+    for name in names:
+        (directory / name).symlink_to(victim)
+    return victim
+
+
+def test_files_are_never_written_through_a_link(tmp_path: Path) -> None:
+    writers: dict[str, Callable[[Path], None]] = {
+        "a.json": lambda path: write_json(path, {"a": 1}),
+        "a.txt": lambda path: write_text(path, "±"),
+        "a.png": lambda path: write_figure(path, Figure()),
+        "a.svg": lambda path: write_figure(path, Figure(), metadata={"Date": None}),
+        "last.ckpt": lambda path: AtomicCheckpointIO().save_checkpoint({"a": 1}, path),
+        "config.yaml": lambda path: save_config(
+            OmegaConf.create({"checkpoint_tag": "a", "resume": None, "run_dir": None}), path.parent
+        ),
+    }
+    names = [
+        f"{name}{end}" for name in writers for end in ("", ".writing", f".{os.getpid()}.writing")
+    ]
+    victim = plant_links(tmp_path, *names)
+    for name, write in writers.items():
+        write(tmp_path / name)
+        assert not (tmp_path / name).is_symlink()
+    assert victim.read_text() == "precious"
+
+
+def test_a_directory_is_never_written_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("run", "run.writing", "run.replaced"):
+        (tmp_path / name).symlink_to(elsewhere)
+    for _ in range(2):
+        write_directory(tmp_path / "run", {"a": b"1"})
+        assert (tmp_path / "run" / "a").read_bytes() == b"1"
+        assert not (tmp_path / "run").is_symlink()
+    assert not list(elsewhere.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "elsewhere"}
+
+
+@pytest.mark.parametrize(
+    "place", [".lock", "log.txt", "figures", "checkpoints/last.ckpt", "csv/version_0", "seed_0/a/b"]
+)
+def test_a_link_inside_the_directory_of_a_run_is_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    refuse_links(*tmp_path.glob("*"))
+    (tmp_path / place).symlink_to("nowhere")
+    with pytest.raises(ValueError, match=f"{place} is a symbolic link to nowhere"):
+        refuse_links(*tmp_path.glob("*"))
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("metrics.json", "metrics.json.0a1b.writing", "checkpoints/last.ckpt.2c.writing"):
+        (tmp_path / name).touch()
+    remove_half_written(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["metrics.json"]
+
+
+BOMBS = {
+    "aliases": "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "merged aliases": "a: &a {x: 1}\nb: {<<: *a}\n",
+    "itself": "a: &a [*a]\n",
+    "levels": "a: " + "[" * 5_000 + "]" * 5_000,
+    "values": "a: [" + "1, " * 9_000 + "1]",
+    "bytes": "a: " + "x" * 1_000_000,
+    "interpolations": "\n".join(f"a{i}: ${{a{i + 1}}}${{a{i + 1}}}" for i in range(40)),
+    "objects": "a: !!python/object/apply:os.getcwd []",
+    "bytes that are no text": "a: \0",
+    "digits": "a: " + "9" * 5_000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_configuration_that_would_blow_up_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(BOMBS[name])
+    with pytest.raises(ValueError, match="config.yaml cannot be read: "):
+        read_config(path)
 
 
 def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -80,24 +83,24 @@ def write_directory(directory: Path, files: dict[str, bytes]) -> None:
     staging = directory.with_name(f"{directory.name}{WRITING}")
     replaced = directory.with_name(f"{directory.name}{REPLACED}")
     try:
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
         if replaced.exists() and not directory.exists():  # a process was killed between two renames
             replaced.rename(directory)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _remove(replaced)
         staging.mkdir(parents=True)
         for name, data in files.items():
-            _write(staging / name, data)
+            write_file(staging / name, data)
         if directory.exists():
             directory.rename(replaced)
         try:
             staging.rename(directory)
-        except OSError:
+        except BaseException:  # a signal as well
             if replaced.exists():
                 replaced.rename(directory)
             raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+        _remove(staging)
+    _remove(replaced)
 
 
 def load_checkpoint(
@@ -170,11 +173,25 @@ def weights_entry(card: Card, source: object) -> FileEntry:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    """Writes a file as `writing` does."""
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that is there whole once the block ends, and not at all if that raises.
+
+    Nothing is written through a symbolic link: one that has the name is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A file made anew ("x"), under a name that nobody can have made a link of.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{WRITING}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(partial, data)
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before it is renamed
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -318,9 +335,8 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Writes and makes sure that the bytes are on the disk before anything is renamed."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _remove(directory: Path) -> None:
+    """A directory with what is in it, or a link to one."""
+    if directory.is_symlink():
+        directory.unlink()
+    shutil.rmtree(directory, ignore_errors=True)

@@ -217,7 +217,7 @@ class LitPredictor(pl.LightningModule):
         return loss
 
     def log_step(self, num_steps: int) -> None:
-        """Tells the loggers how many optimizer steps are done; Lightning's own count is one less."""
+        """Tells loggers how many optimizer steps are done; Lightning's own count is one less."""
         self.log("step", float(num_steps), batch_size=1, sync_dist=True)
 
     def configure_gradient_clipping(

@@ -6,7 +6,7 @@ from zoo.training.callbacks.figures import FigureMonitor
 from zoo.training.callbacks.progress import Progress
 from zoo.training.callbacks.rates import LearningRates
 from zoo.training.callbacks.references import ReferenceMonitor
-from zoo.training.callbacks.resumable import Resumable, StoppedBySignal
+from zoo.training.callbacks.resumable import Resumable
 from zoo.training.callbacks.solution import TimeToSolution
 from zoo.training.callbacks.weights import WeightMonitor
 
@@ -18,7 +18,6 @@ __all__ = [
     "Progress",
     "ReferenceMonitor",
     "Resumable",
-    "StoppedBySignal",
     "TimeToSolution",
     "WeightMonitor",
 ]

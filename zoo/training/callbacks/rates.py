@@ -2,7 +2,7 @@
 
 import lightning.pytorch as pl
 
-from zoo.training.module import Batch
+from zoo.training.module import Batch, LitPredictor
 
 
 class LearningRates(pl.Callback):
@@ -14,9 +14,10 @@ class LearningRates(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, LitPredictor)
         step = trainer.global_step + 1
         first_part = batch_idx % trainer.accumulate_grad_batches == 0
-        if not first_part or step % trainer.log_every_n_steps != 0:
+        if not first_part or step % pl_module.log_every_n_steps != 0:
             return
         groups = trainer.optimizers[0].param_groups
         rates = {f"train/learning_rate/{group['name']}": group["lr"] for group in groups}

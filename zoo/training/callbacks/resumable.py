@@ -1,6 +1,5 @@
 """Saving between optimizer steps, and stopping there when a signal asks for it."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -10,32 +9,18 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from zoo.terminal import StoppedBySignal, ending_signals
 from zoo.training.module import NonFiniteError
 from zoo.training.sharding import full
-
-
-class StoppedBySignal(Exception):
-    """Training ended between two optimizer steps because of a signal; its state was saved.
-
-    Attributes:
-        signum: The signal.
-        step: Optimizer steps done.
-    """
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
-        self.signum = signum
-        self.step = step
 
 
 class Resumable(Checkpoint):
     """Keeps `DIRECTORY/last.ckpt` such that a run resumed from it ends as if never interrupted.
 
-    It is saved every `every_n_steps` optimizer steps, at the last step, and when SIGINT or SIGTERM
-    came: then the optimizer step under way is finished on all ranks, with its validation if one is
-    due, the state saved and `StoppedBySignal` raised. A second SIGINT exits at once and leaves the
-    checkpoint before. In a SLURM job SIGUSR1, which `sbatch --signal=USR1@90` sends before the time
-    is over, does the same.
+    It is saved every `every_n_steps` optimizer steps, at the last step, and when one of
+    `ending_signals` came: then the optimizer step under way is finished on all ranks, with its
+    validation if one is due, the state saved and `StoppedBySignal` raised. A second SIGINT exits at
+    once and leaves the checkpoint before.
 
     Args:
         directory: Where the checkpoint goes.
@@ -63,10 +48,9 @@ class Resumable(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has set its own SIGTERM handler by now, which would stop in the middle of a
         # step; it puts the original one back when the trainer is torn down.
-        signals = [signal.SIGINT, signal.SIGTERM]
-        if "SLURM_JOB_ID" in os.environ:
-            signals.append(signal.SIGUSR1)
-        self._handlers = {signum: signal.signal(signum, self._request_stop) for signum in signals}
+        self._handlers = {
+            signum: signal.signal(signum, self._request_stop) for signum in ending_signals()
+        }
         self._last_step = trainer.global_step
         self._last_time = time.monotonic()
 
