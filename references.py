@@ -32,13 +32,20 @@ SPECTRUM_INPUTS = 20_000_000
 MAX_SCHEDULE = 16
 
 
-# Algorithms made for a family of functions, beside those that every run is measured with.
+# Algorithms made for a family of functions, beside those that every run is measured with. Not
+# `two_layer_network` beside ReLU networks: it trains a network at every position of every episode,
+# which for 10,000 episodes of 21 positions takes nine minutes on one core.
 BESIDE = {
     "linear_pool": ["dmmse"],
     "linear_drift": ["weighted_gradient_descent", "recursive_least_squares", "kalman_filter"],
-    "sine": ["random_features_ridge", "knn"],
+    "quadratic": ["fixed_features"],
+    "sine": ["fixed_features", "random_features_ridge", "knn"],
+    "sparse_linear": ["lasso"],
     "relu_network": ["random_features_ridge", "knn"],
 }
+
+# The map of the inputs in which a family is linear.
+FEATURES = {"quadratic": "squares", "sine": "sine_cosine"}
 
 
 def linear_moments(spec: EpisodeSpec) -> LinearEpisodes | None:
@@ -92,10 +99,11 @@ def has_best_schedule(spec: EpisodeSpec) -> bool:
 
 
 def best_schedule(spec: EpisodeSpec, num_steps: int) -> tuple[ScheduledGradientDescent, float]:
-    """The k steps of least expected error, below which no schedule of as many gets, and that error.
+    """The k steps of least expected error among all that are fixed beforehand, and that error.
 
     Both are estimated from the eigenvalues of many contexts. On a few thousand episodes, without
-    the rare large eigenvalues, other steps can do better.
+    the rare large eigenvalues, other steps can do better; so can `conjugate_gradient`, whose sizes
+    depend on the context.
 
     Args:
         spec: Episodes for which `has_best_schedule` is true.
@@ -129,7 +137,8 @@ def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predict
     """The exact algorithms that a model is measured beside, by the names its card has them.
 
     `gradient_descent` is one step on the loss of these episodes; a model of k layers or steps also
-    meets k of them, and a model of k steps `best_schedule_k` where it is known.
+    meets k of them, and a model of k steps `best_schedule_k` and `conjugate_gradient_k` where the
+    former is known.
     """
     name = "gradient_descent" if spec.output == "value" else "softmax_gradient_descent"
     depth = max(model.get("num_layers", 1), model.get("num_steps", 1))
@@ -142,6 +151,9 @@ def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predict
     num_steps = model.get("num_steps", 1)
     if 1 < num_steps <= MAX_SCHEDULE and has_best_schedule(spec):
         references[f"best_schedule_{num_steps}"] = best_schedule(spec, num_steps)[0]
+        references[f"conjugate_gradient_{num_steps}"] = create_reference(
+            "conjugate_gradient", spec, {"num_steps": num_steps}
+        )
     others = ["zero"]
     if spec.output == "value":
         beside = [name for name in BESIDE.get(spec.function.name, []) if _applies(name, spec)]
@@ -194,6 +206,8 @@ def known_arguments(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict
     they are known only where weights and noise are as it assumes.
     """
     noise_variance, function = spec.noise**2, spec.function
+    if name == "fixed_features" and function.name in FEATURES:
+        return {"features": FEATURES[function.name]}
     moments = linear_moments(spec)
     if moments is not None and moments.rho > 0:  # else the best step is none at all
         if name == "gradient_descent" and given.get("num_steps", 1) == 1:
@@ -214,7 +228,7 @@ def known_arguments(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict
     gaussian = isinstance(function, LinearPool) or (
         isinstance(function, Linear) and function.mean_scale == 0
     )
-    if name == "ridge" and gaussian and spec.noise > 0:
+    if name == "ridge" and gaussian and spec.noise > 0 and given.get("forgetting", 1) == 1:
         return {"penalty": noise_variance / function.scale**2}
     if name == "dmmse" and isinstance(function, LinearPool):
         pool = function.pool(spec.d_x, spec.d_y).mT.tolist()

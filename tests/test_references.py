@@ -81,6 +81,31 @@ def test_models_of_several_steps_meet_the_best_schedule() -> None:
         best_schedule(spec, 17)
 
 
+def test_algorithms_made_for_a_family_stand_beside_it() -> None:
+    one = {"num_steps": 1}
+    sine = spec_of(function={"name": "sine"}, d_x=1)  # type: ignore[arg-type]
+    assert {"fixed_features", "random_features_ridge", "knn"} <= set(references_of(sine, one))
+    x, y, target, _ = create_sampler(sine).sample(500, Generators(EVAL_SEED, "test", 0, "cpu"))
+    exact = references_of(sine, one)["fixed_features"]
+    assert (exact.predict_query(x, y) - target[:, -1]).abs().max() < 1e-4
+    sparse = spec_of(function={"name": "sparse_linear"}, d_x=10, num_context=8)  # type: ignore[arg-type]
+    x, y, target, _ = create_sampler(sparse).sample(500, Generators(EVAL_SEED, "test", 0, "cpu"))
+    errors = {
+        name: (solver.predict_query(x, y) - target[:, -1]).square().mean()
+        for name, solver in references_of(sparse, one).items()
+    }
+    assert errors["lasso"] < 0.5 * errors["least_squares"]
+    steps = references_of(spec_of(), {"num_steps": 3})
+    assert steps["conjugate_gradient_3"].num_steps == 3
+    assert "two_layer_network" not in references.BESIDE["relu_network"]
+
+
+def test_the_penalty_of_a_ridge_that_forgets_is_fitted() -> None:
+    noisy = spec_of(noise=0.5)
+    assert create_reference("ridge", noisy, {"forgetting": 1.0}).penalty == 0.25
+    assert create_reference("ridge", noisy, {"forgetting": 0.8}).penalty != 0.25
+
+
 @pytest.mark.parametrize(
     "fields",
     [

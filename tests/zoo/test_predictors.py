@@ -13,7 +13,9 @@ from zoo.predictor import Predictor
 
 SOLVER_ARGUMENTS: dict[str, dict[str, Any]] = {
     "boosted_trees": {"num_trees": 2, "max_depth": 2},
+    "conjugate_gradient": {"num_steps": 2},
     "dmmse": {"noise_variance": 0.5},
+    "fixed_features": {"features": "sine_cosine"},
     "gradient_descent": {"step_size": 0.1, "num_steps": 3},
     "gradient_descent_plus_plus": {"step_size": 0.1, "gamma": 0.02, "num_steps": 3},
     "kalman_filter": {"transition": 0.9, "noise_variance": 0.3},
@@ -22,10 +24,15 @@ SOLVER_ARGUMENTS: dict[str, dict[str, Any]] = {
     "longhorn": {"step_size": 0.5},
     "minibatch_gradient_descent": {"step_size": 0.05, "window": 3},
     "newton": {"num_steps": 4},
-    "online_gradient_descent": {"step_size": 0.05, "momentum": 0.3, "forgetting": 0.9},
+    "online_gradient_descent": {
+        "step_size": 0.05,
+        "momentum": 0.3,
+        "forgetting": 0.9,
+        "num_passes": 2,
+    },
     "preconditioned_gradient_descent": {"num_steps": 2},
     "recursive_least_squares": {"penalty": 0.5, "forgetting": 0.95},
-    "ridge": {"penalty": 0.5},
+    "ridge": {"penalty": 0.5, "forgetting": 0.9},
     "scheduled_gradient_descent": {"step_sizes": [0.1, 0.05]},
     "softmax_gradient_descent": {"step_size": 0.1, "num_steps": 3},
     "random_features_ridge": {"bandwidth": 1.0, "penalty": 0.1, "num_features": 16},
@@ -108,23 +115,80 @@ def test_nan_in_the_last_label_changes_nothing(
     assert torch.equal(predictor.predict_query(x, ignored), predictor.predict_query(x, y))
 
 
-@pytest.mark.parametrize("name", zoo.list_solvers())
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+solvers = pytest.mark.parametrize("name", zoo.list_solvers())
+BAD = [torch.nan, -torch.inf, 1e30, 1e300]
+
+
+@solvers
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("part", ["x", "y"])
 def test_a_bad_example_spoils_only_what_comes_after_it_in_its_episode(
+    name: str, bad: float, part: str, make_pairs: MakePairs
+) -> None:
+    solver = create("solver", name, 5, 2)
+    for length in (5, 9):  # fewer and more examples than coordinates
+        x, y = make_pairs(5, 2, length)
+        expected, expected_query = solver(x, y), solver.predict_query(x, y)
+        {"x": x, "y": y}[part][1, 3, 1] = bad
+        prediction, query = solver(x, y), solver.predict_query(x, y)
+        assert torch.equal(prediction[[0, 2]], expected[[0, 2]])
+        assert torch.equal(query[[0, 2]], expected_query[[0, 2]])
+        before = 3 if part == "x" else 4  # a bad input is also a bad query
+        torch.testing.assert_close(prediction[1, :before], expected[1, :before])
+        assert prediction[1, before:].isnan().all()
+        assert query[1].isnan().all()
+
+
+@solvers
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("part", ["x", "y"])
+def test_forward_query_and_stream_agree_on_what_is_nan(
+    name: str, bad: float, part: str, make_pairs: MakePairs
+) -> None:
+    solver = create("solver", name, 3, 2)
+    for position in (0, 2, 5):  # 5 is the query
+        x, y = make_pairs(3, 2, 6)
+        {"x": x, "y": y}[part][1, position] = bad
+        prediction = solver(x, y)
+        state = solver.init_state(3, dtype=x.dtype)
+        streamed = []
+        for i in range(6):
+            streamed.append(solver.predict(state, x[:, i : i + 1]))
+            state = solver.observe(state, x[:, i : i + 1], y[:, i : i + 1])
+        torch.testing.assert_close(torch.cat(streamed, dim=1), prediction, equal_nan=True)
+        query = solver.predict_query(x, y)
+        torch.testing.assert_close(query, prediction[:, -1], equal_nan=True)
+        assert query[1].isnan().all() == (part == "x" or position < 5)
+
+
+@solvers
+@pytest.mark.parametrize("bad", BAD)
+def test_nothing_later_changes_a_position_of_a_solver(
     name: str, bad: float, make_pairs: MakePairs
 ) -> None:
     solver = create("solver", name, 3, 2)
-    x, y = make_pairs(3, 2, 9)
+    x, y = make_pairs(3, 2, 7)
     expected = solver(x, y)
-    y[1, 5] = bad
-    prediction = solver(x, y)
-    torch.testing.assert_close(prediction[[0, 2]], expected[[0, 2]])
-    torch.testing.assert_close(prediction[1, :6], expected[1, :6])
-    query = solver.predict_query(x, y)
-    torch.testing.assert_close(query[[0, 2]], expected[[0, 2], -1])
-    if name != "zero":  # which reads no example
-        assert not prediction[1, 6:].isfinite().any()
-        assert not query[1].isfinite().any()
+    for i in range(7):
+        later_x, later_y = x.clone(), y.clone()
+        later_x[:, i + 1 :] = bad
+        later_y[:, i:] = bad
+        torch.testing.assert_close(solver(later_x, later_y)[:, : i + 1], expected[:, : i + 1])
+
+
+@solvers
+def test_labels_of_one_episode_that_are_not_one_hot_do_not_fail_the_others(
+    name: str, make_pairs: MakePairs
+) -> None:
+    solver = create("solver", name, 3, 2)
+    x, scores = make_pairs(3, 2, 9)
+    y = nn.functional.one_hot(scores.argmax(-1), 2).double()
+    expected = solver(x, y)
+    for wrong in (-3.0, 40.0, 1e6, 1e15):
+        y[1, 2] = wrong
+        prediction = solver(x, y)
+        assert torch.equal(prediction[[0, 2]], expected[[0, 2]])
+        torch.testing.assert_close(prediction[1, :3], expected[1, :3])
 
 
 @predictors

@@ -62,10 +62,8 @@ class LogisticRegression(MemorySolver):
     """The minimum of the cross entropy summed over the examples plus lambda / 2 |W|^2.
 
     lambda is `penalty`; without it separable examples have no minimum. By Newton's method with
-    halved steps where the objective does not fall, all contexts at once.
-
-    Raises:
-        RuntimeError: If the iteration has not converged.
+    halved steps where the objective does not fall, all contexts at once. Where it has not converged
+    after 100 steps the prediction is NaN; labels that are not one-hot are the usual cause.
     """
 
     output = "logits"
@@ -85,19 +83,18 @@ class LogisticRegression(MemorySolver):
             return penalty + (seen * losses).sum((-2, -1))
 
         W: Tensor = x.new_zeros(len(x), len(num_seen), self.d_x, self.d_y)
+        settled = torch.zeros(W.shape[:2], dtype=torch.bool, device=x.device)
         for _ in range(MAX_NEWTON_STEPS):
             p = (x @ W).softmax(-1)  # (batch, num_prefixes, N, K)
             gradient = x.mT @ (seen * (p - y)) + self.penalty * W
             step = self._newton_step(x[:, 0], seen * p, p, gradient)
-            W = _descend(objective, W, step, (gradient * step).sum((-2, -1)))
-            if (step.abs().amax((-2, -1)) <= STEP_TOLERANCE * W.abs().amax((-2, -1))).all():
+            new = _descend(objective, W, step, (gradient * step).sum((-2, -1)))
+            # A context that has come to its end does not move while others go on.
+            W = torch.where(settled[..., None, None], W, new)
+            settled |= step.abs().amax((-2, -1)) <= STEP_TOLERANCE * W.abs().amax((-2, -1))
+            if settled.all():
                 break
-        else:
-            raise RuntimeError(
-                f"logistic_regression has not converged in {MAX_NEWTON_STEPS} steps; "
-                "are the labels one-hot?"
-            )
-        return x_query @ W
+        return x_query @ W.masked_fill(~settled[..., None, None], torch.nan)
 
     def _newton_step(self, x: Tensor, weight: Tensor, p: Tensor, gradient: Tensor) -> Tensor:
         """H^-1 gradient, H = sum_i x_i x_i^T (x) (diag(p_i) - p_i p_i^T) + lambda I."""
@@ -109,7 +106,7 @@ class LogisticRegression(MemorySolver):
         weighted = torch.einsum("bip,bnik->bnipk", x, weight).flatten(-2)
         H = H - weighted.mT @ features
         H = H + self.penalty * torch.eye(H.shape[-1], dtype=x.dtype, device=x.device)
-        step: Tensor = torch.linalg.solve(H, gradient.flatten(-2)[..., None])
+        step: Tensor = torch.linalg.solve_ex(H, gradient.flatten(-2)[..., None]).result
         return step.view_as(gradient)
 
 

@@ -16,15 +16,18 @@ from zoo.solvers.online import (
     residual,
 )
 
+# Weights are NaN from the update on that may move them by more than this fraction by rounding.
+TRUSTED = 1e-4
+
 _Row = Annotated[tuple[float, ...], Field(strict=False)]
 _Matrix = Annotated[tuple[_Row, ...], Field(strict=False)]
 
 
 class CovarianceState(NamedTuple):
-    """Weights (batch, d_x, d_y) and a covariance shared by their columns, (batch, d_x, d_x)."""
+    """Weights (batch, d_x, d_y), and S (batch, d_x, d_x): S^T S is the covariance of a column."""
 
     W: Tensor
-    P: Tensor
+    S: Tensor
 
 
 class RecursiveLeastSquaresConfig(PredictorConfig):
@@ -38,11 +41,12 @@ class RecursiveLeastSquaresConfig(PredictorConfig):
 class RecursiveLeastSquares(LinearOnlineSolver):
     """Minimises sum_j f^(i-j) |x_j W - y_j|^2 + f^i lambda |W|^2 after i examples, recursively.
 
-    With P_0 = I / lambda: k = P x / (f + x P x), W <- W - k (x W - y)^T, P <- (P - k x^T P) / f.
-    Forgetting f = 1 is `ridge` with the same penalty lambda, and what MesaNet computes (arXiv
-    2506.05233). With f below 1 the covariance grows as f^-i in directions that inputs no longer
-    reach; once it exceeds that of the others by some 1e15, rounding decides and predictions may be
-    NaN.
+    With P_0 = I / lambda: k = P x / (f + x P x), W <- W - k (x W - y)^T, P <- (P - k x^T P) / f,
+    in terms of a square root of P, which loses no digits of large inputs.
+
+    Forgetting f = 1 is `ridge` with the same penalty lambda. With f below 1 the penalty is
+    forgotten like an example; `ridge` with forgetting keeps it. P then grows as f^-i in directions
+    that inputs no longer reach; once rounding would decide about W, predictions are NaN.
     """
 
     def __init__(self, config: RecursiveLeastSquaresConfig) -> None:
@@ -53,11 +57,10 @@ class RecursiveLeastSquares(LinearOnlineSolver):
     def start(self, batch_size: int, device: torch.device | str | None) -> CovarianceState:
         W = self.zero_weights(batch_size, device)
         eye = torch.eye(self.d_x, device=device, dtype=torch.float64)
-        return CovarianceState(W, (eye / self.penalty).expand(batch_size, -1, -1))
+        return CovarianceState(W, (self.penalty**-0.5 * eye).expand(batch_size, -1, -1))
 
     def update(self, state: CovarianceState, x: Tensor, y: Tensor) -> CovarianceState:
-        W, P = _condition(state.W, state.P, x, y, self.forgetting)
-        return CovarianceState(W, P / self.forgetting)
+        return _condition(state.W, self.forgetting**-0.5 * state.S, x, y, noise=1.0)
 
     def state_size(self, num_context: int) -> int:
         return self.d_x * (self.d_x + self.d_y)
@@ -79,7 +82,8 @@ class KalmanFilter(LinearOnlineSolver):
     y_i = w_i . x_i plus noise of variance sigma^2; each coordinate of y has weights of its own.
     Between two examples the mean W and covariance P become rho W and rho^2 P + (1 - rho^2) s^2 I,
     an example is taken in by k = P x / (sigma^2 + x P x), W <- W - k (x W - y)^T,
-    P <- P - k x^T P. A query is asked after one more drift: the prediction is rho x W.
+    P <- P - k x^T P; in terms of a square root of P, which loses no digits of large inputs. A query
+    is asked after one more drift: the prediction is rho x W.
 
     rho is `transition`, sigma^2 `noise_variance`, s^2 `weight_variance`. With rho = 1 this is
     `ridge` with penalty sigma^2 / s^2.
@@ -102,13 +106,15 @@ class KalmanFilter(LinearOnlineSolver):
     def start(self, batch_size: int, device: torch.device | str | None) -> CovarianceState:
         W = self.zero_weights(batch_size, device)
         eye = torch.eye(self.d_x, device=device, dtype=torch.float64)
-        return CovarianceState(W, (self.weight_variance * eye).expand(batch_size, -1, -1))
+        return CovarianceState(W, (self.weight_variance**0.5 * eye).expand(batch_size, -1, -1))
 
     def update(self, state: CovarianceState, x: Tensor, y: Tensor) -> CovarianceState:
         rho = self.transition
-        eye = torch.eye(self.d_x, device=x.device, dtype=x.dtype)
-        P = rho**2 * state.P + (1 - rho**2) * self.weight_variance * eye
-        return CovarianceState(*_condition(rho * state.W, P, x, y, self.noise_variance))
+        W = rho * state.W
+        drift = ((1 - rho**2) * self.weight_variance) ** 0.5
+        eye = torch.eye(self.d_x, device=x.device, dtype=x.dtype).expand_as(state.S)
+        S = torch.cat([rho * state.S, drift * eye], dim=1)  # (batch, 2 d_x, d_x)
+        return _condition(W, S, x, y, self.noise_variance**0.5)
 
     def answer(self, state: CovarianceState, x_query: Tensor) -> Tensor:
         return self.transition * (x_query @ state.W)
@@ -175,13 +181,28 @@ class DMMSE(OnlineSolver):
         return len(self.pool)
 
 
-def _condition(
-    W: Tensor, P: Tensor, x: Tensor, y: Tensor, noise_variance: float
-) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of gaussian weights given one more example."""
-    Px = torch.einsum("bpq,bq->bp", P, x)
-    variance = noise_variance + (x * Px).sum(-1, keepdim=True)
-    W = W - outer(quotient(Px, variance), residual(W, x, y))
-    # Exactly symmetric: what is not would grow with every example that is forgotten.
-    root = quotient(Px, variance.sqrt())
-    return W, P - outer(root, root)
+def _condition(W: Tensor, S: Tensor, x: Tensor, y: Tensor, noise: float) -> CovarianceState:
+    """Gaussian weights given one more example, whose label has noise of that standard deviation.
+
+    The joint covariance of label and weights is M^T M for M = [[noise, 0], [S x, S]], and for the
+    triangular factor R of M = Q R: its first row is the deviation of the label and what of each
+    weight goes with it, and S below are the weights given the label. Rounding moves the gain by
+    some 1e-16 |S|^2 |x| / variance.
+
+    Args:
+        W: Mean, (batch, d_x, d_y).
+        S: (batch, n, d_x) with n at least d_x; the covariance is S^T S.
+        x: (batch, d_x).
+        y: (batch, d_y).
+        noise: Standard deviation.
+    """
+    rows = torch.cat([S @ x[:, :, None], S], dim=2)
+    first = torch.zeros_like(rows[:, :1])
+    first[:, :, 0] = noise
+    R = torch.linalg.qr(torch.cat([first, rows], dim=1)).R  # (batch, 1 + d_x, 1 + d_x)
+    gain = quotient(R[:, 0, 1:], R[:, 0, :1])
+    error = residual(W, x, y)
+    W = W - outer(gain, error)
+    rounding = torch.finfo(W.dtype).eps * S.square().sum((1, 2)) * x.norm(dim=1) * error.norm(dim=1)
+    lost = rounding > TRUSTED * R[:, 0, 0].square() * W.flatten(1).norm(dim=1)
+    return CovarianceState(W.masked_fill(lost[:, None, None], torch.nan), R[:, 1:, 1:])

@@ -8,7 +8,9 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
-from zoo.solvers.moment import Moments, MomentSolver, without_nonfinite
+from zoo.solvers.moment import Moments, MomentSolver
+from zoo.solvers.nonfinite import as_asked, without_unusable
+from zoo.solvers.online import Fraction
 
 # A singular value of the inputs below this fraction of the largest counts as zero: what float64
 # moments can still tell from rounding.
@@ -36,24 +38,24 @@ class LeastSquares(MomentSolver):
     def weights(self, moments: Moments) -> Tensor:
         A, B = moments.A, moments.B
         L, safe = _safe_cholesky(A)
-        W = torch.zeros_like(B)
-        W[safe] = torch.cholesky_solve(B[safe], L[safe])
-        singular = ~safe
-        inverse = torch.linalg.pinv(A[singular], rtol=RELATIVE_RANK_TOLERANCE**2, hermitian=True)
-        W[singular] = inverse @ B[singular]
+        W = torch.cholesky_solve(B, L)
+        if not safe.all():
+            inverse = torch.linalg.pinv(A, rtol=RELATIVE_RANK_TOLERANCE**2, hermitian=True)
+            W = torch.where(safe[..., -1:, None], W, inverse @ B)
         return W
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
         num_dual = min(x.shape[1] - 1, self.d_x)
-        prediction = torch.empty_like(y, dtype=x.dtype)
-        dual, safe = self._dual_prefixes(x[:, : num_dual + 1], y[:, :num_dual])
-        prediction[:, : num_dual + 1] = dual.to(x.dtype)
-        if num_dual < x.shape[1] - 1:
-            prediction[:, num_dual + 1 :] = self._prefixes_from(num_dual + 1, x, y)
-        unsafe = ~safe
-        prediction[unsafe] = super().forward(x[unsafe], y[unsafe])
-        return prediction
+        x_dual, y_dual = x[:, : num_dual + 1], y[:, : num_dual + 1]
+        prediction, safe = self._dual_prefixes(x_dual, y_dual[:, :-1])
+        # One by one: nothing of an episode, not even its place, may show in the others' last bits.
+        for b in (~safe).any(1).nonzero()[:, 0].tolist():
+            by_moments = super().forward(x_dual[b : b + 1].clone(), y_dual[b : b + 1].clone())
+            prediction[b] = torch.where(safe[b, :, None], prediction[b], by_moments[0])
+        if num_dual == x.shape[1] - 1:
+            return prediction
+        return torch.cat([prediction, self._prefixes_from(num_dual + 1, x, y)], dim=1)
 
     def _dual_prefixes(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The predictions for n + 1 inputs from the n <= d_x labels before them.
@@ -63,44 +65,54 @@ class LeastSquares(MomentSolver):
         sum_(t < i) Z[t, i] V[t].
 
         Returns:
-            Predictions (batch, n + 1, d_y) in float64, and which episodes they are good for.
+            Predictions (batch, n + 1, d_y), and which of them are good, (batch, n + 1) bool.
         """
-        x = x.double()
-        context_x, context_y, undefined = without_nonfinite(x[:, :-1], y.double())
-        products = context_x @ x.mT  # (batch, n, n + 1)
+        context_x, context_y, undefined = without_unusable(x[:, :-1], y)
+        products = context_x @ x.double().mT  # (batch, n, n + 1)
         L, safe = _safe_cholesky(context_x @ context_x.mT)
         Z = torch.linalg.solve_triangular(L, products, upper=False)
         V = torch.linalg.solve_triangular(L, context_y, upper=False)
-        return Z.triu(1).mT @ V, safe & ~undefined[:, -1]
+        prediction = (Z.triu(1).mT @ V).masked_fill(undefined[..., None], torch.nan)
+        safe = torch.cat([safe.new_ones(len(x), 1), safe], dim=1)
+        return as_asked(prediction, x), safe | undefined
 
 
 class RidgeConfig(PredictorConfig):
     """Arguments of `ridge`, explained at `Ridge`."""
 
     penalty: PositiveFloat
+    forgetting: Fraction = 1.0
 
 
 @register_solver("ridge", RidgeConfig)
 class Ridge(MomentSolver):
-    """W = (A + lambda I)^-1 B.
+    """W = (A + lambda I)^-1 B after i examples.
 
     With lambda (`penalty`) = sigma^2 / tau^2 this is the posterior mean, and so the best of all
     predictors, for gaussian weights of variance tau^2 and gaussian label noise of variance sigma^2.
+
+    With `forgetting` f below 1 the sums decay and the penalty does not: A = sum_j f^(i-j) x_j x_j^T
+    and B = sum_j f^(i-j) x_j y_j^T, as in MesaNet (arXiv 2506.05233).
+
+    Where lambda is below 1e-10 of the largest eigenvalue of A, eigenvalues below 1e-12 of it count
+    as zero, and their directions are left out, as in `least_squares`.
     """
 
     def __init__(self, config: RidgeConfig) -> None:
         super().__init__(config.d_x, config.d_y)
         self.penalty = config.penalty
+        self.forgetting = config.forgetting
 
     def weights(self, moments: Moments) -> Tensor:
         A, B = moments.A, moments.B
-        shift = self.penalty * torch.eye(self.d_x, dtype=A.dtype, device=A.device)
-        L, info = torch.linalg.cholesky_ex(A + shift)
+        L, safe = _safe_cholesky(A + self.penalty * torch.eye(self.d_x).to(A))
         W = torch.cholesky_solve(B, L)
-        if (info > 0).any():  # the penalty is lost in the rounding of A
-            values, vectors = torch.linalg.eigh(A)
-            values = values.clamp(min=0)[..., None] + self.penalty
-            W = torch.where((info > 0)[..., None, None], vectors @ (vectors.mT @ B / values), W)
+        if not safe.all():  # the penalty is lost in the rounding of A
+            s, vectors = _eigenvectors(A)
+            inverse = torch.where(s > 0, 1 / (s + self.penalty), 0.0)
+            W = torch.where(
+                safe[..., -1:, None], W, vectors @ (inverse[..., None] * (vectors.mT @ B))
+            )
         return W
 
 
@@ -171,7 +183,10 @@ class Newton(MomentSolver):
     """W = V_k B with V_j = V_(j-1) (2 I - A V_(j-1)), j = 1..num_steps, from V_0 = A / |A A^T|_2.
 
     Newton's iteration for the inverse of A (Schulz; Fu et al., arXiv 2310.17086): the error of
-    every eigenvalue is squared in each step, and V_k approaches the pseudo-inverse.
+    every eigenvalue is squared in each step, and V_k approaches the pseudo-inverse. It keeps the
+    eigenvectors of A, so it is done on the eigenvalues s: 1 - s v_k = (1 - s^2 / max s^2)^(2^k).
+    The product of matrices would double, step by step, what rounding leaves of directions without
+    examples. Eigenvalues below 1e-12 of the largest count as zero.
     """
 
     def __init__(self, config: NewtonConfig) -> None:
@@ -179,12 +194,48 @@ class Newton(MomentSolver):
         self.num_steps = config.num_steps
 
     def weights(self, moments: Moments) -> Tensor:
-        A = moments.A
-        norm = torch.linalg.eigvalsh(A)[..., -1].square()
-        V = A / torch.where(norm > 0, norm, 1.0)[..., None, None]
+        s, vectors = _eigenvectors(moments.A)
+        scale = s.amax(-1, keepdim=True)
+        relative = s / torch.where(scale > 0, scale, 1.0)
+        power = 2.0 ** min(self.num_steps, 1000)  # more changes no bit
+        found = -torch.expm1(power * torch.log1p(-relative.square()))
+        v = torch.where(s > 0, found / s, 0.0)
+        W: Tensor = vectors @ (v[..., None] * (vectors.mT @ moments.B))
+        return W
+
+
+class ConjugateGradientConfig(PredictorConfig):
+    """Arguments of `conjugate_gradient`, explained at `ConjugateGradient`."""
+
+    num_steps: NonNegativeInt
+
+
+@register_solver("conjugate_gradient", ConjugateGradientConfig)
+class ConjugateGradient(MomentSolver):
+    """k (`num_steps`) steps of conjugate gradients for A W = B from W = 0 (Hestenes, Stiefel 1952).
+
+    For each column b of B the w among the combinations of b, A b, ..., A^(k-1) b that minimises
+    sum_i (x_i w - y_i)^2. Its step sizes depend on the context, so it does better than any schedule
+    that is fixed beforehand. Once the gradient is below 1e-12 of b, w is the solution and stays.
+    """
+
+    def __init__(self, config: ConjugateGradientConfig) -> None:
+        super().__init__(config.d_x, config.d_y)
+        self.num_steps = config.num_steps
+
+    def weights(self, moments: Moments) -> Tensor:
+        A, B = moments.A, moments.B
+        W, rest, direction = torch.zeros_like(B), B, B
+        squares = start = B.square().sum(-2, keepdim=True)  # (..., 1, d_y)
         for _ in range(self.num_steps):
-            V = 2 * V - V @ A @ V
-        return V @ moments.B
+            going = squares > RELATIVE_RANK_TOLERANCE**4 * start
+            image = A @ direction
+            size = torch.where(going, squares / (direction * image).sum(-2, keepdim=True), 0.0)
+            W = W + size * direction
+            rest = rest - size * image
+            before, squares = squares, rest.square().sum(-2, keepdim=True)
+            direction = rest + torch.where(going, squares / before, 0.0) * direction
+        return W
 
 
 def _golden_section(cost: Callable[[Tensor], Tensor], middle: Tensor, radius: float) -> Tensor:
@@ -199,17 +250,45 @@ def _golden_section(cost: Callable[[Tensor], Tensor], middle: Tensor, radius: fl
     return (low + high) / 2
 
 
-def _safe_cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Cholesky factors of (..., n, n), and which of them (...) are far from singular.
+def _eigenvectors(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (..., n) and vectors of A (..., n, n), zero below the rank tolerance."""
+    values, vectors = torch.linalg.eigh(A)
+    floor = RELATIVE_RANK_TOLERANCE**2 * values.amax(-1, keepdim=True)
+    return torch.where(values > floor, values, 0.0), vectors
 
-    Far means that |L|_F |L^-1|_F, which is at least the condition of L, is below a tenth of the
-    reciprocal rank tolerance. Pivots alone do not show it: those of Kahan's matrices are all large.
-    A factor that is not safe is replaced by the identity.
+
+def leading_cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors L of A (..., n, n), and which leading blocks have them, (..., n) bool.
+
+    From the first block on that is not positive definite, rows of L are those of the identity.
     """
     L, info = torch.linalg.cholesky_ex(A)
-    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    L = torch.where((info == 0)[..., None, None], L, identity)
+    row = torch.arange(A.shape[-1], device=A.device)
+    factored = (info[..., None] == 0) | (row < info[..., None] - 1)
+    return _or_identity(factored, L), factored
+
+
+def _safe_cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
+    """`leading_cholesky` of the blocks that are far from singular.
+
+    Far means that the condition of the block of L is below a tenth of the reciprocal tolerance.
+    """
+    L, factored = leading_cholesky(A)
+    safe = factored & (condition_bounds(L) < 0.1 / RELATIVE_RANK_TOLERANCE)
+    return _or_identity(safe, L), safe
+
+
+def _or_identity(good: Tensor, L: Tensor) -> Tensor:
+    """L (..., n, n) with rows of the identity where they are not good, (..., n)."""
+    return torch.where(good[..., None], L, torch.eye(L.shape[-1]).to(L))
+
+
+def condition_bounds(L: Tensor) -> Tensor:
+    """|L|_F |L^-1|_F, at least the condition, of the leading blocks of triangular (..., n, n).
+
+    Pivots alone do not show a bad condition: those of Kahan's matrices are all large.
+    """
+    identity = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
     inverse = torch.linalg.solve_triangular(L, identity.expand_as(L), upper=False)
-    condition = torch.linalg.matrix_norm(L) * torch.linalg.matrix_norm(inverse)
-    safe = (info == 0) & (condition < 0.1 / RELATIVE_RANK_TOLERANCE)
-    return torch.where(safe[..., None, None], L, identity), safe
+    squares, of_inverse = (F.square().sum(-1).cumsum(-1) for F in (L, inverse))
+    return (squares * of_inverse).sqrt()

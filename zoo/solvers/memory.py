@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.predictor import BufferState, Predictor
 from zoo.registry import PredictorConfig, register_solver
-from zoo.solvers.moment import without_nonfinite
+from zoo.solvers.nonfinite import as_asked, usable, without_unusable
 
 # float64 numbers of one activation of the networks that `two_layer_network` trains together.
 NUMBERS_IN_CACHE = 2**17
@@ -18,9 +18,13 @@ class MemorySolver(Predictor):
     """A predictor whose state is the examples seen so far.
 
     A subclass implements `answer`, for many prefixes of a context at once. It computes in float64,
-    predictions have the type of the inputs. After an example that holds NaN or infinity the
-    predictions of its episode are NaN.
+    predictions have the type of the inputs. After an example that cannot be used
+    (`zoo.solvers.nonfinite`) the predictions of its episode are NaN.
     """
+
+    def usable_inputs(self, x: Tensor) -> Tensor:
+        """Which inputs (..., d_x), of float64, the algorithm can use; (...) bool."""
+        return usable(x)
 
     def answer(self, x: Tensor, y: Tensor, num_seen: Tensor, x_query: Tensor) -> Tensor:
         """Predictions for queries after some of the examples; all tensors are float64.
@@ -51,12 +55,13 @@ class MemorySolver(Predictor):
         return self._answer(state.x, state.y, num_seen, x_query[:, None])[:, 0]
 
     def _answer(self, x: Tensor, y: Tensor, num_seen: Tensor, x_query: Tensor) -> Tensor:
-        x64, y64, undefined = without_nonfinite(x.double(), y.double())
-        asked = x_query.double()
-        bad_query = ~asked.isfinite().all(-1, keepdim=True)
-        prediction = self.answer(x64, y64, num_seen, asked.masked_fill(bad_query, 0.0))
+        inputs, asked = x.double(), x_query.double()
+        inputs = inputs.masked_fill(~self.usable_inputs(inputs)[..., None], torch.nan)
+        inputs, labels, undefined = without_unusable(inputs, y)
+        bad_query = ~self.usable_inputs(asked)[..., None]
+        prediction = self.answer(inputs, labels, num_seen, asked.masked_fill(bad_query, 0.0))
         undefined = undefined[:, num_seen, None, None] | bad_query
-        return prediction.masked_fill(undefined, torch.nan).to(x_query.dtype)
+        return as_asked(prediction.masked_fill(undefined, torch.nan), x_query)
 
 
 def seen_mask(num_seen: Tensor, num_context: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoo.predictor import Predictor
 from zoo.registry import PredictorConfig, register_solver
+from zoo.solvers.nonfinite import as_asked, without_unusable
 
 
 class Moments(NamedTuple):
@@ -30,15 +31,23 @@ class MomentSolver(Predictor):
     """A linear predictor y_hat = x W whose weights are a function of the moments.
 
     A subclass implements `weights`. Moments and weights are float64, predictions have the type of
-    the inputs. After an example that holds NaN or infinity the predictions of its episode are NaN;
-    other episodes and earlier positions are as they would be without it.
+    the inputs. After an example that cannot be used (`zoo.solvers.nonfinite`) the predictions of
+    its episode are NaN; other episodes and earlier positions are as they would be without it.
+
+    Attributes:
+        forgetting: What is left of the sums when an example is added to them.
     """
+
+    forgetting: float = 1.0
 
     def weights(self, moments: Moments) -> Tensor:
         """W from the moments of each context, which are finite.
 
+        The weights of a context must not depend, to the last bit, on the others beside it. Vector
+        code rounds by where in memory a matrix begins, so contexts are never picked out of a batch.
+
         Returns:
-            (..., d_x, d_y), float64; the prediction for x is x W.
+            (..., d_x, d_y), float64; the prediction for x is x W, NaN where it cannot be trusted.
         """
         raise NotImplementedError
 
@@ -48,16 +57,40 @@ class MomentSolver(Predictor):
 
     def _prefixes_from(self, first: int, x: Tensor, y: Tensor) -> Tensor:
         """`forward(x, y)[:, first:]`."""
-        start = _moments(x[:, :first], y[:, :first])
-        later_x, later_y = x[:, first:-1].double(), y[:, first:-1].double()
+        start = self._moments(x[:, :first], y[:, :first])
+        later_x, later_y, undefined = without_unusable(x[:, first:-1], y[:, first:-1])
         moments = Moments(
-            _prefix_sums(start.A, later_x[..., :, None] * later_x[..., None, :]),
-            _prefix_sums(start.B, later_x[..., :, None] * later_y[..., None, :]),
-            _prefix_sums(start.y_squares, later_y.square().sum(-1)),
+            self._prefix_sums(start.A, later_x[..., :, None] * later_x[..., None, :]),
+            self._prefix_sums(start.B, later_x[..., :, None] * later_y[..., None, :]),
+            self._prefix_sums(start.y_squares, later_y.square().sum(-1)),
             torch.arange(first, x.shape[1], dtype=torch.float64, device=x.device),
         )
         W = self._weights_where_finite(moments)  # (batch, N + 1 - first, d_x, d_y)
-        return torch.einsum("bip,bipq->biq", x[:, first:].double(), W).to(x.dtype)
+        W = W.masked_fill(undefined[..., None, None], torch.nan)
+        return as_asked(torch.einsum("bip,bipq->biq", x[:, first:].double(), W), x[:, first:])
+
+    def _prefix_sums(self, start: Tensor, terms: Tensor) -> Tensor:
+        """`start` (batch, ...) plus the first 0, ..., n of the terms (batch, n, ...)."""
+        if self.forgetting == 1:
+            return torch.cat([start[:, None], terms], dim=1).cumsum(1)
+        sums = [start]
+        for term in terms.unbind(1):
+            sums.append(self.forgetting * sums[-1] + term)
+        return torch.stack(sums, dim=1)
+
+    def _moments(self, x: Tensor, y: Tensor) -> Moments:
+        """Moments of all the given examples, (batch, ...); NaN if one cannot be used."""
+        x, y, undefined = without_unusable(x, y)
+        age = torch.arange(x.shape[1] - 1, -1, -1, dtype=x.dtype, device=x.device)
+        weighted = self.forgetting ** age[:, None] * x
+        moments = Moments(
+            weighted.mT @ x,
+            weighted.mT @ y,
+            (self.forgetting**age * y.square().sum(-1)).sum(1),
+            torch.tensor(float(x.shape[1]), dtype=x.dtype, device=x.device),
+        )
+        A = moments.A.masked_fill(undefined[:, -1, None, None], torch.nan)
+        return moments._replace(A=A)
 
     def _weights_where_finite(self, moments: Moments) -> Tensor:
         """`weights`, and NaN where the moments are not finite, which factorizations refuse."""
@@ -70,8 +103,8 @@ class MomentSolver(Predictor):
 
     def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
-        W = self._weights_where_finite(_moments(x[:, :-1], y[:, :-1]))
-        return torch.einsum("bp,bpq->bq", x[:, -1].double(), W).to(x.dtype)
+        W = self._weights_where_finite(self._moments(x[:, :-1], y[:, :-1]))
+        return as_asked(torch.einsum("bp,bpq->bq", x[:, -1].double(), W), x[:, -1])
 
     def init_state(
         self,
@@ -86,11 +119,18 @@ class MomentSolver(Predictor):
 
     def observe(self, state: Moments, x: Tensor, y: Tensor) -> Moments:
         self.check_pairs(x, y, state)
-        return Moments(*(old + new for old, new in zip(state, _moments(x, y), strict=True)))
+        new = self._moments(x, y)
+        left = self.forgetting ** x.shape[1]
+        return Moments(
+            left * state.A + new.A,
+            left * state.B + new.B,
+            left * state.y_squares + new.y_squares,
+            state.num_seen + new.num_seen,
+        )
 
     def predict(self, state: Moments, x_query: Tensor) -> Tensor:
         self.check_queries(state, x_query)
-        return (x_query.double() @ self._weights_where_finite(state)).to(x_query.dtype)
+        return as_asked(x_query.double() @ self._weights_where_finite(state), x_query)
 
     def state_size(self, num_context: int) -> int:
         return self.d_x * (self.d_x + self.d_y)
@@ -108,7 +148,8 @@ class Zero(MomentSolver):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
-        return torch.zeros_like(y, dtype=x.dtype)
+        *_, undefined = without_unusable(x[:, :-1], y[:, :-1])
+        return as_asked(torch.zeros_like(y).masked_fill(undefined[..., None], torch.nan), x)
 
     def state_size(self, num_context: int) -> int:
         return 0
@@ -159,25 +200,25 @@ class _Descent(MomentSolver):
         """
         self.check_pairs(x, y)
         v = x.double()  # (batch, N + 1, d_x)
-        context_x, context_y, undefined = without_nonfinite(v[:, :-1], y[:, :-1].double())
+        context_x, context_y, undefined = without_unusable(x[:, :-1], y[:, :-1])
         prediction = torch.zeros_like(y, dtype=torch.float64)
         for step_size in self.step_sizes:
             products = step_size * (v @ context_x.mT).tril(-1)  # (batch, N + 1, N)
             prediction = prediction + products @ context_y
             v = v - products @ context_x
-        return prediction.masked_fill(undefined[..., None], torch.nan).to(x.dtype)
+        return as_asked(prediction.masked_fill(undefined[..., None], torch.nan), x)
 
     def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
         """The last row of `forward`, by the same recursion."""
         self.check_pairs(x, y)
         v = x[:, -1:].double()  # (batch, 1, d_x)
-        context_x, context_y, undefined = without_nonfinite(x[:, :-1].double(), y[:, :-1].double())
+        context_x, context_y, undefined = without_unusable(x[:, :-1], y[:, :-1])
         prediction = torch.zeros(len(x), 1, self.d_y, dtype=torch.float64, device=x.device)
         for step_size in self.step_sizes:
             products = step_size * (v @ context_x.mT)  # (batch, 1, N)
             prediction = prediction + products @ context_y
             v = v - products @ context_x
-        return prediction[:, 0].masked_fill(undefined[:, -1:], torch.nan).to(x.dtype)
+        return as_asked(prediction[:, 0].masked_fill(undefined[:, -1:], torch.nan), x[:, -1])
 
 
 @register_solver("gradient_descent", GradientDescentConfig)
@@ -215,30 +256,3 @@ class ScheduledGradientDescent(_Descent):
     def __init__(self, config: ScheduledGradientDescentConfig) -> None:
         super().__init__(config.d_x, config.d_y)
         self.step_sizes = config.step_sizes
-
-
-def _moments(x: Tensor, y: Tensor) -> Moments:
-    """Moments of all the given examples, (batch, ...)."""
-    x_t, y = x.double().mT, y.double()  # (batch, d_x, num_examples)
-    num_seen = torch.tensor(float(x.shape[1]), dtype=torch.float64, device=x.device)
-    return Moments(x_t @ x_t.mT, x_t @ y, y.square().sum((1, 2)), num_seen)
-
-
-def _prefix_sums(start: Tensor, terms: Tensor) -> Tensor:
-    """`start` (batch, ...) plus the first 0, ..., n of the terms (batch, n, ...), side by side."""
-    return torch.cat([start[:, None], terms], dim=1).cumsum(1)
-
-
-def without_nonfinite(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sets examples that hold NaN or infinity to zero, and says which positions come after one.
-
-    Args:
-        x: Inputs of the context, (batch, N, d_x).
-        y: Labels of the context, (batch, N, d_y).
-
-    Returns:
-        x, y, and (batch, N + 1) bool.
-    """
-    bad = ~(x.isfinite().all(-1) & y.isfinite().all(-1))  # (batch, N)
-    undefined = torch.cat([bad.new_zeros(len(bad), 1), bad], dim=1).cumsum(1) > 0
-    return x.masked_fill(bad[..., None], 0.0), y.masked_fill(bad[..., None], 0.0), undefined

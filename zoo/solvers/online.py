@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoo.predictor import Predictor
 from zoo.registry import PredictorConfig, register_solver
+from zoo.solvers.nonfinite import as_asked, without_unusable
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -16,8 +17,9 @@ class OnlineSolver(Predictor):
     """A predictor with a state of constant size and a rule that updates it with one example.
 
     A subclass implements `start`, `update` and `answer`. The state is a NamedTuple of float64
-    tensors, predictions have the type of the inputs. The loop over examples is a Python loop; the
-    episodes of a batch go through it together.
+    tensors and counts, predictions have the type of the inputs. The loop over examples is a Python
+    loop; the episodes of a batch go through it together. After an example that cannot be used
+    (`zoo.solvers.nonfinite`) the state and the predictions of its episode are NaN.
     """
 
     def start(self, batch_size: int, device: torch.device | str | None) -> Any:
@@ -34,13 +36,13 @@ class OnlineSolver(Predictor):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
-        x64, y64 = x.double(), y.double()
+        queries = x.double()
         state = self.start(len(x), x.device)
-        predictions = [self.answer(state, x64[:, :1])]
+        predictions = [self.answer(state, queries[:, :1])]
         for i in range(x.shape[1] - 1):
-            state = self.update(state, x64[:, i], y64[:, i])
-            predictions.append(self.answer(state, x64[:, i + 1 : i + 2]))
-        return torch.cat(predictions, dim=1).to(x.dtype)
+            state = self._after(state, x[:, i : i + 1], y[:, i : i + 1])
+            predictions.append(self.answer(state, queries[:, i + 1 : i + 2]))
+        return as_asked(torch.cat(predictions, dim=1), x)
 
     def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
@@ -60,13 +62,22 @@ class OnlineSolver(Predictor):
         return self._after(state, x, y)
 
     def _after(self, state: Any, x: Tensor, y: Tensor) -> Any:
-        for x_i, y_i in zip(x.double().unbind(1), y.double().unbind(1), strict=True):
-            state = self.update(state, x_i, y_i)
+        x, y, undefined = without_unusable(x, y)
+        for x_i, y_i, bad in zip(x.unbind(1), y.unbind(1), undefined[:, 1:].unbind(1), strict=True):
+            updated = self.update(state, x_i, y_i)
+            state = type(state)(*(_nan_where(bad, part) for part in updated))
         return state
 
     def predict(self, state: Any, x_query: Tensor) -> Tensor:
         self.check_queries(state, x_query)
-        return self.answer(state, x_query.double()).to(x_query.dtype)
+        return as_asked(self.answer(state, x_query.double()), x_query)
+
+
+def _nan_where(bad: Tensor, part: Any) -> Any:
+    """A tensor (batch, ...) of a state without the episodes that are bad; a count as it is."""
+    if not isinstance(part, Tensor):
+        return part
+    return part.masked_fill(bad.view(-1, *[1] * (part.ndim - 1)), torch.nan)
 
 
 class MeanState(NamedTuple):
@@ -129,7 +140,7 @@ class MinibatchGradientDescentConfig(PredictorConfig):
 
 
 class WindowState(NamedTuple):
-    """Weights and the gradient of the window so far, (batch, d_x, d_y), and its examples."""
+    """Weights at the start of the mini-batch, its gradient so far, (batch, d_x, d_y), and count."""
 
     W: Tensor
     gradient: Tensor
@@ -138,10 +149,12 @@ class WindowState(NamedTuple):
 
 @register_solver("minibatch_gradient_descent", MinibatchGradientDescentConfig)
 class MinibatchGradientDescent(LinearOnlineSolver):
-    """One gradient step per b examples, in order: W <- W - eta sum_window x_i (x_i W - y_i)^T.
+    """W_i = W_s - eta sum_(s < j <= i) x_j (x_j W_s - y_j)^T, s the last multiple of b before i.
 
-    The step size eta (`step_size`) multiplies the sum over the b (`window`) examples. A window
-    counts once it is full. This is what TTT-linear does in its inner loop (arXiv 2407.04620).
+    The mini-batches are b (`window`) examples each, in order. All gradients of a mini-batch are
+    taken at the weights W_s at its start, and every prediction uses those of the mini-batch so far:
+    the inner loop of TTT-linear (arXiv 2407.04620) with a constant rate. The step size eta
+    (`step_size`) multiplies the sum over examples.
     """
 
     def __init__(self, config: MinibatchGradientDescentConfig) -> None:
@@ -159,6 +172,10 @@ class MinibatchGradientDescent(LinearOnlineSolver):
             return WindowState(state.W, gradient, state.num_in_window + 1)
         return WindowState(state.W - self.step_size * gradient, torch.zeros_like(gradient), 0)
 
+    def answer(self, state: WindowState, x_query: Tensor) -> Tensor:
+        prediction: Tensor = x_query @ (state.W - self.step_size * state.gradient)
+        return prediction
+
     def state_size(self, num_context: int) -> int:
         return 2 * self.d_x * self.d_y
 
@@ -169,6 +186,7 @@ class OnlineGradientDescentConfig(PredictorConfig):
     step_size: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     forgetting: Fraction = 1.0
+    num_passes: PositiveInt = 1
 
 
 class MomentumState(NamedTuple):
@@ -180,11 +198,15 @@ class MomentumState(NamedTuple):
 
 @register_solver("online_gradient_descent", OnlineGradientDescentConfig)
 class OnlineGradientDescent(LinearOnlineSolver):
-    """One pass over the examples: V_i = mu V_(i-1) - eta x_i (x_i W_(i-1) - y_i)^T,
-    W_i = alpha W_(i-1) + V_i, with momentum mu and forgetting alpha.
+    """W <- alpha W, then V <- mu V - eta x_i (x_i W - y_i)^T, W <- W + V, for every example.
 
-    With mu = 0 and alpha = 1 this is the least mean squares rule, and the delta rule of DeltaNet
-    (arXiv 2406.06484) with a constant gain; with alpha below 1 the gated one (arXiv 2412.06464).
+    The forgetting alpha comes first, so that the error is that of the decayed weights; the second
+    step is taken `num_passes` times before the next example comes. mu is the momentum.
+
+    With mu = 0, alpha = 1 and one pass this is the least mean squares rule, and the delta rule of
+    DeltaNet (arXiv 2406.06484) with a constant gain; with alpha below 1 that of Gated DeltaNet
+    (arXiv 2412.06464); with n passes that of DeltaProduct (arXiv 2502.10297) whose n keys are the
+    same. Without momentum n passes are one of step size (1 - (1 - eta |x|^2)^n) / |x|^2.
     """
 
     def __init__(self, config: OnlineGradientDescentConfig) -> None:
@@ -192,15 +214,18 @@ class OnlineGradientDescent(LinearOnlineSolver):
         self.step_size = config.step_size
         self.momentum = config.momentum
         self.forgetting = config.forgetting
+        self.num_passes = config.num_passes
 
     def start(self, batch_size: int, device: torch.device | str | None) -> MomentumState:
         W = self.zero_weights(batch_size, device)
         return MomentumState(W, W)
 
     def update(self, state: MomentumState, x: Tensor, y: Tensor) -> MomentumState:
-        gradient = outer(x, residual(state.W, x, y))
-        V = self.momentum * state.V - self.step_size * gradient
-        return MomentumState(self.forgetting * state.W + V, V)
+        W, V = self.forgetting * state.W, state.V
+        for _ in range(self.num_passes):
+            V = self.momentum * V - self.step_size * outer(x, residual(W, x, y))
+            W = W + V
+        return MomentumState(W, V)
 
     def state_size(self, num_context: int) -> int:
         return (2 if self.momentum else 1) * self.d_x * self.d_y

@@ -137,8 +137,9 @@ def best_step_sizes(num_steps: int, eigenvalues: Tensor) -> tuple[float, ...]:
     expected 0.5*MSE after k steps is proportional to E sum_p prod_j (1 - eta_j lambda_p)^2 over the
     eigenvalues lambda_p of A. Of all polynomials of degree k that are 1 at zero the least has the
     zeros 1 / eta_j of the polynomial that is orthogonal in the measure sum_p lambda_p
-    delta(lambda_p), as in the method of conjugate gradients. So no schedule of k steps, and no
-    predictor sum_(j < k) c_j q^T A^j B with constant c_j, has a smaller error.
+    delta(lambda_p), as in the method of conjugate gradients. So no k sizes that are fixed
+    beforehand, and no predictor sum_(j < k) c_j q^T A^j B with constant c_j, has a smaller error.
+    Sizes that depend on the context do better: `conjugate_gradient`.
 
     Args:
         num_steps: k.
