@@ -25,7 +25,7 @@ def test_causal_attention_is_the_softmax_over_earlier_tokens() -> None:
         attention = CausalAttention(8, num_heads=2).double()
         u = torch.randn(3, 5, 8, dtype=torch.float64)
     nothing = u.new_zeros(3, 2, 0, 4)
-    output, _, _ = attention(u, nothing, nothing)
+    output, *_ = attention(u, nothing, nothing, u.new_zeros(3))
     q, k, v = attention.qkv(u).chunk(3, dim=-1)
     for t in range(5):
         heads = []

@@ -8,6 +8,9 @@ from torch.nn.functional import scaled_dot_product_attention
 class CausalAttention(nn.Module):
     """softmax(q k^T / sqrt(d_head)) v over the tokens up to one's own, in `num_heads` heads.
 
+    From a token that is not finite on, the outputs of its sequence are NaN; those before it are
+    what they would be without it.
+
     Args:
         d_model: Width of a token.
         num_heads: Divides d_model.
@@ -24,21 +27,28 @@ class CausalAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
-    def forward(self, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, u: Tensor, k: Tensor, v: Tensor, undefined: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Attends from new tokens to earlier ones and to each other.
 
         Args:
             u: New tokens, (batch, length, d_model).
             k: Keys of the tokens before them, (batch, num_heads, num_before, d_head).
             v: Their values, of the same shape.
+            undefined: NaN where one of them was not finite, else zero, (batch,).
 
         Returns:
-            Outputs (batch, length, d_model), and keys and values of all tokens so far.
+            Outputs (batch, length, d_model), and the other three for all tokens so far.
         """
         length, num_before = u.shape[1], k.shape[2]
-        heads = self.qkv(u).unflatten(
-            2, (3, self.num_heads, -1)
-        )  # (batch, length, 3, heads, d_head)
+        # A later token has weight zero, but zero times NaN is NaN. So what is not finite stays out
+        # of the products, and the NaN is added to the outputs: arithmetic, which is cheaper here
+        # than masks.
+        largest = u.detach().abs().amax(-1)
+        undefined = undefined[:, None] + (largest - largest).cumsum(1)  # (batch, length)
+        heads = self.qkv(u.nan_to_num(0.0, 0.0, 0.0))
+        heads = heads.unflatten(2, (3, self.num_heads, -1))  # (batch, length, 3, heads, d_head)
         q, new_k, new_v = heads.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, d_head)
         if num_before == 0:
             k, v = new_k, new_v
@@ -48,4 +58,4 @@ class CausalAttention(nn.Module):
             seen = torch.ones(length, num_before + length, dtype=torch.bool, device=u.device)
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen.tril(num_before))
         output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (batch, length, d_model)
-        return output, k, v
+        return output + undefined[..., None].to(output.dtype), k, v, undefined[:, -1]

@@ -25,7 +25,8 @@ def diagonal_scan(
     for the last state of each chunk; then, with the states between chunks known by the same method
     on the chunks, from the right start. Its work and its memory are linear in the length. Nothing
     is divided by a power of a, so no a is too small or zero. Gradients come from the same
-    recurrence run backwards, and only a and the states are kept for it.
+    recurrence run backwards, and only a and the states are kept for it. `torch.jit.trace`, which
+    cannot differentiate results written in place, records the loop.
 
     Args:
         a: Factors, real or complex: (*state) for the same at every step, else
@@ -54,7 +55,8 @@ def diagonal_scan(
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), h_0.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     a, b, h_0 = a.to(dtype), b.to(dtype), h_0.to(dtype)
-    if method == "loop":
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    if method == "loop" or tracing:
         return _loop(a, b, h_0)
     if method == "chunked":
         return _scan(a, b, h_0, False)

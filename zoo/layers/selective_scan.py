@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from zoo.layers.precision import without_autocast
+
 Method = Literal["chunked", "loop"]
 
 # Steps whose states are in memory together. On a CPU as many as have CACHED numbers, 1 MiB, since
@@ -62,7 +64,7 @@ def selective_scan(
     _check(u, delta, A, B, C, D, h_0)
     if method not in ("chunked", "loop"):
         raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u.device):
         y_dtype, dtype = u.dtype, torch.float32
         for part in (u, delta, A, B, C, D):
             dtype = torch.promote_types(dtype, part.dtype)
@@ -227,7 +229,7 @@ class _ScanGradient(Function):
     @staticmethod
     def forward(*args: Tensor) -> tuple[Tensor, ...]:
         # Backward passes may run under an autocast that the forward pass switched off.
-        with torch.autocast(args[0].device.type, enabled=False):
+        with without_autocast(args[0].device):
             gradients: tuple[Tensor, ...] = _selective_scan_gradient(*args)
         return gradients
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.layers.discretization import at_most_zero
 from zoo.layers.mlp import MLP
+from zoo.layers.precision import without_autocast
 from zoo.layers.scan import Method
 from zoo.layers.window_scan import read_states, window_states
 from zoo.models.gd_ssm_layer import Decay
@@ -104,7 +105,7 @@ class GDSSMHeads(nn.Module):
         """
         if method not in ("chunked", "loop"):
             raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
-        with torch.autocast(s.device.type, enabled=False):
+        with without_autocast(s.device):
             dtype, Z_dtype = s.dtype, torch.promote_types(s.dtype, torch.float32)
             Z_dtype = torch.promote_types(Z_dtype, self.Q.dtype)
             padded = torch.cat([tail.to(dtype), s], dim=1)  # (batch, 2 + length, H, d_head)

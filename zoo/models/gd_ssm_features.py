@@ -1,7 +1,5 @@
 """Gradient descent on the last layer of a network: learned features, then a GD-SSM."""
 
-import itertools
-
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
@@ -37,11 +35,12 @@ class GDSSMFeatures(WindowedPredictor):
     def __init__(self, config: GDSSMFeaturesConfig) -> None:
         super().__init__(config.d_x, config.d_y, create_layer(config, config.num_features))
         self.output = config.output
-        widths = [config.d_x, *[config.d_hidden] * config.num_hidden]
         modules: list[nn.Module] = []
-        for d_in, d_out in itertools.pairwise(widths):
-            modules += [nn.Linear(d_in, d_out), nn.GELU()]
-        self.phi = nn.Sequential(*modules, nn.Linear(widths[-1], config.num_features))
+        d_in = config.d_x
+        for _ in range(config.num_hidden):
+            modules += [nn.Linear(d_in, config.d_hidden), nn.GELU()]
+            d_in = config.d_hidden
+        self.phi = nn.Sequential(*modules, nn.Linear(d_in, config.num_features))
 
     def tokens(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         # Contiguous: else torch multiplies by another kernel, which rounds differently, where no

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.layers.discretization import at_most_zero
+from zoo.layers.precision import without_autocast
 from zoo.layers.tokens import windows_of_tokens
 
 Decay = Literal["elementwise", "none"]
@@ -123,7 +124,7 @@ class GDSSMLayer(nn.Module):
         """`forward` on windows S (3, N, batch, d_token) instead of tokens."""
         if method not in ("chunked", "loop"):
             raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
-        with torch.autocast(S.device.type, enabled=False):
+        with without_autocast(S.device):
             dtype, S = S.dtype, self._in_state_type(S)
             Z = S.new_zeros(S.shape[2], self.d_token, self.d_token)
             run = self._loop if method == "loop" else self._chunk
@@ -142,7 +143,7 @@ class GDSSMLayer(nn.Module):
 
             (Z_N^T r)[q] = sum_i sum_a ((S_i[a] * r) K_i)[q] (Q S_i)[a, q].
         """
-        with torch.autocast(S.device.type, enabled=False):
+        with without_autocast(S.device):
             dtype, S = S.dtype, self._in_state_type(S)
             r = self._readout(S[:, -1])  # (batch, d)
             Q_S = self._mix(S)  # (3, N, batch, d)
@@ -157,7 +158,7 @@ class GDSSMLayer(nn.Module):
 
     def advance(self, Z: Tensor, S: Tensor) -> Tensor:
         """The state Z (batch, d, d) after the further windows S (3, N, batch, d), N >= 0."""
-        with torch.autocast(S.device.type, enabled=False):
+        with without_autocast(S.device):
             S = self._in_state_type(S)
             Z, Lambda_bar = Z.to(S.dtype), self.Lambda_bar.to(S.dtype)
             for U_i in self._inputs(S):
@@ -177,7 +178,7 @@ class GDSSMLayer(nn.Module):
         Returns:
             (num_query, batch, d).
         """
-        with torch.autocast(S.device.type, enabled=False):
+        with without_autocast(S.device):
             dtype, S = S.dtype, self._in_state_type(S)
             r = self._readout(S)  # (num_query, batch, d)
             Z_r = torch.einsum("bpq,mbp->mbq", self.Lambda_bar.to(S.dtype) * Z.to(S.dtype), r)
@@ -200,7 +201,12 @@ class GDSSMLayer(nn.Module):
         if self.Lambda_re is None:  # causal linear attention with three keys for each window
             Q_S = self._mix(S)
             scores = torch.einsum("jbp,aibp->abji", r, S).tril()
-            Z_r = torch.einsum("abji,aibq->jbq", scores, Q_S) + torch.einsum("bpq,jbp->jbq", Z, r)
+            # Zero times NaN is NaN: a window that is not finite stays out of the product, and
+            # outputs are NaN from there on.
+            largest = Q_S.detach().abs().amax((0, 3))
+            undefined = (largest - largest).cumsum(0)  # (N, batch)
+            Z_r = torch.einsum("abji,aibq->jbq", scores, Q_S.nan_to_num(0.0, 0.0, 0.0))
+            Z_r = Z_r + torch.einsum("bpq,jbp->jbq", Z, r) + undefined[..., None]
             return Z_r, Z + torch.einsum("aibp,aibq->bpq", S, Q_S)
         Lambda_bar = self.Lambda_bar.to(S.dtype)
         rows = []

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from zoo.layers.discretization import at_most_zero
+from zoo.layers.precision import without_autocast
 from zoo.layers.scan import Method
 from zoo.layers.window_scan import mix, read_states, window_inputs, window_states
 from zoo.models.gd_ssm_layer import Decay
@@ -168,7 +169,7 @@ class GDSSMStepsLayer(nn.Module):
         Returns:
             (..., d_token), zero without a W_0.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             wide = x.to(self._state_type(x))
             return self._start(self.D[2].to(wide.dtype) * wide).to(x.dtype)
 
@@ -184,7 +185,7 @@ class GDSSMStepsLayer(nn.Module):
         """
         if method not in ("chunked", "loop"):
             raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
-        with torch.autocast(S.device.type, enabled=False):
+        with without_autocast(S.device):
             dtype, S = S.dtype, self._batch_first(S)
             Z = S.new_zeros(len(S), *self.state_shape)
             run = self._loop if method == "loop" else self._chunk
@@ -196,7 +197,7 @@ class GDSSMStepsLayer(nn.Module):
 
     def last_window(self, S: Tensor) -> Tensor:
         """The output of the last window alone, `all_windows(S)[:, -1]`, (batch, d_token)."""
-        with torch.autocast(S.device.type, enabled=False):
+        with without_autocast(S.device):
             dtype, S = S.dtype, self._batch_first(S)
             Z = self._advance(S.new_zeros(len(S), *self.state_shape), S)
             v = self._readout(S[:, -1])  # (batch, d)
@@ -204,7 +205,7 @@ class GDSSMStepsLayer(nn.Module):
 
     def advance(self, Z: Tensor, S: Tensor) -> Tensor:
         """The state Z (batch, num_recurrences, d, d) after windows S (3, N, batch, d), N >= 0."""
-        with torch.autocast(S.device.type, enabled=False):
+        with without_autocast(S.device):
             S = self._batch_first(S)
             return self._advance(Z.to(S.dtype), S)
 
@@ -221,7 +222,7 @@ class GDSSMStepsLayer(nn.Module):
         Returns:
             (num_query, batch, d).
         """
-        with torch.autocast(S.device.type, enabled=False):
+        with without_autocast(S.device):
             dtype, S = S.dtype, self._batch_first(S)  # (batch, num_query, 3, d)
             Z = Z.to(S.dtype)
             log_Lambda_bar = self._log_Lambda_bar(S.dtype)

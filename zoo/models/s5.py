@@ -13,6 +13,7 @@ from torch.nn.functional import gelu, linear
 
 from zoo.layers.discretization import Discretization, bilinear, zoh
 from zoo.layers.initialization import diagonal_hippo, lecun_normal
+from zoo.layers.precision import without_autocast
 from zoo.layers.scan import Method, diagonal_scan
 from zoo.models.sequence import BlockState, SequenceBlock, SequenceConfig, SequenceModel
 from zoo.registry import register_model
@@ -124,14 +125,14 @@ class S5Layer(nn.Module):
         state_shape = (len(u), len(self.Lambda_re))
         if x is not None and x.shape != state_shape:
             raise ValueError(f"x must be complex, {state_shape}, got {tuple(x.shape)}")
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u.device):
             dtype = u.dtype
             u = u.to(torch.promote_types(torch.promote_types(dtype, self.D.dtype), torch.float32))
             Lambda_bar, B_bar = self._discretize(u.dtype)
             # Matrix products are real, with real and imaginary parts side by side: half the work.
             B_pairs = torch.view_as_real(B_bar).mT.flatten(0, 1)  # (2P, d_model)
             C_pairs = (self.C.to(u.dtype) * self.C.new_tensor([2, -2])).flatten(1)  # (d_model, 2P)
-            Bu = torch.view_as_complex(linear(u, B_pairs).view(*u.shape[:2], -1, 2))
+            Bu = torch.view_as_complex(linear(u, B_pairs).view(*u.shape[:2], len(Lambda_bar), 2))
             states = diagonal_scan(Lambda_bar, Bu, x, method)  # (batch, length, P)
             y = linear(torch.view_as_real(states).flatten(-2), C_pairs)
             y = torch.addcmul(y, self.D.to(u.dtype), u)

@@ -15,7 +15,8 @@ from zoo.registry import register_model
 class TransformerBlock(SequenceBlock):
     """u + attention(norm(u)), then u + mlp(norm(u)).
 
-    The state is keys and values of all tokens so far, and so it grows.
+    The state is keys and values of all tokens so far, and so it grows, and whether one of them was
+    not finite.
 
     Args:
         d_model: Width of a token.
@@ -31,14 +32,15 @@ class TransformerBlock(SequenceBlock):
         self.mlp = MLP(d_model, 4 * d_model)
 
     def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
-        mixed, k, v = self.attention(self.attention_norm(u), *state)
+        mixed, *after = self.attention(self.attention_norm(u), *state)
         u = u + mixed
-        return u + self.mlp(self.mlp_norm(u)), (k, v)
+        return u + self.mlp(self.mlp_norm(u)), tuple(after)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
         heads = self.attention.num_heads
         shape = (batch_size, heads, 0, self.d_model // heads)
-        return tuple(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+        k = torch.zeros(shape, device=device, dtype=dtype)
+        return k, k, k.new_zeros(batch_size)
 
     def state_size(self, num_tokens: int) -> int:
         return 2 * num_tokens * self.d_model
