@@ -1,9 +1,16 @@
 """The contract of everything that predicts: learned models and exact algorithms alike."""
 
+import itertools
+import warnings
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# Predictions of at least this size are no predictions, whatever the scale of the labels.
+ABSURD = 1e20
 
 
 class BufferState(NamedTuple):
@@ -17,12 +24,22 @@ class BufferState(NamedTuple):
     x: Tensor
     y: Tensor
 
+    @property
+    def num_seen(self) -> int:
+        """Number of examples."""
+        return self.x.shape[1]
+
 
 class Predictor(nn.Module):
     """A map from examples in a context to predictions.
 
     A subclass implements `forward`. It overrides `predict_query` where the last position is cheaper
     than all of them, and the streaming methods where it has a state smaller than the examples.
+
+    What it is given are tensors of one floating type on one device: those of its parameters where
+    it has any. Nothing is cast; anything else is a ValueError, or a TypeError if it is no tensor.
+    There may be no episodes, no queries, and no pairs to observe. `check_pairs` and `check_queries`
+    hold this rule, and every method that takes pairs or queries begins with one of them.
 
     Attributes:
         d_x: Width of an input.
@@ -34,17 +51,22 @@ class Predictor(nn.Module):
         token_layout: How pairs become tokens, for the reader of a card.
         replicas_in_turn_on: Types of device on which replicas, the same model from several seeds,
             take a training step in turn, since as one batch under `torch.vmap` it takes longer.
+        card: The `zoo.hub.card.Card` of the checkpoint it was loaded from, None for others. A model
+            with a card warns, once each, of contexts longer than it was trained on and of absurd
+            predictions; in eval mode, and not while torch compiles, traces or maps it.
     """
 
     output: Literal["value", "logits"] = "value"
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
     token_layout: ClassVar[str] = "pairs"
     replicas_in_turn_on: tuple[str, ...] = ()
+    card: Any = None
 
     def __init__(self, d_x: int, d_y: int) -> None:
         super().__init__()
         self.d_x = d_x
         self.d_y = d_y
+        self._warned: set[str] = set()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Predicts at every position from the examples before it.
@@ -58,7 +80,8 @@ class Predictor(nn.Module):
             alone, so it is the prediction for `x[:, i]` after i examples.
 
         Raises:
-            ValueError: If the shapes of x and y do not fit each other or the predictor.
+            ValueError: If shapes, types or devices of x and y do not fit each other or the
+                predictor.
         """
         raise NotImplementedError
 
@@ -74,13 +97,16 @@ class Predictor(nn.Module):
     ) -> Any:
         """The streaming state before the first example, for `batch_size` episodes side by side.
 
-        Device and type are those of the parameters unless given. A state is a tensor with the
-        episodes first, or a tuple that begins with a state.
+        Device and type are those of the parameters unless given, and float64 without parameters. A
+        predictor with parameters has states of their type only, in which what is summed up is
+        float32 at least; sums that solvers keep are float64 whatever is given. A state is a tensor
+        with the episodes first, or a tuple that begins with a state.
+
+        Raises:
+            ValueError: If dtype is another.
         """
-        like = next(self.parameters(), torch.empty(0))
-        x = torch.zeros(
-            batch_size, 0, self.d_x, device=device or like.device, dtype=dtype or like.dtype
-        )
+        device, dtype = self.state_options(device, dtype)
+        x = torch.zeros(batch_size, 0, self.d_x, device=device, dtype=dtype)
         return BufferState(x, x.new_zeros(batch_size, 0, self.d_y))
 
     def observe(self, state: Any, x: Tensor, y: Tensor) -> Any:
@@ -90,8 +116,11 @@ class Predictor(nn.Module):
             state: From `init_state` or an earlier `observe`.
             x: New inputs, (batch, num_new, d_x).
             y: Their labels, (batch, num_new, d_y). All of them are read.
+
+        Here the state is the pairs themselves, in the type of the state.
         """
         self.check_pairs(x, y, state)
+        x, y = x.to(state.x.dtype), y.to(state.y.dtype)
         return BufferState(torch.cat([state.x, x], dim=1), torch.cat([state.y, y], dim=1))
 
     def predict(self, state: Any, x_query: Tensor) -> Tensor:
@@ -102,27 +131,28 @@ class Predictor(nn.Module):
             x_query: (batch, num_query, d_x).
 
         Returns:
-            Predictions, (batch, num_query, d_y).
+            Predictions, (batch, num_query, d_y), in the type of the queries.
         """
         self.check_queries(state, x_query)
         batch, num_query, _ = x_query.shape
         x = state.x[:, None].expand(-1, num_query, -1, -1)
         y = state.y[:, None].expand(-1, num_query, -1, -1)
-        x = torch.cat([x, x_query[:, :, None]], dim=2).flatten(0, 1)
+        x = torch.cat([x, x_query[:, :, None].to(x.dtype)], dim=2).flatten(0, 1)
         y = torch.cat([y, y.new_zeros(batch, num_query, 1, self.d_y)], dim=2).flatten(0, 1)
-        return self.predict_query(x, y).view(batch, num_query, self.d_y)
+        predictions = self.predict_query(x, y).view(batch, num_query, self.d_y)
+        return predictions.to(x_query.dtype)
 
     def state_size(self, num_context: int) -> int:
         """Real numbers in the streaming state of one episode after `num_context` examples."""
         return num_context * (self.d_x + self.d_y)
 
     def check_pairs(self, x: Tensor, y: Tensor, state: Any = None) -> None:
-        """Raises ValueError unless x (batch, length, d_x) and y (batch, length, d_y) are floats.
+        """Raises unless x (batch, length, d_x) and y (batch, length, d_y) are what the class takes.
 
-        With a state, its episodes must be as many.
+        Without a state there must be a position to predict at; with one, its episodes must be as
+        many.
         """
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-            raise TypeError(f"x and y must be tensors, got {type(x)} and {type(y)}")
+        _check_are_tensors(x=x, y=y)
         if (
             x.ndim != 3
             or y.ndim != 3
@@ -134,23 +164,121 @@ class Predictor(nn.Module):
                 f"x must be (batch, length, {self.d_x}) and y (batch, length, {self.d_y}) with the "
                 f"same batch and length, got x {tuple(x.shape)} and y {tuple(y.shape)}"
             )
-        if not x.is_floating_point() or not y.is_floating_point():
-            raise ValueError(f"x and y must be floating point, got {x.dtype} and {y.dtype}")
-        if x.shape[1] == 0:
+        if state is None and x.shape[1] == 0:
             raise ValueError("x and y must hold at least one position, got length 0")
+        self._check_types(x=x, y=y)
         if state is not None:
-            self._check_batch(state, len(x))
+            self._check_state(state, x)
+        else:
+            self._warn_of_length(x.shape[1] - 1)
 
     def check_queries(self, state: Any, x_query: Tensor) -> None:
-        """Raises ValueError unless x_query is (batch, num_query, d_x), with the state's batch."""
+        """Raises unless x_query (batch, num_query, d_x) is what the class takes."""
+        _check_are_tensors(x_query=x_query)
         if x_query.ndim != 3 or x_query.shape[2] != self.d_x:
             raise ValueError(
                 f"x_query must be (batch, num_query, {self.d_x}), got {tuple(x_query.shape)}"
             )
-        self._check_batch(state, len(x_query))
+        self._check_types(x_query=x_query)
+        self._check_state(state, x_query)
+        if self._may_warn():
+            self._warn_of_length(state.num_seen)
 
-    def _check_batch(self, state: Any, batch: int) -> None:
+    def state_options(
+        self, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> tuple[torch.device, torch.dtype]:
+        """Device and type of a state: those given, else the predictor's own.
+
+        Raises:
+            ValueError: If the type is none that the pairs could have.
+        """
+        own = next(self.parameters(), None)
+        allowed = FLOATS if own is None else (own.dtype,)
+        if dtype is None:
+            dtype = torch.float64 if own is None else own.dtype
+        elif dtype not in allowed:
+            raise ValueError(f"dtype of a state must be {_listed(allowed)}, got {dtype}")
+        return torch.device(device or self._own_device(torch.empty(0))), dtype
+
+    def checked(self, predictions: Tensor) -> Tensor:
+        """The predictions as they are; a model with a card warns once if they are absurd."""
+        if self._may_warn() and "size" not in self._warned and _can_be_read(predictions):
+            size = predictions.detach().abs()
+            if not (size < ABSURD).all():
+                self._warn_once(
+                    "size",
+                    f"{self.card.name} predicts a value of size {size.max():.3g}: its inputs, "
+                    "labels or contexts are not finite or far from those it was trained on",
+                )
+        return predictions
+
+    def _warn_of_length(self, given: int) -> None:
+        if not self._may_warn():
+            return
+        trained = self.card.data.get("num_context")
+        if isinstance(trained, int) and given > trained:
+            self._warn_once(
+                "length",
+                f"{self.card.name} was trained on contexts of at most {trained} examples, "
+                f"got {given}",
+            )
+
+    def _may_warn(self) -> bool:
+        return (
+            self.card is not None
+            and not self.training
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+            and not torch._C._are_functorch_transforms_active()
+        )
+
+    def _warn_once(self, about: str, message: str) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            warnings.warn(message, stacklevel=2)
+
+    def _check_types(self, **tensors: Tensor) -> None:
+        """Raises ValueError unless all are of one floating type and on one device, the own ones."""
+        own, given = next(self.parameters(), None), list(tensors.values())
+        names = " and ".join(tensors)
+        allowed = FLOATS if own is None else (own.dtype,)
+        if any(t.dtype not in allowed or t.dtype != given[0].dtype for t in given):
+            of_whom = "one of the types" if own is None else "the type of the parameters,"
+            raise ValueError(
+                f"{names} must have {of_whom} {_listed(allowed)}, "
+                f"got {' and '.join(str(t.dtype) for t in given)}"
+            )
+        device = self._own_device(given[0])
+        if any(t.device != device for t in given):
+            raise ValueError(
+                f"{names} must be on {device}, got {' and '.join(str(t.device) for t in given)}"
+            )
+
+    def _own_device(self, otherwise: Tensor) -> torch.device:
+        """Where parameters and buffers are; without any, where that tensor is."""
+        return next(itertools.chain(self.parameters(), self.buffers()), otherwise).device
+
+    def _check_state(self, state: Any, given: Tensor) -> None:
+        """Raises ValueError unless the state is of as many episodes, and on the same device."""
         while not isinstance(state, Tensor):
             state = state[0]
-        if len(state) != batch:
-            raise ValueError(f"the state is of {len(state)} episodes, got {batch}")
+        if len(state) != len(given):
+            raise ValueError(f"the state is of {len(state)} episodes, got {len(given)}")
+        if state.device != given.device:
+            raise ValueError(f"the state is on {state.device}, got {given.device}")
+
+
+def _can_be_read(tensor: Tensor) -> bool:
+    """Whether its numbers are there to be looked at."""
+    capturing = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return not tensor.is_meta and not capturing
+
+
+def _check_are_tensors(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value)}; see torch.as_tensor")
+
+
+def _listed(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(map(str, dtypes))

@@ -269,15 +269,6 @@ def test_disagreeing_shapes_are_refused_with_both_shapes(kind: str, name: str) -
 
 
 @predictors
-def test_whole_numbers_are_refused(kind: str, name: str) -> None:
-    predictor = create(kind, name, 3, 2)
-    with pytest.raises(ValueError, match="must be floating point, got torch.int64"):
-        predictor(torch.zeros(2, 5, 3, dtype=torch.int64), torch.zeros(2, 5, 2))
-    with pytest.raises(TypeError, match="must be tensors, got <class 'list'>"):
-        predictor([[[0.0, 0.0, 0.0]]], torch.zeros(1, 1, 2))
-
-
-@predictors
 def test_a_length_that_cannot_be_taken_is_refused(kind: str, name: str) -> None:
     predictor = create(kind, name, 3, 2)
     with pytest.raises(ValueError, match="length 0"):

@@ -120,7 +120,8 @@ def load_checkpoint(
         CheckpointError: If a file is missing, truncated or altered, if the card is malformed or of
             a newer schema, or if the weights do not fit the model.
     """
-    _, model = _rebuild(directory)
+    card, model = _rebuild(directory)
+    model.card = card
     return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 

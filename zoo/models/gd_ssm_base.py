@@ -58,13 +58,15 @@ class WindowedPredictor(Predictor):
         if x.shape[1] > 1:
             windows = windows_of_pairs(*self.tokens(x, y))
             o = torch.cat([o, self.layer.all_windows(windows)], dim=1)  # (batch, N + 1, d)
-        return self.read_out(o)
+        return self.checked(self.read_out(o))
 
     def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
         if x.shape[1] == 1:
-            return self.read_out(self._before_windows(x)[:, 0])
-        return self.read_out(self.layer.last_window(windows_of_pairs(*self.tokens(x, y))))
+            o = self._before_windows(x)[:, 0]
+        else:
+            o = self.layer.last_window(windows_of_pairs(*self.tokens(x, y)))
+        return self.checked(self.read_out(o))
 
     def init_state(
         self,
@@ -72,18 +74,16 @@ class WindowedPredictor(Predictor):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> GDSSMState:
-        like = self.layer.D
-        Z = torch.zeros(
-            (batch_size, *self.layer.state_shape),
-            device=device or like.device,
-            dtype=torch.promote_types(dtype or like.dtype, torch.float32),
-        )
-        return GDSSMState(
-            Z, Z.new_zeros(batch_size, self.d_x), Z.new_zeros(batch_size, self.d_y), 0
-        )
+        device, dtype = self.state_options(device, dtype)
+        x = torch.zeros(batch_size, self.d_x, device=device, dtype=dtype)
+        Z_dtype = torch.promote_types(dtype, torch.float32)
+        Z = x.new_zeros(batch_size, *self.layer.state_shape, dtype=Z_dtype)
+        return GDSSMState(Z, x, x.new_zeros(batch_size, self.d_y), 0)
 
     def observe(self, state: GDSSMState, x: Tensor, y: Tensor) -> GDSSMState:
         self.check_pairs(x, y, state)
+        if x.shape[1] == 0:
+            return state
         num_seen, newest = state.num_seen + x.shape[1], (x[:, -1], y[:, -1])
         if state.num_seen > 0:
             x = torch.cat([state.x[:, None], x], dim=1)
@@ -94,7 +94,7 @@ class WindowedPredictor(Predictor):
     def predict(self, state: GDSSMState, x_query: Tensor) -> Tensor:
         self.check_queries(state, x_query)
         if state.num_seen == 0:
-            return self.read_out(self._before_windows(x_query))
+            return self.checked(self.read_out(self._before_windows(x_query)))
         batch, num_query, _ = x_query.shape
         # A window for each query: batch and queries side by side, the query as second input.
         x = torch.stack([state.x[:, None].expand_as(x_query), x_query], dim=2).flatten(0, 1)
@@ -102,7 +102,7 @@ class WindowedPredictor(Predictor):
         S = windows_of_pairs(*self.tokens(x, y))
         S = S.view(3, batch, num_query, self.layer.d_token).transpose(1, 2)
         o = self.layer.virtual_window(state.Z, S)  # (num_query, batch, d)
-        return self.read_out(o.transpose(0, 1))
+        return self.checked(self.read_out(o.transpose(0, 1)))
 
     def state_size(self, num_context: int) -> int:
         return math.prod(self.layer.state_shape) + self.d_x + self.d_y

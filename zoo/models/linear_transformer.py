@@ -155,9 +155,7 @@ class LinearTransformer(Predictor):
         if not self.causal:
             buffer: BufferState = super().init_state(batch_size, device, dtype)
             return buffer
-        like = self._layer(0).P
-        M = self._zero_moments(batch_size, torch.device(device or like.device), dtype or like.dtype)
-        return CausalState(M, 0)
+        return CausalState(self._zero_moments(batch_size, *self.state_options(device, dtype)), 0)
 
     def observe(
         self, state: BufferState | CausalState, x: Tensor, y: Tensor
@@ -226,7 +224,7 @@ class LinearTransformer(Predictor):
         return pad(x, (0, self.d_y))
 
     def _prediction(self, queries: Tensor) -> Tensor:
-        return -queries[..., self.d_x :]
+        return self.checked(-queries[..., self.d_x :])
 
 
 @torch.no_grad()

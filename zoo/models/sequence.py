@@ -106,13 +106,12 @@ class SequenceModel(Predictor):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> SequenceState:
-        like = self.readout.weight
-        device = torch.device(device or like.device)
-        blocks = (b.init_state(batch_size, device, dtype or like.dtype) for b in self._blocks())
-        return SequenceState(tuple(blocks), 0)
+        return SequenceState(self._start(batch_size, *self.state_options(device, dtype)), 0)
 
     def observe(self, state: SequenceState, x: Tensor, y: Tensor) -> SequenceState:
         self.check_pairs(x, y, state)
+        if x.shape[1] == 0:
+            return state
         self.check_length(state.num_seen + x.shape[1])
         tokens = torch.stack([self._embed_x(x), self._embed_y(y)], dim=2).flatten(1, 2)
         _, blocks = self._run(self.place(tokens, 2 * state.num_seen), state.blocks)
@@ -153,9 +152,14 @@ class SequenceModel(Predictor):
         x_tokens, y_tokens = self._embed_x(x), self._embed_y(y[:, :-1])
         pairs = torch.stack([x_tokens[:, :-1], y_tokens], dim=2).flatten(1, 2)
         tokens = torch.cat([pairs, x_tokens[:, -1:]], dim=1)
-        start = self.init_state(batch, tokens.device, tokens.dtype)
-        u, _ = self._run(self.place(tokens, 0), start.blocks)
+        start = self._start(batch, tokens.device, tokens.dtype)
+        u, _ = self._run(self.place(tokens, 0), start)
         return u
+
+    def _start(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> tuple[BlockState, ...]:
+        return tuple(block.init_state(batch_size, device, dtype) for block in self._blocks())
 
     def _run(
         self, u: Tensor, states: tuple[BlockState, ...]
@@ -176,7 +180,7 @@ class SequenceModel(Predictor):
 
     def _read_out(self, u: Tensor) -> Tensor:
         prediction: Tensor = self.readout(self.norm(u))
-        return prediction if self.output == "logits" else prediction / self.y_scale
+        return self.checked(prediction if self.output == "logits" else prediction / self.y_scale)
 
     def _blocks(self) -> list[SequenceBlock]:
         return [block for block in self.blocks if isinstance(block, SequenceBlock)]

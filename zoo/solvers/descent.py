@@ -43,7 +43,7 @@ class PreconditionedGradientDescent(MomentSolver):
             )
         self.num_steps = config.num_steps
         Gamma = torch.tensor(config.preconditioner, dtype=torch.float64)
-        self.register_buffer("Gamma", Gamma, persistent=False)
+        self.register_buffer("Gamma", Gamma)
 
     def weights(self, moments: Moments) -> Tensor:
         Gamma = self.Gamma.double()

@@ -160,7 +160,7 @@ class DMMSE(OnlineSolver):
                 )
         self.noise_variance = config.noise_variance
         pool = torch.tensor(config.pool, dtype=torch.float64)
-        self.register_buffer("pool", pool, persistent=False)
+        self.register_buffer("pool", pool)
 
     def start(self, batch_size: int, device: torch.device | str | None) -> PoolState:
         return PoolState(

@@ -50,11 +50,11 @@ class FixedFeatures(Predictor):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
-        return as_asked(self.solver(self.features(x), y), x)
+        return as_asked(self.solver(self.features(x), y.double()), x)
 
     def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
-        return as_asked(self.solver.predict_query(self.features(x), y), x[:, -1])
+        return as_asked(self.solver.predict_query(self.features(x), y.double()), x[:, -1])
 
     def init_state(
         self,
@@ -62,11 +62,11 @@ class FixedFeatures(Predictor):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Moments:
-        return self.solver.init_state(batch_size, device)
+        return self.solver.init_state(batch_size, device, dtype)
 
     def observe(self, state: Any, x: Tensor, y: Tensor) -> Moments:
         self.check_pairs(x, y, state)
-        return self.solver.observe(state, self.features(x), y)
+        return self.solver.observe(state, self.features(x), y.double())
 
     def predict(self, state: Any, x_query: Tensor) -> Tensor:
         self.check_queries(state, x_query)
@@ -108,8 +108,8 @@ class RandomFeaturesRidge(MemorySolver):
         m = config.num_features
         Omega = torch.randn(m, config.d_x, generator=generator, dtype=torch.float64)
         b = 2 * math.pi * torch.rand(m, generator=generator, dtype=torch.float64)
-        self.register_buffer("Omega", Omega, persistent=False)
-        self.register_buffer("b", b, persistent=False)
+        self.register_buffer("Omega", Omega)
+        self.register_buffer("b", b)
 
     def features(self, x: Tensor) -> Tensor:
         """phi(x), (..., m) in float64."""

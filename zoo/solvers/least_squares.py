@@ -46,6 +46,8 @@ class LeastSquares(MomentSolver):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
+        if x.is_meta:
+            return super().forward(x, y)
         num_dual = min(x.shape[1] - 1, self.d_x)
         x_dual, y_dual = x[:, : num_dual + 1], y[:, : num_dual + 1]
         prediction, safe = self._dual_prefixes(x_dual, y_dual[:, :-1])

@@ -95,6 +95,8 @@ class MomentSolver(Predictor):
     def _weights_where_finite(self, moments: Moments) -> Tensor:
         """`weights`, and NaN where the moments are not finite, which factorizations refuse."""
         A, B, y_squares, num_seen = moments
+        if A.is_meta:  # shapes alone: algorithms look at numbers to decide when they are done
+            return torch.empty_like(B)
         finite = A.isfinite().all(-1).all(-1) & B.isfinite().all(-1).all(-1) & y_squares.isfinite()
         where = finite[..., None, None]
         A, B = torch.where(where, A, 0.0), torch.where(where, B, 0.0)
@@ -112,6 +114,7 @@ class MomentSolver(Predictor):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Moments:
+        device, _ = self.state_options(device, dtype)
         A = torch.zeros(batch_size, self.d_x, self.d_x, device=device, dtype=torch.float64)
         return Moments(
             A, A.new_zeros(batch_size, self.d_x, self.d_y), A.new_zeros(batch_size), A.new_zeros(())

@@ -55,6 +55,7 @@ class OnlineSolver(Predictor):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Any:
+        device, _ = self.state_options(device, dtype)
         return self.start(batch_size, device)
 
     def observe(self, state: Any, x: Tensor, y: Tensor) -> Any:
