@@ -181,7 +181,7 @@ def test_the_layout_has_model_and_algorithms_on_one_chart(runs: Path) -> None:
         for category in layout.category
         for chart in category.chart
     }
-    steps = ("gradient_descent", "gradient_descent_2", "best_schedule_2")
+    steps = ("gradient_descent", "gradient_descent_2", "best_schedule_2", "conjugate_gradient_2")
     assert shown["model and algorithms, validation"] == {
         "val/half_mse_query",
         *(f"val/half_mse_query/{name}" for name in (*steps, "least_squares", "zero")),
