@@ -169,7 +169,7 @@ def test_solvers_without_a_penalty_do_not_care_for_units(scale_x: float, scale_y
         ("newton", {"num_steps": 6}, lambda x, y: newton(x, y, 6)),
         ("newton", {"num_steps": 200}, lambda x, y: ridge(x, y, Fraction(0))),
         ("conjugate_gradient", {"num_steps": 2}, lambda x, y: conjugate_gradient(x, y, 2)),
-        ("conjugate_gradient", {"num_steps": 50}, lambda x, y: ridge(x, y, Fraction(0))),
+        ("conjugate_gradient", {"num_steps": 200}, lambda x, y: ridge(x, y, Fraction(0))),
     ):
         prediction = zoo.create_solver(name, d_x=3, d_y=2, **arguments).predict_query(x, y)
         W = reference(exact(x[0, :6]), exact(y[0, :6]))

@@ -91,7 +91,8 @@ class LogisticRegression(MemorySolver):
             new = _descend(objective, W, step, (gradient * step).sum((-2, -1)))
             # A context that has come to its end does not move while others go on.
             W = torch.where(settled[..., None, None], W, new)
-            settled |= step.abs().amax((-2, -1)) <= STEP_TOLERANCE * W.abs().amax((-2, -1))
+            small = step.abs().amax((-2, -1)) <= STEP_TOLERANCE * W.abs().amax((-2, -1))
+            settled = settled | small
             if settled.all():
                 break
         return x_query @ W.masked_fill(~settled[..., None, None], torch.nan)

@@ -232,11 +232,12 @@ class ConjugateGradient(MomentSolver):
         for _ in range(self.num_steps):
             going = squares > RELATIVE_RANK_TOLERANCE**4 * start
             image = A @ direction
-            size = torch.where(going, squares / (direction * image).sum(-2, keepdim=True), 0.0)
+            curvature = torch.where(going, (direction * image).sum(-2, keepdim=True), 1.0)
+            size = torch.where(going, squares, 0.0) / curvature
             W = W + size * direction
             rest = rest - size * image
-            before, squares = squares, rest.square().sum(-2, keepdim=True)
-            direction = rest + torch.where(going, squares / before, 0.0) * direction
+            before, squares = torch.where(going, squares, 1.0), rest.square().sum(-2, keepdim=True)
+            direction = rest + torch.where(going, squares, 0.0) / before * direction
         return W
 
 
