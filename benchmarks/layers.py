@@ -29,6 +29,7 @@ from torch import Tensor
 
 from zoo.models.mamba import MambaLayer
 from zoo.models.s5 import S5Layer
+from zoo.terminal import outlive_readers
 from zoo.training.run import write_figure
 
 FIGURE = Path("docs/figures/layer_times.svg")
@@ -203,6 +204,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     if len(sys.argv) == 5:
         print_peak_mib(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:

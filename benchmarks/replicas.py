@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from zoo.terminal import outlive_readers
 from zoo.training.module import LitPredictor
 from zoo.training.replicas import LitReplicas
 
@@ -111,4 +112,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

@@ -27,6 +27,7 @@ from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.theory import chebyshev_step_sizes
 from zoo.solvers.tuning import log_grid, tune
+from zoo.terminal import outlive_readers
 
 NUM_STEPS = (1, 2, 3, 4, 8, 16)
 TRAINED = {
@@ -89,4 +90,5 @@ def text(step_sizes: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

@@ -27,6 +27,7 @@ import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
 from train import train
 from zoo.metrics.errors import half_squared_error
+from zoo.terminal import outlive_readers
 from zoo.training.optim import OptimConfig, create_optimizer, create_schedule
 
 # batch, d, N, steps to time, of ours and of the published implementation
@@ -154,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import zoo
 from zoo.predictor import Predictor
+from zoo.terminal import outlive_readers
 
 D, REPEATS, AT_ONCE = 10, 200, 2_000
 NUM_SEEN = [10, 1_000, 1_000_000]
@@ -97,4 +98,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

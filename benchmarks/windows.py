@@ -18,6 +18,7 @@ from datamodules import EpisodeDataModule, EpisodeSpec
 from references import create_reference
 from zoo.metrics.errors import half_squared_error, mean_interval, ratio_interval
 from zoo.predictor import Predictor
+from zoo.terminal import outlive_readers
 from zoo.training.optim import OptimConfig, create_optimizer, create_schedule
 
 STEPS = 1_500
@@ -94,4 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main()

@@ -282,7 +282,7 @@ def refuse_links(*paths: Path) -> None:
             if found.is_symlink():
                 raise ValueError(
                     f"{found} is a symbolic link to {os.readlink(found)}: nothing is written "
-                    "through links inside the directory of a run. Remove it"
+                    "through links here. Remove it"
                 )
 
 
