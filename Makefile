@@ -43,8 +43,8 @@ runs/zoo/%/metrics.json: | $(READY)
 	  else OMP_NUM_THREADS=1 $(BIN)/python train.py experiment=$* hydra.run.dir=runs/zoo/$*; fi
 
 # One thread: tensors here are small, and threads that wait for each other take most of the time.
-test: $(READY)  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: $(READY)  ## Run the tests, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 gpu-test: $(READY)  ## Run the tests that need a CUDA GPU, on all there are
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs
