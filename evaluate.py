@@ -39,7 +39,7 @@ from zoo.analysis.sweeps import (
     not_measured,
     query_table,
 )
-from zoo.hub.card import Card
+from zoo.hub.card import Card, one_line
 from zoo.hub.io import CARD, read_card
 from zoo.metrics.errors import Interval, mean_interval
 from zoo.predictor import Predictor
@@ -52,6 +52,8 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 # Steps of gradient descent among which the one nearest to a model is sought.
 MATCHED_STEPS = range(1, 9)
 IMITATION = "imitation"
+# In the episodes of one setting that a card asks for, which may come from anybody.
+MAX_NUMBERS = 10**9
 FitOn = Literal["setting", "base"]
 
 
@@ -159,7 +161,7 @@ def spec_of(settings: EvaluateSettings, entries: list[Entry]) -> EpisodeSpec:
     Without either these are the paper's, linear regression with d = N = 10.
 
     Raises:
-        ValueError: If the checkpoints do not agree.
+        ValueError: If the checkpoints do not agree, or ask for more than can be drawn.
     """
     # A curriculum is a matter of training; episodes here have their final sizes.
     if settings.data is not None:
@@ -175,7 +177,30 @@ def spec_of(settings: EvaluateSettings, entries: list[Entry]) -> EpisodeSpec:
         raise ValueError(
             "the checkpoints were trained on different episodes: choose some, as in data=linear"
         )
+    numbers = settings.num_episodes * _numbers_drawn(specs[0])
+    if numbers > MAX_NUMBERS:
+        raise ValueError(
+            f"the card's data ask for {numbers:.1g} numbers in {settings.num_episodes} episodes, "
+            f"at most {MAX_NUMBERS:.1g} are drawn: choose other episodes, as in data=linear"
+        )
     return specs[0]
+
+
+def _numbers_drawn(spec: EpisodeSpec) -> int:
+    """About how many numbers an episode and its function take."""
+    length, widths = spec.num_context + 1, spec.d_x + spec.d_y
+    sizes = _sum_of_sizes(spec.function.model_dump())
+    return length * widths + spec.d_x * spec.d_y + sizes * (length + widths)
+
+
+def _sum_of_sizes(value: Any, name: str = "") -> int:
+    if isinstance(value, dict):
+        return sum(_sum_of_sizes(part, key) for key, part in value.items())
+    if isinstance(value, list):
+        return sum(map(_sum_of_sizes, value))
+    if not isinstance(value, int) or name.endswith("seed"):
+        return 0
+    return 2**value if name == "depth" else value
 
 
 class Evaluation:
@@ -413,7 +438,8 @@ def _checkpoint(directory: Path, device: str) -> Entry:
     card = read_card(directory)
     model = zoo.load(directory, device=device)
     model.card = None  # suites go beyond its training on purpose, and tables show the outcome
-    return Entry(card.name, card.architecture, model, card, {}, os.path.relpath(directory))
+    place = one_line(os.path.relpath(directory))
+    return Entry(card.name, card.architecture, model, card, {}, place)
 
 
 def _directories(given: str) -> list[Path]:
@@ -448,7 +474,7 @@ def _text(interval: Interval | None) -> str:
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")
 def main(config: DictConfig) -> None:
     """The command line. What a user got wrong is one line, not a trace."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # labels and notes quote what others wrote
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         for suite in plain.get("suites", {}).values():

@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from datamodules.family import FunctionFamily, normal, random_subset
@@ -52,11 +52,11 @@ class DecisionTree(FunctionFamily):
     E y = 0 and E y^2 = 1.
 
     Attributes:
-        depth: Questions on the way to a leaf; the tree has 2^depth leaves.
+        depth: Questions on the way to a leaf, at most 20; the tree has 2^depth leaves.
     """
 
     name: Literal["decision_tree"] = "decision_tree"
-    depth: PositiveInt = 4
+    depth: PositiveInt = Field(4, le=20)
 
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         batch, length, d_x = x.shape

@@ -295,6 +295,29 @@ def test_episodes_come_from_the_cards_or_have_to_be_said(
 
 
 @pytest.mark.parametrize(
+    "data",
+    [
+        {"num_context": 10**8},
+        {"d_x": 10**6},
+        {"d_y": 10**6},
+        {"function": {"name": "relu_network", "hidden": 10**7}},
+        {"function": {"name": "decision_tree", "depth": 20}},
+        {"function": {"name": "linear_pool", "pool_size": 10**9}},
+    ],
+)
+def test_a_card_does_not_ask_for_more_episodes_than_can_be_drawn(
+    make_checkpoint: MakeCheckpoint, data: dict[str, Any]
+) -> None:
+    checkpoint = make_checkpoint()
+    card = json.loads((checkpoint / "card.json").read_text())
+    card["data"] |= data
+    (checkpoint / "card.json").write_text(json.dumps(card))
+    settings = settings_of(predictors=[str(checkpoint)], data=None, num_episodes=1000)
+    with pytest.raises(ValueError, match="the card's data ask for .* numbers in 1000 episodes"):
+        spec_of(settings, entries_of(settings.predictors))
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ("ridgee", "'ridgee' is neither a solver nor a checkpoint"),

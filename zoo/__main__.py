@@ -13,17 +13,17 @@ from typing import Annotated, Any, Literal, ParamSpec
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from zoo.hub.card import Card, CheckpointError, MetricEntry
+from zoo.hub.card import Card, CheckpointError, MetricEntry, one_line
 from zoo.hub.download import Progress, cache_directory, download
 from zoo.hub.export import export, stale_files, write_generated
 from zoo.hub.find import (
     CHECKPOINTS,
     URL_VARIABLE,
+    check_asked,
     find_card,
     find_checkpoint,
     find_remote,
@@ -31,7 +31,7 @@ from zoo.hub.find import (
     locate,
 )
 from zoo.hub.index import IndexEntry, read_index
-from zoo.hub.io import STAGING, check_checkpoint
+from zoo.hub.io import STAGING, check_checkpoint, read_card
 from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number
 from zoo.terminal import outlive_readers
 
@@ -75,17 +75,10 @@ def clean(function: Callable[P, None]) -> Callable[P, None]:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
         except (ValueError, OSError) as error:
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
             raise typer.Exit(1) from None
 
     return run
-
-
-def one_line(error: Exception) -> str:
-    """An error's text, safe for a terminal: it may quote an untrusted card."""
-    text = " ".join(str(error).split())
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= 1000 else f"{text[:1000]} ..."
 
 
 @app.command("list")
@@ -128,15 +121,15 @@ def list_command(
     for name, entry in found:
         algorithms = sorted(entry.references.items(), key=lambda item: item[1].value)
         table.add_row(
-            f"{name}\n  {escape(entry.episodes_label)}",
+            f"{name}\n  {entry.episodes_label}",
             f"{entry.num_parameters:,}\n{entry.state_size:,}",
             two_lines(entry.error),
-            "\n".join(f"{value.value:.3g} {escape(label)}" for label, value in algorithms),
+            "\n".join(f"{value.value:.3g} {label}" for label, value in algorithms),
             cost(entry),
         )
     console().print(table)
     metrics = sorted({METRIC_LABELS.get(entry.metric, entry.metric) for _, entry in found})
-    measured = escape(", ".join(metrics)) or "-"
+    measured = ", ".join(metrics) or "-"
     console().print(f"{len(found)} checkpoints; error: {measured} at the query")
 
 
@@ -150,13 +143,13 @@ def show_command(name: str, url: Url = None, as_json: Json = False) -> None:
         return
     table = new_table("field", "value")
     for field, value in card_fields(card).items():
-        table.add_row(field, escape(value))
+        table.add_row(field, value)
     console().print(table)
     table = new_table("metric", "value", "episodes")
     for metric, entry in card.metrics.items():
-        table.add_row(escape(metric), number(entry), f"{entry.num_episodes:,}")
+        table.add_row(metric, number(entry), f"{entry.num_episodes:,}")
     for metric, entry in card.reference_metrics.items():
-        table.add_row(f"{escape(metric)} (exact)", number(entry), f"{entry.num_episodes:,}")
+        table.add_row(f"{metric} (exact)", number(entry), f"{entry.num_episodes:,}")
     console().print(table)
 
 
@@ -171,6 +164,7 @@ def download_command(names: Names, url: Url = None) -> None:
         with progress_bar(name) as report:
             if location and "://" not in name:
                 directory = download(*find_remote(name, location), report)
+                check_asked(name, read_card(directory))
             else:
                 directory = find_checkpoint(name, progress=report)
         print(f"{name}  {directory}")
@@ -196,12 +190,12 @@ def verify_command(
         places |= {path.name: path for path in here if not path.name.endswith(STAGING)}
         cached = (cache_directory() / "checkpoints").glob("*/card.json")
         places |= {str(path.parent): path.parent for path in sorted(cached)}
-    problems = {name: problem_of(path) for name, path in places.items()}
+    problems = {name: problem_of(name, path) for name, path in places.items()}
     if as_json:
         print_json([{"name": name, "error": problem} for name, problem in problems.items()])
     else:
         for name, problem in problems.items():
-            print(f"{name}: {problem or 'ok'}")
+            print(f"{one_line(name)}: {problem or 'ok'}")
     if any(problems.values()):
         raise typer.Exit(1)
 
@@ -234,7 +228,7 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
         for row in comparison.rows:
             entry = row.entry
             table.add_row(
-                escape(row.name),
+                row.name,
                 f"{entry.num_parameters:,}" if entry else "",
                 f"{entry.state_size:,}" if entry else "",
                 two_lines(row.error),
@@ -242,7 +236,7 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
                 cost(entry) if entry else "",
             )
         measured = f"{label} at the query, {comparison.num_episodes:,} test episodes"
-        console().print(f"{escape(comparison.episodes)}: {measured}")
+        console().print(f"{comparison.episodes}: {measured}")
         console().print(table)
 
 
@@ -261,12 +255,12 @@ def index_command(
         raise typer.Exit(1)
 
 
-def problem_of(directory: Path) -> str | None:
+def problem_of(name: str, directory: Path) -> str | None:
     """Why a checkpoint cannot be used, None if it can."""
     try:
-        check_checkpoint(directory)
+        check_asked(name, check_checkpoint(directory))
     except (CheckpointError, OSError) as error:
-        return one_line(error)
+        return one_line(str(error))
     return None
 
 
@@ -315,9 +309,9 @@ def progress_bar(name: str) -> Iterator[Progress | None]:
     if not terminal.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Bar(*columns, console=terminal, transient=True) as bar:
-        task = bar.add_task(escape(name), total=None)
+        task = bar.add_task(name, total=None)
 
         def report(address: str, done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
@@ -345,7 +339,7 @@ def new_table(*titles: str) -> Table:
 
 def console() -> Console:
     """Where results go."""
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def print_json(content: Any) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints from elsewhere: the right one, or an error that says what is wrong."""
 
 import json
+import math
 import multiprocessing
 import os
 import threading
@@ -22,6 +23,7 @@ from zoo.hub.card import CheckpointError
 from zoo.hub.download import DownloadError, cache_directory
 from zoo.hub.export import write_generated
 from zoo.hub.find import find_card, find_checkpoint
+from zoo.hub.io import check_checkpoint, read_card, save_checkpoint
 
 NAME = "gd_ssm.test"
 PRELOAD = ["pytest", "zoo", "torch._dynamo", "filelock", "fsspec.implementations.http"]
@@ -99,7 +101,33 @@ def trickle(handler: SimpleHTTPRequestHandler, content: bytes) -> None:
 
 def stalled(handler: SimpleHTTPRequestHandler, content: bytes) -> None:
     whole(handler, content[:10], len(content))
-    time.sleep(1.0)
+    time.sleep(2.0)
+
+
+def drip(handler: SimpleHTTPRequestHandler, piece: bytes) -> None:
+    """The same piece again and again, for some seconds."""
+    for _ in range(40):
+        try:
+            handler.wfile.write(piece)
+        except OSError:
+            return
+        time.sleep(0.05)
+
+
+def slow_headers(handler: SimpleHTTPRequestHandler, content: bytes) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    drip(handler, b"x: y\r\n")
+
+
+def slow_extension(handler: SimpleHTTPRequestHandler, content: bytes) -> None:
+    """A chunk whose size comes with more and more beside it."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;")
+    drip(handler, b"x")
+
+
+def fast_then_slow(handler: SimpleHTTPRequestHandler, content: bytes) -> None:
+    whole(handler, content[: len(content) - 100], len(content))
+    drip(handler, b" ")
 
 
 def status(code: int) -> Answer:
@@ -240,21 +268,30 @@ def test_what_may_pass_is_tried_again_from_the_beginning(
     assert cached_files() == ["card.json", "model.safetensors"]
 
 
-def test_a_trickle_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "STALL_S", 0.2)
-    server.faults["model.safetensors"] = [trickle]
-    with pytest.raises(DownloadError, match=r"model.safetensors is too slow: \d+ bytes in"):
-        zoo.load(NAME, url=server.url)
-    assert cached_files() == []
-
-
-def test_a_silent_server_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "STALL_S", 0.1)
+@pytest.mark.parametrize("file", ["index.json", "card.json", "model.safetensors"])
+@pytest.mark.parametrize("answer", [trickle, stalled, slow_headers, slow_extension])
+def test_a_server_that_sends_too_little_is_given_up_whatever_it_sends(
+    server: Server, monkeypatch: pytest.MonkeyPatch, file: str, answer: Answer
+) -> None:
+    zoo.list_checkpoints(url=server.url)  # what is imported then takes its time
+    monkeypatch.setattr(downloads, "STALL_S", 0.5)
     monkeypatch.setattr(downloads, "RETRY_DELAYS_S", ())
-    server.faults["model.safetensors"] = [stalled]
-    with pytest.raises(DownloadError, match="was interrupted after 10 bytes: .*[Tt]imeout"):
+    server.faults[file] = [answer]
+    with pytest.raises(DownloadError, match=rf"{file} is too slow: \d+ bytes, \d+ of them in the"):
         zoo.load(NAME, url=server.url)
     assert cached_files() == []
+
+
+def test_a_server_that_slows_down_is_given_up(
+    server: Server, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo.list_checkpoints(url=server.url)
+    monkeypatch.setattr(downloads, "STALL_S", 0.5)
+    monkeypatch.setattr(downloads, "RETRY_DELAYS_S", ())
+    edit(served / NAME / "card.json", lambda card: card.update(notes="x" * 500_000))
+    server.faults["card.json"] = [fast_then_slow]  # on the average it is fast enough
+    with pytest.raises(DownloadError, match=r"card.json is too slow: [45]\d{5} bytes, \d+ of them"):
+        zoo.load(f"{server.url}/{NAME}")
 
 
 def test_places_that_are_none_are_named(server: Server, tmp_path: Path) -> None:
@@ -295,6 +332,7 @@ def test_unknown_names_come_with_the_near_ones(server: Server) -> None:
         (lambda i: i["checkpoints"][NAME].update(url="http://x"), "url: Extra inputs"),
         (lambda i: i["checkpoints"][NAME].update(family="\x1b[2J"), "family: String should match"),
         (lambda i: i.pop("checkpoints"), "checkpoints: Field required"),
+        (lambda i: i["checkpoints"][NAME].update(noise=math.inf), "Infinity is no number"),
     ],
 )
 def test_a_hostile_index_is_refused(
@@ -340,6 +378,63 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(server: Server) -> None:
         zoo.load(directory)
     assert find_checkpoint(f"{server.url}/{NAME}") == directory
     zoo.load(directory)
+
+
+@pytest.mark.parametrize("file", ["card.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"half", None], ids=["empty", "truncated", "missing"])
+def test_a_damaged_copy_is_fetched_again_by_its_name_or_said(
+    server: Server, monkeypatch: pytest.MonkeyPatch, file: str, content: bytes | None
+) -> None:
+    directory = find_checkpoint(NAME, server.url)
+    (directory / file).unlink()
+    if content is not None:
+        (directory / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{directory}.*(altered|truncated|has no)"):
+        zoo.load(NAME)
+    monkeypatch.setenv("ICL_ZOO_URL", server.url)
+    zoo.load(NAME)
+    assert server.asked[file] == 2
+    monkeypatch.delenv("ICL_ZOO_URL")
+    zoo.load(NAME)
+
+
+def test_a_rewritten_pair_in_the_cache_is_refused(server: Server, tmp_path: Path) -> None:
+    directory = find_checkpoint(NAME, server.url)
+    model = zoo.load(directory)
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    card = read_card(directory).model_dump()
+    for field in ("schema_version", "num_parameters", "dtype", "files"):
+        del card[field]
+    save_checkpoint(tmp_path / "other", model, card)
+    for path in (tmp_path / "other").iterdir():
+        path.replace(directory / path.name)
+    for act in (zoo.load, find_card, find_checkpoint):
+        with pytest.raises(CheckpointError, match=r"card.json has sha256 [0-9a-f]{64}: altered"):
+            act(NAME)
+    for act in (zoo.load, check_checkpoint):
+        with pytest.raises(CheckpointError, match=r"card.json has sha256 [0-9a-f]{64}: altered"):
+            act(directory)
+    assert find_checkpoint(NAME, server.url) == directory
+    assert next(zoo.load(NAME).parameters()).any()
+
+
+def test_the_card_is_that_of_the_name_asked_for(
+    server: Server, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "gd_ssm.other"
+    (served / NAME).rename(served / other)
+    edit(served / "index.json", lambda i: i["checkpoints"].update({other: i["checkpoints"][NAME]}))
+    message = "gd_ssm.other was asked for, and its card is that of gd_ssm.test"
+    for _ in range(2):  # from the server, then from the cache
+        for act in (zoo.load, find_card, find_checkpoint):
+            with pytest.raises(CheckpointError, match=message):
+                act(other, url=server.url)
+    monkeypatch.setattr("zoo.hub.find.CHECKPOINTS", served)
+    with pytest.raises(CheckpointError, match=message):
+        zoo.load(other)
+    zoo.load(served / other)
+    zoo.load(f"{server.url}/{other}")
 
 
 def test_what_a_killed_process_left_is_no_checkpoint(server: Server) -> None:

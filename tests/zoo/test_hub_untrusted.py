@@ -1,11 +1,14 @@
 """Cards and weights that someone made up: an error that says so, or the same model."""
 
+import contextlib
 import copy
+import functools
 import hashlib
 import json
 import random
 import re
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ import zoo
 from tests.conftest import MakeCheckpoint
 from zoo.hub.card import CheckpointError
 from zoo.hub.export import BEGIN, END, export
+from zoo.hub.io import MAX_COUNT, MAX_SIZE
+from zoo.registry import model_arguments
 
 WEIGHTS = "model.safetensors"
 
@@ -42,6 +47,7 @@ def safetensors(header: Any, body: bytes = b"") -> bytes:
 
 HUGE = 10**15
 METRIC = {"value": 0.2, "ci95": 0.01, "num_episodes": 100, "eval_seed": 0}
+DEEP: Any = functools.reduce(lambda inner, _: [inner], range(100), 0)
 POINT = {"value": 0.2, "ci95": 0.01}
 
 
@@ -64,7 +70,7 @@ POINT = {"value": 0.2, "ci95": 0.01}
         ("gd_ssm", {"model_args": {"d_x": 3.0, "d_y": 3}}, "d_x: Input should be a valid integer"),
         ("gd_ssm", {"model_args": {"d_x": -3, "d_y": 3}}, "d_x: Input should be greater than 0"),
         ("gd_ssm", {"model_args": {"d_x": HUGE, "d_y": 3}}, "card.json: "),
-        ("gd_ssm", {"model_args": {"d_x": 10**30, "d_y": 3}}, "card.json: "),
+        ("gd_ssm", {"model_args": {"d_x": 10**30, "d_y": 3}}, "d_x is an integer of more"),
         ("gd_ssm", {"model_args": {"d_x": 10**6, "d_y": 3}}, "has shape"),
         ("gd_ssm", {"num_parameters": 16}, "num_parameters is 16, the model has"),
         ("gd_ssm", {"dtype": "float64"}, "has dtype F32, its card says float64"),
@@ -74,6 +80,15 @@ POINT = {"value": 0.2, "ci95": 0.01}
         ("gd_ssm", {"files": {WEIGHTS: {"sha256": "0" * 64, "bytes": HUGE}}}, "at most 1073741824"),
         ("gd_ssm", {"files": {WEIGHTS: {"sha256": "0" * 64, "bytes": -1}}}, "bytes: Input should"),
         ("gd_ssm", {"command": "\x1b[2Jpython train.py"}, "command: String should match"),
+        ("gd_ssm", {"notes": "\u202etxt.exe"}, "notes: String should match"),
+        ("gd_ssm", {"data": {"function": {"name": "\x1b[2J"}}}, "function.name has control"),
+        ("gd_ssm", {"data": {"\x9b2J": 1}}, "a name has control characters"),
+        ("gd_ssm", {"data": {"a": ["\u2066"]}}, "a has control characters"),
+        ("gd_ssm", {"data": {"a": "\ud800"}}, "surrogates not allowed"),
+        ("gd_ssm", {"data": {"a": 2**70}}, "a is an integer of more than 64 bits"),
+        ("gd_ssm", {"data": {"a": DEEP}}, "nested more than 20 deep"),
+        ("gd_ssm", {"model_args": {"d_x": 3, "d_y": 3, "a": ["\x1b"]}}, "a has control"),
+        ("gd_ssm", {"metrics": {"m": METRIC | {"eval_seed": 10**30}}}, "eval_seed: Input should"),
         ("gd_ssm", {"metrics": {"\x1b[2J": {}}}, "metrics.*String should match"),
         ("gd_ssm", {"state_size": 10**400}, "state_size: Input should be less than or equal to"),
         ("gd_ssm", {"num_parameters": 2**53 + 1}, "num_parameters: Input should be less than or"),
@@ -98,16 +113,16 @@ POINT = {"value": 0.2, "ci95": 0.01}
         (
             "transformer",
             {"model_args": {"max_context": HUGE, "d_x": 3, "d_y": 3}},
-            "positions.weight has shape",
+            "max_context is 1000000000000000, at most 1048576",
         ),
         (
             "transformer",
-            {"model_args": {"num_layers": HUGE, "d_x": 3, "d_y": 3}},
+            {"model_args": {"num_layers": 10_000, "d_x": 3, "d_y": 3}},
             "card.json describes a model of more than [0-9]+ tensors",
         ),
         (
             "gd_ssm_deep",
-            {"model_args": {"num_layers": HUGE, "d_x": 3, "d_y": 3}},
+            {"model_args": {"num_layers": 10_000, "d_x": 3, "d_y": 3}},
             "card.json describes a model of more than [0-9]+ tensors",
         ),
     ],
@@ -127,12 +142,15 @@ def test_a_hostile_card_is_refused(
     [
         ('{"schema_version": NaN}', "NaN is no number"),
         ('{"schema_version": -Infinity}', "-Infinity is no number"),
+        ('{"schema_version": 1e999}', "1e999 is no number"),
+        ('{"data": {"noise": -1e999}}', "-1e999 is no number"),
+        ('{"data": {"d_x": 3, "d_x": 4}}', "'d_x' stands twice"),
         ('{"schema_version": ' + "9" * 5000 + "}", "is not JSON"),
         ('{"data": ' + "[" * 100_000 + "]" * 100_000 + "}", "is not JSON"),
         ("<html></html>", "is not JSON"),
         ("null", "is not a card"),
     ],
-    ids=["nan", "infinity", "digits", "deep", "html", "null"],
+    ids=["nan", "infinity", "float", "inner", "twice", "digits", "deep", "html", "null"],
 )
 def test_json_that_is_no_card_is_refused(
     make_checkpoint: MakeCheckpoint, text: str, message: str
@@ -203,6 +221,14 @@ Q = {"dtype": "F32", "shape": [3, 3], "data_offsets": [0, 36]}
         (b"x", "is not a safetensors file"),
         (struct.pack("<Q", 2**63) + b"{}", "a header of 9223372036854775808 bytes"),
         (safetensors(b"{"), "JSONDecodeError in the header"),
+        (safetensors(b'{"a": {"dtype": "F32", "shape": [1e999]}}'), "1e999 is no number"),
+        (safetensors(b'{"a": {"dtype": "F32", "shape": [NaN]}}'), "NaN is no number"),
+        (safetensors(b'{"a": {"dtype": "F32", "shape": [1e3]}}'), "a shape of .1000.0."),
+        (safetensors(b'{"a": {"dtype": "F32", "shape": [true]}}'), "a shape of .True."),
+        (safetensors(b'{"a": {"dtype": "F32", "shape": 3}}'), "in the header"),
+        (safetensors(b'{"a": {"shape": [%s]}}' % (b"9" * 5000)), "in the header"),
+        (safetensors(b'{"a": {}, "a": {}}'), "'a' stands twice"),
+        (safetensors({str(n): Q for n in range(10_001)}), "10001 tensors, at most 10000"),
         (safetensors(b"[" * 100_000), "in the header"),
         (safetensors([1]), "in the header"),
         (safetensors({"layer.Q": 1}), "in the header"),
@@ -252,6 +278,35 @@ def test_shapes_are_compared_before_memory_is_taken(make_checkpoint: MakeCheckpo
     edit_card(checkpoint, lambda card: card.update(model_args=wide))
     with pytest.raises(CheckpointError, match="has shape"):
         zoo.load(checkpoint)
+
+
+@pytest.mark.parametrize("size", ["refused", "allowed"])
+@pytest.mark.parametrize("architecture", zoo.list_models())
+def test_no_argument_of_a_card_takes_memory_before_it_is_refused(
+    make_checkpoint: MakeCheckpoint, architecture: str, size: str
+) -> None:
+    checkpoint = make_checkpoint(architecture)
+    zoo.load(checkpoint)
+    for argument in model_arguments(architecture):
+        large = MAX_COUNT if argument.startswith("num_") else MAX_SIZE
+        given = {"d_x": 3, "d_y": 3, argument: 10**8 if size == "refused" else large}
+        edit_card(checkpoint, lambda card, given=given: card.update(model_args=given))
+        tracemalloc.start()
+        with contextlib.suppress(CheckpointError):  # what changes no shape may be as large
+            zoo.load(checkpoint)
+            assert size == "allowed", argument
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert taken < 50e6, (argument, taken)
+
+
+def test_an_error_is_one_line_without_what_a_terminal_would_obey(tmp_path: Path) -> None:
+    directory = tmp_path / "a\x1b[31m\u202e\nb"
+    with pytest.raises(CheckpointError) as error:
+        zoo.load(directory)
+    assert str(error.value).isprintable()
+    assert "a\\x1b[31m\\u202e b is not a directory" in str(error.value)
+    assert len(str(CheckpointError("x" * 10**6))) < 1100
 
 
 def test_loading_leaves_no_hook_behind(make_checkpoint: MakeCheckpoint) -> None:

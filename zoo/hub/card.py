@@ -1,9 +1,12 @@
 """The card of a checkpoint: everything about a trained model but its weights."""
 
 import json
+import math
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -17,8 +20,10 @@ SCHEMA_VERSION = 1
 # A card is read into memory before anything is known about it.
 MAX_CARD_BYTES = 1_000_000
 
-# What a person reads on a terminal: no control characters but tabs and new lines.
-Text = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
+# What a person reads on a terminal: no control characters but tabs and new lines, and nothing that
+# turns the direction of writing around.
+_TEXT = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
+Text = Annotated[str, Field(pattern=_TEXT)]
 # A name is one part of a path and of an address, so it has no separator in it.
 CheckpointName = Annotated[
     str, Field(pattern=r"^[a-z0-9_]+\.[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=100)
@@ -28,12 +33,89 @@ Label = Annotated[Text, Field(max_length=100)]
 # Floating-point numbers, such as the axes of figures, hold every integer up to here.
 Count = Annotated[int, Field(ge=0, le=2**53)]
 PositiveCount = Annotated[Count, Field(gt=0)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]  # what torch takes
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SchemaVersion = Annotated[int, Field(gt=0, strict=True)]
 
 
+# Settings are shallow, and 64 bits hold every number in them.
+MAX_DEPTH, MAX_INTEGER = 20, 2**64 - 1
+# Of an error's text, which may quote a card.
+MAX_ERROR_LENGTH = 1000
+
+
 class CheckpointError(ValueError):
-    """A checkpoint, card or index that cannot be used; the text says which and why."""
+    """A checkpoint, card or index that cannot be used; the text says which and why.
+
+    The text may quote what somebody else wrote. It is one line and safe for a terminal.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
+
+
+def one_line(text: str) -> str:
+    """A text from outside on one line of bounded length, without what a terminal would obey."""
+    text = " ".join(text.split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= MAX_ERROR_LENGTH else f"{text[:MAX_ERROR_LENGTH]} ..."
+
+
+def check_settings(value: Any, name: str = "", depth: int = 0) -> Any:
+    """Plain data that no schema describes, as it is.
+
+    Raises:
+        ValueError: If it is nested too deep, or a text or a number in it is none for people.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for key, part in value.items():
+            check_settings(key, "a name", depth)
+            check_settings(part, f"{name}.{key}".lstrip("."), depth + 1)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            check_settings(part, name, depth + 1)
+    elif isinstance(value, str):
+        value.encode()  # which half a character cannot be
+        if not re.fullmatch(_TEXT, value):
+            raise ValueError(f"{name} has control characters: {value!r}")
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise ValueError(f"{name} is an integer of more than 64 bits")
+    return value
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(check_settings)]
+
+
+def strict_json(data: bytes) -> Any:
+    """JSON in which every number is finite and no name stands twice in an object.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return json.loads(
+            data, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object
+        )
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands twice in an object")
+        found[name] = value
+    return found
 
 
 class Plain(BaseModel):
@@ -69,7 +151,7 @@ class MetricEntry(Plain):
     value: float
     ci95: NonNegativeFloat
     num_episodes: PositiveCount
-    eval_seed: int
+    eval_seed: Seed
 
 
 class CurvePoint(Plain):
@@ -107,9 +189,9 @@ class TrainingEntry(Plain):
     steps: Count
     episodes: Count
     batch_size: PositiveInt
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    seed: int
+    optimizer: Settings
+    schedule: Settings
+    seed: Seed
     precision: Text
     devices: PositiveInt
     wall_time_s: float
@@ -146,13 +228,13 @@ class Card(Plain):
     schema_version: SchemaVersion
     name: CheckpointName
     architecture: Text
-    model_args: dict[str, Any]
+    model_args: Settings
     token_layout: Text
     num_parameters: Count
     state_size: Count
     dtype: Text
     files: dict[str, FileEntry]
-    data: dict[str, Any]
+    data: Settings
     training: TrainingEntry
     metrics: dict[Label, MetricEntry]
     reference_metrics: Annotated[dict[Label, MetricEntry], MANY]
@@ -191,8 +273,8 @@ def parse_plain(kind: type[T], what: str, data: bytes, source: object, max_bytes
     if len(data) > max_bytes:
         raise CheckpointError(f"{source} holds {len(data)} bytes, a {what} at most {max_bytes}")
     try:
-        fields = json.loads(data, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        fields = strict_json(data)
+    except ValueError as error:
         raise CheckpointError(f"{source} is not JSON: {error}") from None
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -208,7 +290,3 @@ def parse_plain(kind: type[T], what: str, data: bytes, source: object, max_bytes
         raise CheckpointError(
             f"{source} is not a{'n' * (what[0] in 'aeiou')} {what}: {'; '.join(problems[:5])}{more}"
         ) from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")

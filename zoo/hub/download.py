@@ -1,13 +1,17 @@
 """Fetching checkpoints into the cache: whole and checked, or not at all."""
 
+import contextlib
 import hashlib
 import logging
 import os
+import queue
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +22,11 @@ from zoo.hub.io import CARD, WEIGHTS, check_checkpoint, sha256_of, weights_entry
 CACHE_VARIABLE = "ICL_ZOO_CACHE"
 # Waits before the second and later attempts.
 RETRY_DELAYS_S = (0.5, 1.0, 2.0)
-# A server that sends nothing for so long is taken for gone, and one that is slower than the rate
-# after this time for broken.
+# In every such span of time a server has to send content at such a rate, whatever else it sends.
 STALL_S = 30.0
 MIN_BYTES_PER_S = 1_000
-CHUNK_BYTES = 2**16
+# Read at once, and asked for at once where files come in blocks.
+CHUNK_BYTES, BLOCK_BYTES = 2**16, 2**20
 # How the pages begin that some servers send where a file is missing.
 HTML = (b"<!doctype", b"<html")
 
@@ -137,28 +141,28 @@ def download(address: str, entry: IndexEntry | None, progress: Progress | None =
         DownloadError: If a file cannot be fetched or kept, or is not what card or index say.
         CheckpointError: If the checkpoint cannot be used.
     """
-    if entry is not None and _is_whole(cached_checkpoint(entry.sha256)):
+    if entry is not None and is_whole(cached_checkpoint(entry.sha256)):
         return cached_checkpoint(entry.sha256)
     card_data = fetch_card(address, entry)
     final = cached_checkpoint(sha256_of(card_data))
-    if _is_whole(final):
+    if is_whole(final):
         return final
     place = join(address, CARD)
     weights = weights_entry(parse_card(card_data, place), place)
     with _writing_to_cache(), _lock(final):
-        if _is_whole(final):
+        if is_whole(final):
             return final
-        partial = final.with_name(f"{final.name}.partial")
+        staging = final.with_name(f"{final.name}.partial")
         try:
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            partial.mkdir()
-            _fetch_file(join(address, WEIGHTS), partial / WEIGHTS, weights, progress)
-            write_file(partial / CARD, card_data)
-            check_checkpoint(partial)
+            shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+            staging.mkdir()
+            _fetch_file(join(address, WEIGHTS), staging / WEIGHTS, weights, progress)
+            write_file(staging / CARD, card_data)
+            check_checkpoint(staging)
             shutil.rmtree(final, ignore_errors=True)  # damaged, or it would have been returned
-            partial.rename(final)
+            staging.rename(final)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
     return final
 
 
@@ -167,7 +171,8 @@ def join(address: str, name: str) -> str:
     return f"{address.rstrip('/')}/{name}"
 
 
-def _is_whole(directory: Path) -> bool:
+def is_whole(directory: Path) -> bool:
+    """Whether a checkpoint in the cache is what it is filed under."""
     try:
         check_checkpoint(directory)
     except CheckpointError:
@@ -255,26 +260,17 @@ def _chunks(address: str, max_bytes: int) -> Iterator[bytes]:
         DownloadError: If another attempt would not help.
         _Interrupted: If it might.
     """
-    received, start = -1, time.monotonic()  # -1: not answered yet
+    received = -1  # not answered yet
     # Every file system behind fsspec has errors of its own kinds.
     try:
-        with _open(address, max_bytes) as file:
-            received = 0
-            while chunk := file.read(CHUNK_BYTES):
-                if received == 0 and chunk.lstrip()[:9].lower().startswith(
-                    (b"<!doctype", b"<html")
-                ):
-                    raise DownloadError(f"{address} is a web page, not the file")
-                received += len(chunk)
-                if received > max_bytes:
-                    raise DownloadError(f"{address} has more than the {max_bytes} bytes expected")
-                elapsed = time.monotonic() - start
-                if elapsed > STALL_S and received < elapsed * MIN_BYTES_PER_S:
-                    raise DownloadError(
-                        f"{address} is too slow: {received} bytes in {elapsed:.0f} s"
-                    )
-                yield chunk
-    except DownloadError:
+        for chunk in _pieces(address, max_bytes):
+            if received <= 0 and chunk.lstrip()[:9].lower().startswith(HTML):
+                raise DownloadError(f"{address} is a web page, not the file")
+            received = max(received, 0) + len(chunk)
+            if received > max_bytes:
+                raise DownloadError(f"{address} has more than the {max_bytes} bytes expected")
+            yield chunk
+    except (DownloadError, _Interrupted):
         raise
     except FileNotFoundError:
         raise DownloadError(f"{address} does not exist") from None
@@ -294,20 +290,69 @@ def _chunks(address: str, max_bytes: int) -> Iterator[bytes]:
         raise _Interrupted(f"was interrupted after {received} bytes: {cause}") from None
 
 
-def _open(address: str, max_bytes: int) -> Any:
+def _pieces(address: str, max_bytes: int) -> Iterator[bytes]:
+    """What a reading thread gets, nothing at first: that the file is open.
+
+    A read that never returns cannot be given up from inside.
+
+    Raises:
+        _Interrupted: If too little comes in time.
+    """
+    pieces: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=4)
+    given_up = threading.Event()
+    open_file = _opener(address, max_bytes)
+
+    def read() -> None:
+        try:
+            with open_file() as file:
+                piece: bytes | None = b""
+                while piece is not None and not given_up.is_set():
+                    pieces.put(piece)
+                    piece = file.read(CHUNK_BYTES) or None
+                pieces.put(None)
+        except Exception as error:
+            pieces.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    received, in_span, deadline = 0, 0, time.monotonic() + STALL_S
+    try:
+        while True:
+            try:
+                piece = pieces.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise _Interrupted(
+                    f"is too slow: {received} bytes, {in_span} of them in the last {STALL_S:g} s"
+                ) from None
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is None:
+                return
+            received, in_span = received + len(piece), in_span + len(piece)
+            if in_span >= STALL_S * MIN_BYTES_PER_S:
+                in_span, deadline = 0, time.monotonic() + STALL_S
+            yield piece
+    finally:
+        given_up.set()
+        with contextlib.suppress(queue.Empty):  # it may wait for room
+            while True:
+                pieces.get_nowait()
+
+
+def _opener(address: str, max_bytes: int) -> Callable[[], Any]:
     import fsspec  # type: ignore[import-untyped]  # only when something is fetched
 
     if not address.startswith(("http://", "https://")):
         # Kept instances keep listings, and an index may have changed since.
         file_system, path = fsspec.core.url_to_fs(address, skip_instance_cache=True)
-        return file_system.open(path, "rb")
+        return partial(file_system.open, path, "rb", block_size=BLOCK_BYTES)
     import aiohttp
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
+    # Longer than the slowest server that is allowed takes: it ends what was given up.
+    timeout = aiohttp.ClientTimeout(total=2 * STALL_S + max_bytes / MIN_BYTES_PER_S)
     file_system = fsspec.filesystem(
         "http",
         client_kwargs={"timeout": timeout, "trust_env": True},
         skip_instance_cache=True,
     )
     # One request from beginning to end, without one for the size before it.
-    return file_system.open(address, "rb", block_size=0, size=max_bytes)
+    return partial(file_system.open, address, "rb", block_size=0, size=max_bytes)

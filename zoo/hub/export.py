@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError, parse_card
-from zoo.hub.find import CHECKPOINTS
+from zoo.hub.find import CHECKPOINTS, CLONE
 from zoo.hub.index import (
     INDEX,
     Index,
@@ -54,6 +54,7 @@ def export(
             checkpoint in the directory is broken; then nothing is written.
         OSError: If the directory cannot be written.
     """
+    _check_not_installed(directory)
     source = run / "checkpoint" if (run / "checkpoint" / CARD).is_file() else run
     card = check_checkpoint(source)
     name = card.name if name is None else name
@@ -92,6 +93,7 @@ def write_generated(directory: Path = CHECKPOINTS) -> list[Path]:
         CheckpointError: If a card cannot be used.
         OSError: If a file cannot be written.
     """
+    _check_not_installed(directory)
     with _lock(directory):
         stale = stale_files(directory)
         _renew(stale)
@@ -107,8 +109,17 @@ def stale_files(directory: Path = CHECKPOINTS) -> dict[Path, bytes | None]:
     Raises:
         CheckpointError: If a card cannot be used.
     """
+    _check_not_installed(directory)
     checkpoints = build_index(directory).checkpoints
     return _stale(directory, checkpoints, [read_card(directory / name) for name in checkpoints])
+
+
+def _check_not_installed(directory: Path) -> None:
+    if CLONE is None and directory.resolve() == CHECKPOINTS.resolve():
+        raise CheckpointError(
+            f"{directory} belongs to an installed package, which nothing is written to: do this in "
+            "a clone of the repository, or give a --directory"
+        )
 
 
 def _stale(

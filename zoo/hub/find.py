@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from zoo.hub.card import Card, CheckpointName, parse_card
+from zoo.hub.card import Card, CheckpointError, CheckpointName, parse_card
 from zoo.hub.download import (
     Progress,
     cached_checkpoint,
@@ -17,14 +17,18 @@ from zoo.hub.download import (
     download,
     fetch_card,
     fetch_index,
+    is_whole,
     join,
 )
 from zoo.hub.index import IndexEntry, read_index
 from zoo.hub.io import CARD, load_checkpoint, read_card
 from zoo.predictor import Predictor
 
-# Of the repository that this package is used from.
-CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
+# The clone that this package is used from, None where it was installed from a wheel, which has the
+# checkpoints inside.
+_ROOT = Path(__file__).parents[2]
+CLONE = _ROOT if (_ROOT / "docs" / "zoo.md").is_file() else None
+CHECKPOINTS = (CLONE or _ROOT / "zoo") / "checkpoints"
 URL_VARIABLE = "ICL_ZOO_URL"
 
 
@@ -97,15 +101,26 @@ def find_checkpoint(
 ) -> Path:
     """The directory of a checkpoint, fetched if need be; arguments as those of `load`."""
     place = locate(given, url)
-    return download(*place, progress) if isinstance(place, Remote) else place
+    directory = download(*place, progress) if isinstance(place, Remote) else place
+    check_asked(given, read_card(directory))
+    return directory
 
 
 def find_card(given: str | os.PathLike[str], url: str | None = None) -> Card:
     """The card of a checkpoint, without its weights; arguments as those of `load`."""
     place = locate(given, url)
     if isinstance(place, Remote):
-        return parse_card(fetch_card(*place), join(place.address, CARD))
-    return read_card(place)
+        card = parse_card(fetch_card(*place), join(place.address, CARD))
+    else:
+        card = read_card(place)
+    check_asked(given, card)
+    return card
+
+
+def check_asked(given: str | os.PathLike[str], card: Card) -> None:
+    """Raises CheckpointError if a checkpoint was asked for by a name and its card has another."""
+    if isinstance(given, str) and _is_name(given) and card.name != given:
+        raise CheckpointError(f"{given} was asked for, and its card is that of {card.name}")
 
 
 def locate(given: str | os.PathLike[str], url: str | None = None) -> Path | Remote:
@@ -121,8 +136,8 @@ def locate(given: str | os.PathLike[str], url: str | None = None) -> Path | Remo
             return CHECKPOINTS / given
         url = url or os.environ.get(URL_VARIABLE)
         cached = _in_cache(given, url)
-        if cached is not None:
-            return cached
+        if cached is not None and (not url or is_whole(cached)):
+            return cached  # without a place to fetch it from again, a damaged one is named
         if url:
             return find_remote(given, url)
     raise _unknown(given, list(read_index(CHECKPOINTS).checkpoints), None)

@@ -1,8 +1,8 @@
 """Writing and reading checkpoint directories: `model.safetensors` and `card.json`."""
 
 import hashlib
-import json
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -26,6 +26,7 @@ from zoo.hub.card import (
     CheckpointError,
     FileEntry,
     parse_card,
+    strict_json,
 )
 from zoo.predictor import Predictor
 from zoo.registry import create_model
@@ -37,6 +38,9 @@ WRITING, REPLACED = STAGING = (".writing", ".replaced")
 # Beyond these, nothing is read into memory.
 MAX_WEIGHTS_BYTES = 2**30
 MAX_HEADER_BYTES = 2**24
+# The work that a card may ask for, whatever its weights say: sizes, and things counted, for which
+# there are loops.
+MAX_SIZE, MAX_COUNT, MAX_TENSORS = 2**20, 10_000, 10_000
 SAFETENSORS_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 
 
@@ -137,8 +141,10 @@ def check_checkpoint(directory: Path) -> Card:
 def read_card(directory: Path) -> Card:
     """Reads and checks the card of a checkpoint directory.
 
+    A directory named by a hash, as those of the cache, holds the card of that hash.
+
     Raises:
-        CheckpointError: If it is missing, malformed or of a newer schema.
+        CheckpointError: If it is missing, altered, malformed or of a newer schema.
     """
     path = directory / CARD
     if not path.is_file():
@@ -151,7 +157,11 @@ def read_card(directory: Path) -> Card:
         hint = f"; {min(inside).parent} has one" if inside else ""
         raise CheckpointError(f"{directory} {what} {CARD}{hint}")
     with path.open("rb") as file:
-        return parse_card(file.read(MAX_CARD_BYTES + 1), path)
+        data = file.read(MAX_CARD_BYTES + 1)
+    filed_under = directory.resolve().name  # in the cache: the hash of the card
+    if re.fullmatch("[0-9a-f]{64}", filed_under) and sha256_of(data) != filed_under:
+        raise CheckpointError(f"{path} has sha256 {sha256_of(data)}: altered")
+    return parse_card(data, path)
 
 
 def weights_entry(card: Card, source: object) -> FileEntry:
@@ -244,11 +254,17 @@ def _read_header(path: Path, data: bytes) -> dict[str, tuple[str, tuple[int, ...
     if length > min(len(data) - 8, MAX_HEADER_BYTES):
         raise _not_safetensors(path, f"a header of {length} bytes")
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = strict_json(data[8 : 8 + length])
         header.pop("__metadata__", None)
-        return {name: (str(t["dtype"]), tuple(map(int, t["shape"]))) for name, t in header.items()}
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        return {name: (str(t["dtype"]), _shape(t["shape"])) for name, t in header.items()}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise _not_safetensors(path, f"{type(error).__name__} in the header, {error}") from None
+
+
+def _shape(given: list[Any]) -> tuple[int, ...]:
+    if not all(type(size) is int for size in given):
+        raise ValueError(f"a shape of {given}")
+    return tuple(given)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -265,9 +281,10 @@ class _Unfilled(TorchFunctionMode):
 def _create_empty(directory: Path, card: Card, num_tensors: int) -> Predictor:
     """The card's model on the meta device: shapes without memory.
 
-    The number of layers is an argument in an untrusted card, so that building stops as soon as
-    there are far more parameters than stored tensors.
+    Its arguments are an untrusted card's. Sizes are bounded before anything is built, and building
+    stops as soon as there are far more parameters than stored tensors.
     """
+    _check_work(directory, card, num_tensors)
     thread, registered = threading.get_ident(), 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -286,10 +303,25 @@ def _create_empty(directory: Path, card: Card, num_tensors: int) -> Predictor:
             return create_model(card.architecture, **card.model_args)
     except CheckpointError:
         raise
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{directory / CARD}: {str(error).splitlines()[0]}") from None
     finally:
         hook.remove()
+
+
+def _check_work(directory: Path, card: Card, num_tensors: int) -> None:
+    """Raises CheckpointError if building the model or calling it could take for ever."""
+    if num_tensors > MAX_TENSORS:
+        raise CheckpointError(
+            f"{directory / WEIGHTS} holds {num_tensors} tensors, at most {MAX_TENSORS} are read"
+        )
+    for name, value in card.model_args.items():
+        limit = MAX_COUNT if name.startswith("num_") else MAX_SIZE
+        size = len(value) if isinstance(value, list | dict) else value
+        if isinstance(size, int) and size > limit:
+            raise CheckpointError(
+                f"{directory / CARD}: {name} is {size}, at most {limit} can be loaded"
+            )
 
 
 def _check_fits(
