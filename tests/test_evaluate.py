@@ -404,6 +404,24 @@ def test_results_are_written_as_tables_figures_and_runs(tmp_path: Path) -> None:
     assert console.export_text().count("least_squares") == 5  # settings in all
 
 
+def test_a_name_is_printed_as_it_is(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(d_x=2, d_y=2)
+    for name in ("[red]a", ":smile:b"):  # what a console takes for a colour, and for a picture
+        shutil.copytree(checkpoint, tmp_path / "found" / name)
+    place = (f"hydra.run.dir={tmp_path}/out", f"predictors=['{tmp_path}/found/*']")
+    episodes = ("data=linear", "data.d_x=2", "data.d_y=2", "num_episodes=20")
+    done = subprocess.run(
+        [sys.executable, "evaluate.py", *place, *episodes, "suite=[noise]", "imitates=[]"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "400"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "found/[red]a " in done.stdout
+    assert "found/:smile:b " in done.stdout
+
+
 def test_every_shipped_suite_applies_to_the_default_episodes() -> None:
     from omegaconf import OmegaConf
 
