@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,15 +22,21 @@ from rich.table import Table
 import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.corruption import Distractors, Outliers
-from datamodules.datamodule import EVAL_SEED
+from datamodules.datamodule import EVAL_SEED, generators_of_test
 from datamodules.episodes import Episodes
 from datamodules.stream import Generators
 from datamodules.suites import Setting, Suite
 from references import arguments_for, create_reference
-from zoo.analysis.compare import losses
+from zoo.analysis.compare import Comparison
 from zoo.analysis.construction import interpolated, is_one_step
 from zoo.analysis.figures import learning_curve_figure, sweep_figure
-from zoo.analysis.imitation import Behaviour, behaviour, best_matching, imitation
+from zoo.analysis.imitation import (
+    Likeness,
+    behaviour,
+    best_matching,
+    likeness,
+    mean_likeness,
+)
 from zoo.analysis.sweeps import (
     NOT_MEASURABLE,
     Row,
@@ -38,12 +44,14 @@ from zoo.analysis.sweeps import (
     measure,
     not_measured,
     query_table,
+    summary_of,
 )
 from zoo.hub.card import Card, one_line
 from zoo.hub.io import CARD, read_card
-from zoo.metrics.errors import Interval, mean_interval
+from zoo.metrics.errors import NUM_APART, Summary
+from zoo.metrics.text import in_cell, number_text, optional, share_text
 from zoo.predictor import Predictor
-from zoo.registry import explain, solver_arguments
+from zoo.registry import explain, solver_arguments, unknown
 from zoo.solvers.moment import GradientDescent
 from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
 from zoo.training.run import refuse_links, write_figure, write_json, write_text
@@ -145,12 +153,14 @@ def _entries(item: str | dict[str, Any], device: str) -> list[Entry]:
 
 
 def _solver(name: Any, arguments: dict[str, Any]) -> Entry:
+    if name is None:
+        raise ValueError(f"say which solver, as in {{name: ridge}}, got {arguments}")
     if name not in zoo.list_solvers():
-        raise ValueError(f"unknown solver {name!r}. Known: {', '.join(zoo.list_solvers())}")
+        raise ValueError(unknown("solver", str(name), zoo.list_solvers()))
     for argument in arguments:
         if argument not in solver_arguments(name):
-            known = ", ".join(a for a in solver_arguments(name) if a not in ("d_x", "d_y"))
-            raise ValueError(f"unknown argument of {name} {argument!r}. Known: {known or 'none'}")
+            known = [a for a in solver_arguments(name) if a not in ("d_x", "d_y")]
+            raise ValueError(unknown(f"argument of {name}", argument, known))
     told = ", ".join(f"{key}={value}" for key, value in arguments.items())
     return Entry(f"{name}({told})" if told else name, name, None, None, arguments)
 
@@ -242,13 +252,17 @@ class Evaluation:
         rows, predictors = [], {}
         for entry in self.entries:
             try:
+                if entry.model is not None:
+                    check_widths(entry.model, spec)
                 predictors[entry.label] = entry.model or self._solver(suite, label, entry, spec)
             except NOT_MEASURABLE as error:
                 rows.append(not_measured(suite, label, entry.label, _reason(error)))
-        episodes = evaluation_episodes(spec, self.num_episodes, self.device)
+
+        def sets(number: int) -> Iterator[Episodes]:
+            return evaluation_batches(spec, self.num_episodes, self.device, number)
+
         classification = spec.output == "logits"
-        compare_with = self.compare_with
-        return rows + measure(suite, label, predictors, episodes, classification, compare_with)
+        return rows + measure(suite, label, predictors, sets, classification, self.compare_with)
 
     def _solver(self, suite: str, label: str, entry: Entry, spec: EpisodeSpec) -> Predictor:
         fitted_on = spec if self.fit_on == "setting" else self.spec
@@ -265,49 +279,67 @@ class Evaluation:
         if not models:
             return []
         spec, num_episodes = self.spec, self.num_episodes
-        episodes = evaluation_episodes(spec, num_episodes, self.device)
-        queries = fresh_queries(spec, num_episodes).to(self.device)
-
-        def behaviour_of(predictor: Predictor) -> Behaviour:
-            return behaviour(predictor, episodes.x, episodes.y, queries)
-
-        rows: list[Row] = []
         name, told = algorithm.name, algorithm.arguments
         try:
             reference = create_reference(name, spec, told)
-            target = behaviour_of(reference)
             steps = {}
             if "num_steps" in solver_arguments(name) and "num_steps" not in told:
-                for k in MATCHED_STEPS:
-                    solver = create_reference(name, spec, {**told, "num_steps": k})
-                    steps[k] = behaviour_of(solver)
+                steps = {
+                    k: create_reference(name, spec, {**told, "num_steps": k}) for k in MATCHED_STEPS
+                }
         except NOT_MEASURABLE as error:
             return [not_measured(IMITATION, algorithm.label, m, _reason(error)) for m in models]
+        rows: list[Row] = []
         for label, model in models.items():
             try:
+                check_widths(model, spec)
                 if model.output != reference.output:
                     raise ValueError(
                         f"it predicts {model.output} and {name} predicts {reference.output}"
                     )
-                found = behaviour_of(model)
+                numbers = self._imitation(model, reference)
+                if steps:
+                    pairs = ((episodes.x, episodes.y) for episodes in self._base(0))
+                    numbers["best_matching_steps"] = Summary(best_matching(model, steps, pairs))
             except NOT_MEASURABLE as error:
                 rows.append(not_measured(IMITATION, algorithm.label, label, _reason(error)))
                 continue
-            numbers = imitation(found, target, episodes.target[:, -1])._asdict()
             place = (IMITATION, algorithm.label, label, spec.num_context, True)
-            for metric, interval in numbers.items():
-                if interval is not None:
-                    rows.append(Row(*place, metric, *interval, num_episodes))
-            if is_one_step(model) and isinstance(reference, GradientDescent):
-                middle = interpolated(model, reference.step_size, 0.5)
-                x, y, goal, _ = episodes
-                loss = losses(middle, x, y, goal, classification=False)["half_mse"][:, -1]
-                interval = mean_interval(loss)
-                rows.append(Row(*place, "half_mse_of_mean_weights", *interval, num_episodes))
-            if steps:
-                best = best_matching(found, steps)
-                rows.append(Row(*place, "best_matching_steps", best, None, num_episodes))
+            rows += [Row(*place, metric, *found, num_episodes) for metric, found in numbers.items()]
         return rows
+
+    def _imitation(self, model: Predictor, reference: Predictor) -> dict[str, Summary]:
+        def measure(number: int) -> Likeness:
+            queries = fresh_queries(self.spec, self.num_episodes, self.device, number)
+            return Likeness.joined(
+                likeness(
+                    behaviour(model, episodes.x, episodes.y, q),
+                    behaviour(reference, episodes.x, episodes.y, q),
+                    episodes.target[:, -1],
+                )
+                for episodes, q in zip(self._base(number), queries, strict=True)
+            )
+
+        mean = mean_likeness(measure(0), measure)
+        numbers = {name: found for name, found in mean._asdict().items() if found is not None}
+        if is_one_step(model) and isinstance(reference, GradientDescent):
+            comparison = Comparison(self._base, classification=False)
+            comparison.add("", interpolated(model, reference.step_size, 0.5))
+            found = comparison.summaries("", "half_mse")[-2]
+            assert found is not None  # the query is scored in every episode
+            numbers["half_mse_of_mean_weights"] = found
+        return numbers
+
+    def _base(self, number: int) -> Iterator[Episodes]:
+        return evaluation_batches(self.spec, self.num_episodes, self.device, number)
+
+
+def check_widths(model: Predictor, spec: EpisodeSpec) -> None:
+    """Raises ValueError if a model has other widths than episodes."""
+    for name in ("d_x", "d_y"):
+        takes, has = getattr(model, name), getattr(spec, name)
+        if takes != has:
+            raise ValueError(f"it takes {name} = {takes}, this setting has {has}")
 
 
 def evaluate(
@@ -330,18 +362,36 @@ def evaluate(
     return rows
 
 
+def evaluation_batches(
+    spec: EpisodeSpec, num_episodes: int, device: str = "cpu", number: int = 0
+) -> Iterator[Episodes]:
+    """Test episodes of a kind, the same for every predictor, run and machine.
+
+    Args:
+        spec: The kind.
+        num_episodes: How many.
+        device: Where they are moved to.
+        number: 0 for the episodes that all is measured on, 1, 2, ... for further sets of as many.
+    """
+    batches = create_sampler(spec).batches(num_episodes, generators_of_test(number))
+    return (episodes.to(device) for episodes in batches)
+
+
 def evaluation_episodes(spec: EpisodeSpec, num_episodes: int, device: str = "cpu") -> Episodes:
-    """The test episodes of a kind: the same for every predictor, run and machine."""
-    generators = Generators(EVAL_SEED, "test", 0, "cpu")
-    return Episodes(*(p.to(device) for p in create_sampler(spec).sample(num_episodes, generators)))
+    """The test episodes of a kind as one batch."""
+    return Episodes.joined(evaluation_batches(spec, num_episodes, device))
 
 
-def fresh_queries(spec: EpisodeSpec, num_episodes: int) -> torch.Tensor:
-    """4 d_x inputs for each episode, from the distribution of its inputs."""
+def fresh_queries(
+    spec: EpisodeSpec, num_episodes: int, device: str = "cpu", number: int = 0
+) -> Iterator[torch.Tensor]:
+    """4 d_x inputs for each episode, from the distribution of its inputs, in batches."""
     clean = {"distractors": Distractors(), "outliers": Outliers(), "curriculum": None}
     longer = spec.model_copy(update={"num_context": 4 * spec.d_x, **clean})
-    generators = Generators(EVAL_SEED, "test", 1, "cpu")
-    return create_sampler(longer).sample(num_episodes, generators).x[:, 1:]
+    # Steps 0 and 2 to 11 are those of the episodes.
+    generators = Generators(EVAL_SEED, "test", 1 if number == 0 else 1 + NUM_APART + number, "cpu")
+    batches = create_sampler(longer).batches(num_episodes, generators)
+    return (episodes.x[:, 1:].to(device) for episodes in batches)
 
 
 def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -> list[Table]:
@@ -353,6 +403,8 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         loss = query_table(of_suite, metric)
         ratio = query_table(of_suite, f"{metric}_ratio_to_{compare_with}")
         table = Table(title=f"{name}: {metric} at the query ± 95 %")
+        if metric != "accuracy":
+            table.caption = "below: the median; the share of the mean that the worst 0.1 % carry"
         for heading in (suite.axis, "predictor", metric, f"/ {compare_with}"):
             if heading == "predictor":
                 table.add_column(heading, overflow="fold")
@@ -361,8 +413,12 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         for setting in suite.settings:
             table.add_section()
             for i, predictor in enumerate(loss):
-                found = (column.get(predictor, {}).get(setting) for column in (loss, ratio))
-                table.add_row("" if i else setting, predictor, *map(_text, found))
+                found = loss[predictor].get(setting)
+                text = _text(found, signed=metric == "accuracy")
+                if found is not None and found.median is not None:
+                    text += f"\n{optional(found.median)}; {share_text(found.tail_share) or '-'}"
+                quotient = _text(ratio.get(predictor, {}).get(setting))
+                table.add_row("" if i else setting, predictor, text, quotient)
         tables.append(table)
     imitated = [row for row in rows if row.suite == IMITATION]
     for algorithm in dict.fromkeys(row.setting for row in imitated):
@@ -373,8 +429,8 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         table.add_column("value", justify="right", no_wrap=True)
         for row in of_algorithm:
             if row.value is not None:
-                interval = Interval(row.value, row.ci95 or 0.0)
-                table.add_row(row.predictor, row.metric, _text(interval))
+                text = _text(summary_of(row), signed="cosine" in row.metric)
+                table.add_row(row.predictor, row.metric, text)
         tables.append(table)
     return tables
 
@@ -451,10 +507,10 @@ def _directories(given: str) -> list[Path]:
         raise ValueError(f"the pattern {given!r} matches no checkpoint")
     if not found:
         shipped = [path.parent.name for path in sorted(CHECKPOINTS.glob(f"*/{CARD}"))]
+        names = unknown("name", given, [*zoo.list_solvers(), *shipped])
         raise ValueError(
-            f"{given!r} is neither a solver nor a checkpoint: no {pattern / CARD}. Solvers: "
-            f"{', '.join(zoo.list_solvers())}. Checkpoints: {', '.join(shipped) or 'none'}; others "
-            "by their path, as in runs/NAME/checkpoint"
+            f"{given!r} is neither a solver nor a checkpoint: no {pattern / CARD}. {names}; other "
+            "checkpoints by their path, as in runs/NAME/checkpoint"
         )
     return found
 
@@ -464,11 +520,8 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _text(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    value, ci95 = interval
-    return f"{value:#.4g} ± {ci95:.2g}" if ci95 else f"{value:g}"
+def _text(found: Summary | None, signed: bool = False) -> str:
+    return "-" if found is None else in_cell(number_text(found, signed=signed))
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="evaluate")

@@ -1,5 +1,6 @@
 """What is left of a run: the card of its model, figures, hyperparameters, a summary of seeds."""
 
+import hashlib
 import os
 import shlex
 import subprocess
@@ -26,6 +27,8 @@ from zoo.training.module import LitPredictor
 from zoo.training.optim import OptimConfig
 from zoo.training.replicas import LitReplicas
 from zoo.training.run import RunSettings, write_figure
+
+ROOT = Path(__file__).resolve().parent
 
 
 def write_figures(
@@ -82,7 +85,6 @@ def card_of(
     wall_time_s: float,
 ) -> dict[str, Any]:
     """The fields of the card that do not follow from the weights; `wall_time_s` is of all seeds."""
-    measured = {"num_episodes": report.num_episodes, "eval_seed": EVAL_SEED}
     optim = dict(settings.optim)
     schedule = {name: optim.pop(name) for name in ("warmup_steps", "decay_fraction")}
     return {
@@ -103,13 +105,7 @@ def card_of(
             "devices": trainer.world_size,
             "wall_time_s": round(wall_time_s / settings.seeds, 3),
         },
-        "metrics": {n: m._asdict() | measured for n, m in report.model_metrics().items()},
-        "reference_metrics": {
-            name: loss._asdict() | measured
-            for name, loss in report.at_query[report.loss].items()
-            if name != "model"
-        },
-        "curves": report.as_dict()["curves"],
+        **measured_fields(report),
         "versions": {
             "icl-zoo": zoo.__version__,
             "torch": torch.__version__,
@@ -123,17 +119,50 @@ def card_of(
         "command": shlex.join(["python", *sys.argv]),
         "created": datetime.now(UTC),
         "license": "Apache-2.0",
-        "paper": "https://arxiv.org/abs/2410.11687",
+        "paper": model.paper,
+    }
+
+
+def measured_fields(report: Report) -> dict[str, Any]:
+    """The fields of a card that are measured."""
+    measured = {"num_episodes": report.num_episodes, "eval_seed": EVAL_SEED}
+    metrics = {n: m._asdict() | measured for n, m in report.model_metrics().items()}
+    if report.first_tenth is not None:
+        tenth = {"num_episodes": report.num_episodes // 10, "eval_seed": EVAL_SEED}
+        name = f"test/{report.loss}_query_first_tenth"
+        metrics[name] = report.first_tenth._asdict() | tenth
+    return {
+        "metrics": metrics,
+        "reference_metrics": {
+            name: loss._asdict() | measured
+            for name, loss in report.at_query[report.loss].items()
+            if name != "model"
+        },
+        "curves": report.as_dict()["curves"],
     }
 
 
 def git_commit() -> str | None:
-    """Commit of the code, None outside a git checkout."""
-    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse", "HEAD"]
+    """State of the code, None outside a git checkout.
+
+    It is the commit, and `SHA-dirty-HASH` where files differ from it: 12 digits of the sha256 of
+    what `git diff` says of them and of source files that git does not know.
+    """
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = _git("rev-parse", "HEAD").decode().strip()
+        changes = _git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
+        options = ("--others", "--exclude-standard", "-z")
+        for name in _git("ls-files", *options, "--", "*.py", "configs").split(b"\0"):
+            if name:
+                changes += name + b"\0" + (ROOT / os.fsdecode(name)).read_bytes()
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}-dirty-{hashlib.sha256(changes).hexdigest()[:12]}" if changes else commit
+
+
+def _git(*arguments: str) -> bytes:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, check=True).stdout
 
 
 def summarize(

@@ -109,9 +109,12 @@ def train(
             raise ValueError(f"{settings.model['name']} does not predict classes, as data asks for")
         model_args["output"] = spec.output
     with torch.random.fork_rng(devices=[]):
-        create_model(**model_args)  # refuses wrong arguments before all else
+        # Refuses wrong arguments before all else.
+        heavy_tailed = create_model(**model_args).heavy_tailed
     references = references_of(spec, settings.model)
-    module, datamodule = parts_of(settings, spec, model_args, references["gradient_descent"])
+    num_test = settings.num_test(heavy_tailed)
+    parts = settings, spec, model_args, references["gradient_descent"], num_test
+    module, datamodule = parts_of(*parts)
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings, spec, module.optim))
     callbacks = callbacks_of(settings)
@@ -155,7 +158,7 @@ def train(
             model,
             references,
             closed_form_of(spec),
-            datamodule.test_episodes(),
+            datamodule.test_batches,
             spec.mean_function(),
         )
         prefix = "" if settings.seeds == 1 else f"seed_{seed}/"
@@ -178,12 +181,12 @@ def train(
     if isinstance(module, LitReplicas):
         for seed in module.diverged:  # what an earlier end of the run has left of it
             shutil.rmtree(run_dir / f"seed_{seed}", ignore_errors=True)
-        metrics = summarize(all_metrics, reports, module, trainer, settings.eval_episodes)
+        metrics = summarize(all_metrics, reports, module, trainer, num_test)
         means = {name: found["mean"] for name, found in metrics["metrics"].items()}
         values = {name: mean for name, mean in means.items() if mean is not None}
     else:
         metrics, report = all_metrics[settings.seed], reports[settings.seed]
-        values = {name: metric.value for name, metric in report.model_metrics().items()}
+        values = report.model_numbers()
     board.finish(trainer, values, cards)
     write_json(run_dir / METRICS, metrics)  # the last that is written: it says that the run is over
 
@@ -200,7 +203,11 @@ def train(
 
 
 def parts_of(
-    settings: RunSettings, spec: EpisodeSpec, model_args: dict[str, Any], reference: Predictor
+    settings: RunSettings,
+    spec: EpisodeSpec,
+    model_args: dict[str, Any],
+    reference: Predictor,
+    num_test: int,
 ) -> tuple[LitPredictor, EpisodeDataModule]:
     """The module and the episodes of one seed, or of several side by side."""
     arguments: dict[str, Any] = {
@@ -215,9 +222,10 @@ def parts_of(
     sizes = settings.batch_size, settings.eval_episodes
     if settings.seeds > 1:
         seeds = list(range(settings.seed, settings.seed + settings.seeds))
-        return LitReplicas(seeds=seeds, **arguments), ReplicaDataModule(spec, seeds, *sizes)
+        datamodule = ReplicaDataModule(spec, seeds, *sizes, num_test=num_test)
+        return LitReplicas(seeds=seeds, **arguments), datamodule
     module = LitPredictor(seed=settings.seed, on_nonfinite=settings.on_nonfinite, **arguments)
-    return module, EpisodeDataModule(spec, settings.seed, *sizes)
+    return module, EpisodeDataModule(spec, settings.seed, *sizes, num_test=num_test)
 
 
 def callbacks_of(settings: RunSettings) -> list[pl.Callback]:

@@ -1,17 +1,27 @@
 """The Lightning side of the episodes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from datamodules.episodes import Episodes, EpisodeSpec, create_sampler
+from datamodules.episodes import SET_BATCH, Episodes, EpisodeSpec, create_sampler
 from datamodules.stream import Generators
 
 # Validation and test episodes never depend on the seed of a run.
 EVAL_SEED = 0
+
+
+def generators_of_test(number: int = 0) -> Generators:
+    """Those of the test episodes, the same for every predictor, run and machine.
+
+    Args:
+        number: 0 for the set that cards are measured on, 1, 2, ... for further ones.
+    """
+    # Step 1 is that of the fresh queries of an imitation.
+    return Generators(EVAL_SEED, "test", 0 if number == 0 else number + 1, "cpu")
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -26,8 +36,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         spec: The kind of episode, as a spec or as plain data.
         seed: Data seed of the training stream.
         batch_size: Episodes in an optimizer step, over all ranks and accumulated batches.
-        eval_episodes: Episodes in the validation set and in the test set, over all ranks.
+        eval_episodes: Episodes in the validation set, over all ranks.
         eval_batch_size: Episodes evaluated at once on one rank.
+        num_test: Episodes in the test set; None for as many.
     """
 
     def __init__(
@@ -37,12 +48,15 @@ class EpisodeDataModule(pl.LightningDataModule):
         batch_size: int = 64,
         eval_episodes: int = 10_000,
         eval_batch_size: int = 2_000,
+        num_test: int | None = None,
     ) -> None:
         super().__init__()
+        num_test = eval_episodes if num_test is None else num_test
         for name, value, least in [
             ("batch_size", batch_size, 1),
             ("eval_episodes", eval_episodes, 2),  # one alone has no interval
             ("eval_batch_size", eval_batch_size, 1),
+            ("num_test", num_test, 2),
         ]:
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -51,6 +65,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.eval_episodes = eval_episodes
         self.eval_batch_size = eval_batch_size
+        self.num_test = num_test
         self._step = -1  # the step whose batch is held, and how much of it was handed out
         self._batch: Episodes | None = None
         self._num_taken = 0
@@ -60,13 +75,21 @@ class EpisodeDataModule(pl.LightningDataModule):
         generators = Generators(self.seed, "train", step, device)
         return self.sampler.sample(self.batch_size, generators, step)
 
-    def val_episodes(self) -> Episodes:
+    def val_batches(self) -> Iterator[Episodes]:
         """The fixed validation set, on the CPU."""
-        return self.sampler.sample(self.eval_episodes, Generators(EVAL_SEED, "val", 0, "cpu"))
+        return self.sampler.batches(self.eval_episodes, Generators(EVAL_SEED, "val", 0, "cpu"))
+
+    def val_episodes(self) -> Episodes:
+        """The fixed validation set as one batch."""
+        return Episodes.joined(self.val_batches())
+
+    def test_batches(self, number: int = 0) -> Iterator[Episodes]:
+        """The fixed test set, on the CPU; 1, 2, ... are further sets of as many episodes."""
+        return self.sampler.batches(self.num_test, generators_of_test(number))
 
     def test_episodes(self) -> Episodes:
-        """The fixed test set, on the CPU."""
-        return self.sampler.sample(self.eval_episodes, Generators(EVAL_SEED, "test", 0, "cpu"))
+        """The fixed test set as one batch."""
+        return Episodes.joined(self.test_batches())
 
     def setup(self, stage: str) -> None:
         """Checks that the global batch divides into the parts that this trainer works on."""
@@ -90,12 +113,11 @@ class EpisodeDataModule(pl.LightningDataModule):
         rank, world_size = trainer.global_rank, trainer.world_size
         start = self.eval_episodes * rank // world_size
         stop = self.eval_episodes * (rank + 1) // world_size
-        episodes = self.val_episodes()
-        batches = [
-            episodes.rows(first, min(first + self.eval_batch_size, stop))
-            for first in range(start, stop, self.eval_batch_size)
-        ]
-        return DataLoader(batches, batch_size=None, generator=torch.Generator())  # type: ignore
+        if self.eval_episodes < 2 * SET_BATCH:  # one batch, which is kept
+            parts = list(_Parts(lambda: [self.val_episodes()], start, stop, self.eval_batch_size))
+            return DataLoader(parts, batch_size=None, generator=torch.Generator())  # type: ignore
+        batches = _Parts(self.val_batches, start, stop, self.eval_batch_size)
+        return DataLoader(batches, batch_size=None, generator=torch.Generator())
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -103,7 +125,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         """Draws the training rows on the device, moves evaluation batches to it."""
         trainer = self._trainer()
         if not trainer.training:
-            return Episodes(*(part.to(device) for part in batch))
+            return Episodes(*batch).to(device)
         if self._batch is None or self._step != trainer.global_step:
             self._step, self._num_taken = trainer.global_step, 0
             self._batch = self.train_episodes(self._step, device)
@@ -128,8 +150,9 @@ class ReplicaDataModule(EpisodeDataModule):
         spec: The kind of episode, as a spec or as plain data.
         seeds: Data seeds of the training streams.
         batch_size: Episodes in an optimizer step, for each seed.
-        eval_episodes: Episodes in the validation set and in the test set.
+        eval_episodes: Episodes in the validation set.
         eval_batch_size: Episodes evaluated at once.
+        num_test: Episodes in the test set; None for as many.
     """
 
     def __init__(
@@ -139,8 +162,9 @@ class ReplicaDataModule(EpisodeDataModule):
         batch_size: int = 64,
         eval_episodes: int = 10_000,
         eval_batch_size: int = 2_000,
+        num_test: int | None = None,
     ) -> None:
-        super().__init__(spec, seeds[0], batch_size, eval_episodes, eval_batch_size)
+        super().__init__(spec, seeds[0], batch_size, eval_episodes, eval_batch_size, num_test)
         self.seeds = tuple(seeds)
 
     def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
@@ -157,6 +181,24 @@ class ReplicaDataModule(EpisodeDataModule):
         if not trainer.training:
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return self.train_episodes(trainer.global_step, device)
+
+
+class _Parts(IterableDataset[Episodes]):
+    """Rows start, ..., stop - 1 of a set that is drawn anew each time, at most `size` at once."""
+
+    def __init__(
+        self, draw: Callable[[], Iterable[Episodes]], start: int, stop: int, size: int
+    ) -> None:
+        self._draw, self._start, self._stop, self._size = draw, start, stop, size
+
+    def __iter__(self) -> Iterator[Episodes]:
+        begin = 0
+        for batch in self._draw():
+            end = begin + len(batch.x)
+            first, stop = max(self._start, begin), min(self._stop, end)
+            for row in range(first, stop, self._size):
+                yield batch.rows(row - begin, min(row + self._size, stop) - begin)
+            begin = end
 
 
 class _Ticks(IterableDataset[None]):

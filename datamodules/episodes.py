@@ -1,6 +1,6 @@
 """Episodes: what one is, what describes a kind of them, and how a batch is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,6 +16,9 @@ from datamodules.inputs import Inputs, Uniform
 from datamodules.linear import Linear, LinearFamily
 from datamodules.spec import Probability, Spec
 from datamodules.stream import Generators
+
+# Episodes of a fixed set that are drawn at once; twice as many, less one, where they are the last.
+SET_BATCH = 10_000
 
 
 class Episodes(NamedTuple):
@@ -36,6 +39,15 @@ class Episodes(NamedTuple):
     def rows(self, start: int, stop: int) -> "Episodes":
         """Episodes start, ..., stop - 1 of the batch."""
         return Episodes(*(part[start:stop] for part in self))
+
+    def to(self, device: torch.device | str) -> "Episodes":
+        """The same episodes on a device."""
+        return Episodes(*(part.to(device) for part in self))
+
+    @staticmethod
+    def joined(batches: "Iterable[Episodes]") -> "Episodes":
+        """Batches as one."""
+        return Episodes(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 
 
 class EpisodeSpec(Spec):
@@ -214,6 +226,23 @@ class EpisodeSampler:
             scored = ~outlier
         x[:, :, dims:] = 0  # families and outliers may have filled them
         return Episodes(x, y, target, scored)
+
+    def batches(self, num_episodes: int, generators: Generators) -> Iterator[Episodes]:
+        """Draws a set of any size in batches, so that memory does not grow with it.
+
+        They follow each other in the sequences of the generators. A set of fewer than 20,000 is one
+        batch, as `sample` draws it, and a larger one begins with the first 10,000 of it; where each
+        component is drawn by one call, so are all its episodes.
+
+        Args:
+            num_episodes: In the set.
+            generators: Of the set.
+        """
+        while num_episodes >= 2 * SET_BATCH:
+            yield self.sample(SET_BATCH, generators)
+            generators.go_on()
+            num_episodes -= SET_BATCH
+        yield self.sample(num_episodes, generators)
 
 
 def create_sampler(spec: EpisodeSpec | Mapping[str, Any]) -> EpisodeSampler:

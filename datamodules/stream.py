@@ -27,10 +27,22 @@ class Generators:
     def __init__(self, seed: int, split: Split, step: int, device: torch.device | str) -> None:
         self.key = (seed, split, step)
         self.device = device
+        self._drawn: dict[Component, torch.Generator] = {}
+        self._starts: dict[Component, torch.Tensor] = {}
 
     def __call__(self, component: Component) -> torch.Generator:
-        """A new generator for one component, at the start of its sequence."""
-        return torch.Generator(self.device).manual_seed(_hashed(*self.key, component))
+        """A new generator for one component, at the start of its sequence in this batch."""
+        generator = torch.Generator(self.device)
+        if component in self._starts:
+            generator.set_state(self._starts[component])
+        else:
+            generator.manual_seed(_hashed(*self.key, component))
+        self._drawn[component] = generator
+        return generator
+
+    def go_on(self) -> None:
+        """Ends a batch: every sequence goes on where it stands, for the next part of one set."""
+        self._starts = {name: generator.get_state() for name, generator in self._drawn.items()}
 
 
 def fixed_generator(name: str, seed: int) -> torch.Generator:

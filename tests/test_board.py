@@ -169,7 +169,8 @@ def test_the_card_is_there_to_be_read(runs: Path) -> None:
     (text,) = event.tensor_proto.string_val
     card = read_card(runs / "gd_ssm" / "checkpoint")
     assert text.decode() == card_page(card)
-    assert number(card.metrics["test/half_mse_query"]) in text.decode()
+    error = "test/half_mse_query"
+    assert number(error, card.metrics[error]) in text.decode()
 
 
 def test_the_layout_has_model_and_algorithms_on_one_chart(runs: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import zoo
-from datamodules import EpisodeSpec
+from datamodules import EpisodeSpec, create_sampler
+from datamodules.datamodule import generators_of_test
+from datamodules.episodes import Episodes, EpisodeSampler
 from datamodules.suites import Setting, Suite
 from evaluate import (
     Entry,
@@ -24,6 +27,7 @@ from evaluate import (
     Evaluation,
     entries_of,
     evaluate,
+    evaluation_batches,
     evaluation_episodes,
     fresh_queries,
     solvers_of,
@@ -32,9 +36,9 @@ from evaluate import (
     with_reference,
     write_results,
 )
-from references import create_reference
+from references import TUNE_EPISODES, create_reference
 from tests.conftest import MakeCheckpoint
-from zoo.analysis.imitation import behaviour, imitation, implicit_weights
+from zoo.analysis.imitation import behaviour, implicit_weights, likeness, mean_likeness
 from zoo.analysis.sweeps import Row
 from zoo.models.gd_ssm import construct_gradient_descent_
 from zoo.solvers.least_squares import LeastSquares
@@ -162,7 +166,7 @@ def test_what_cannot_be_measured_is_a_row_with_the_reason(
     notes = {(r.setting, r.predictor): r.note for r in rows_of(settings) if r.value is None}
     (label,) = {predictor for setting, predictor in notes if setting == "other"}
     assert label == entries_of([f"{directory}"])[0].label
-    assert f"x must be (batch, length, {width})" in notes["other", label]
+    assert notes["other", label] == f"it takes d_x = {width}, this setting has {width + 1}"
     assert {s for s, _ in notes} == {"other", "none"}
     assert "distractors.count must be at most" in notes["none", "zero"]
 
@@ -194,12 +198,9 @@ def test_a_constructed_model_is_found_to_be_its_algorithm() -> None:
     )
     errors = torch.nn.functional.cosine_similarity(f - target[:, -1], g - target[:, -1])
     assert of_one_step["error_cosine"] == pytest.approx(errors.mean().item(), rel=1e-3)
-    (same,) = [
-        imitation(
-            behaviour(model, x, y, queries), behaviour(algorithm, x, y, queries), target[:, -1]
-        )
-        for queries in [fresh_queries(spec, 200)]
-    ]
+    (queries,) = fresh_queries(spec, 200)
+    behaviours = (behaviour(p, x, y, queries) for p in (model, algorithm))
+    same = mean_likeness(likeness(*behaviours, target[:, -1]))
     assert same.prediction_difference.value < 1e-5
     assert same.weight_difference.value < 1e-4
     for cosine in (same.cosine, same.weight_cosine):
@@ -214,7 +215,8 @@ def test_implicit_weights_of_a_linear_predictor_are_its_own() -> None:
     expected = ridge.predict(
         ridge.observe(ridge.init_state(50), x[:, :-1], y[:, :-1]), torch.eye(3).expand(50, 3, 3)
     )
-    found = implicit_weights(ridge, x, y, fresh_queries(spec, 50))
+    (queries,) = fresh_queries(spec, 50)
+    found = implicit_weights(ridge, x, y, queries)
     torch.testing.assert_close(found, expected.double(), rtol=1e-3, atol=1e-4)
 
 
@@ -321,10 +323,15 @@ def test_a_card_does_not_ask_for_more_episodes_than_can_be_drawn(
     ("given", "message"),
     [
         ("ridgee", "'ridgee' is neither a solver nor a checkpoint"),
+        ("gd_ssm.lineer", "Did you mean 'gd_ssm.linear'"),
+        ({"name": "rigde"}, "Did you mean 'ridge'"),
         ("runs/*/nothing", "matches no checkpoint"),
-        ({"name": "ridge", "penalt": 1.0}, "unknown argument of ridge 'penalt'. Known: penalty"),
+        (
+            {"name": "ridge", "penalt": 1.0},
+            "unknown argument of ridge 'penalt'. Did you mean 'penalty'?",
+        ),
         ({"name": "gd_ssm"}, "unknown solver 'gd_ssm'"),
-        ({"num_steps": 3}, "unknown solver None"),
+        ({"num_steps": 3}, "say which solver, as in {name: ridge}"),
     ],
 )
 def test_an_unknown_predictor_is_refused_with_what_is_known(given: Any, message: str) -> None:
@@ -361,7 +368,7 @@ def test_a_setting_sets_and_multiplies_by_dotted_name() -> None:
 
 def test_fresh_queries_are_none_of_the_examples() -> None:
     spec = EpisodeSpec(d_x=3, d_y=1, num_context=5)
-    queries = fresh_queries(spec, 10)
+    (queries,) = fresh_queries(spec, 10)
     assert queries.shape == (10, 12, 3)
     x = evaluation_episodes(spec, 10, "cpu").x
     assert not torch.isin(queries, x).any()
@@ -448,3 +455,71 @@ def test_the_command_line_measures_and_refuses_without_a_trace(tmp_path: Path) -
     assert wrong.returncode == 1
     assert "neither a solver nor a checkpoint" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("function", ["linear", "linear_drift", "sine", "relu_network"])
+def test_a_set_drawn_in_batches_is_the_set_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    spec = EpisodeSpec(d_x=1, d_y=1, num_context=3, function={"name": function}, noise=0.5)
+    whole = evaluation_episodes(spec, 50)
+    monkeypatch.setattr("datamodules.episodes.SET_BATCH", 10)
+    batches = list(evaluation_batches(spec, 50))
+    assert [len(batch.x) for batch in batches] == [10, 10, 10, 10, 10]
+    first = create_sampler(spec).sample(10, generators_of_test())
+    for one, other in zip(batches[0], first, strict=True):
+        assert torch.equal(one, other)
+    if function == "linear":  # each of its components is drawn by one call
+        torch.testing.assert_close(Episodes.joined(batches).x, whole.x)
+    others = [list(evaluation_batches(spec, 50, number=i)) for i in (1, 2)]
+    drawn = torch.cat([Episodes.joined(part).x.flatten() for part in (batches, *others)])
+    assert len(drawn.unique()) == len(drawn), "further sets are other episodes"
+
+
+def test_no_predictor_sees_more_episodes_at_once_where_there_are_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn, sample = [], EpisodeSampler.sample
+
+    def counted(self: EpisodeSampler, number: int, *rest: Any) -> Episodes:
+        drawn.append(number)
+        return sample(self, number, *rest)
+
+    monkeypatch.setattr("datamodules.episodes.SET_BATCH", 40)
+    monkeypatch.setattr(EpisodeSampler, "sample", counted)
+    rows = rows_of(settings_of(imitates=["gradient_descent"], num_episodes=1_000))
+    assert {row.num_episodes for row in rows if row.suite == "noise"} == {1_000}
+    assert max(n for n in drawn if n != TUNE_EPISODES) < 80
+
+
+def test_a_heavy_tail_is_said_in_tables_and_rows_with_the_range_of_ten_sets(
+    tmp_path: Path,
+) -> None:
+    # Steps of this size diverge in the few episodes with large inputs.
+    steps = {"name": "gradient_descent", "num_steps": 40, "step_size": 0.22}
+    data = {"d_x": 2, "d_y": 1, "num_context": 12}
+    settings = settings_of(predictors=["zero", steps], num_episodes=1_000, data=data)
+    rows, entries = rows_and_entries(settings)
+    (row,) = (
+        row
+        for row in rows
+        if "num_steps" in row.predictor
+        and (row.setting, row.metric, row.at_query) == ("0.0", "half_mse", True)
+    )
+    assert row.tail_share is not None
+    assert row.tail_share > 0.1
+    assert row.ci95 is None
+    assert row.lowest is not None
+    assert row.highest is not None
+    assert row.lowest < row.highest
+    text = StringIO()
+    for table in tables_of(rows, settings.suites, "gradient_descent"):
+        Console(file=text, width=200).print(table)
+    assert "heavy tail" in text.getvalue()
+    for line in text.getvalue().splitlines():
+        if "±" in line:
+            for value, ci95 in re.findall(r"([\d.]+) ± ([\d.]+)", line):
+                assert float(ci95) <= float(value)
+    write_results(rows, entries, settings.suites, tmp_path)
+    header = (tmp_path / "results.csv").read_text().splitlines()[0]
+    assert "value,ci95,median,tail_share,lowest,highest" in header

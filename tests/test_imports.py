@@ -17,7 +17,14 @@ ALLOWED = {
     "zoo.terminal": set(),
     "zoo.models": {"zoo.layers", "zoo.predictor", "zoo.registry", "zoo.models"},
     "zoo.solvers": {"zoo.predictor", "zoo.registry", "zoo.solvers"},
-    "zoo.hub": {"zoo.predictor", "zoo.registry", "zoo.models", "zoo.solvers", "zoo.hub"},
+    "zoo.hub": {
+        "zoo.predictor",
+        "zoo.registry",
+        "zoo.models",
+        "zoo.solvers",
+        "zoo.metrics",
+        "zoo.hub",
+    },
     "zoo.metrics": {"zoo.predictor", "zoo.metrics"},
     "zoo.analysis": {"zoo.predictor", "zoo.models", "zoo.solvers", "zoo.metrics", "zoo.analysis"},
     "zoo.training": {
@@ -35,6 +42,7 @@ ALLOWED = {
         "zoo",
         "zoo.models",
         "zoo.solvers",
+        "zoo.metrics",
         "zoo.hub",
         "zoo.predictor",
         "zoo.registry",

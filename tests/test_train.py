@@ -22,10 +22,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import zoo
 from benchmarks import sweep
 from datamodules import EpisodeDataModule, EpisodeSpec
+from results import git_commit
 from tests.ranks import SETTINGS
 from zoo.hub.io import read_card
 from zoo.metrics.errors import half_squared_error, mean_interval
-from zoo.training.run import sole_writer
+from zoo.training.run import num_test_of, sole_writer
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -571,3 +572,47 @@ def test_training_on_all_positions_learns_them(tmp_path: Path) -> None:
     metrics: dict[str, Any] = json.loads((tmp_path / "metrics.json").read_text())
     untrained = metrics["references"]["zero"]["test/half_mse_all"]["value"]
     assert metrics["model"]["test/half_mse_all"]["value"] < 0.85 * untrained
+
+
+def test_the_state_of_the_code_is_marked_where_it_differs_from_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True)
+
+    monkeypatch.setattr("results.ROOT", tmp_path)
+    assert git_commit() is None
+    (tmp_path / "a.py").write_text("one\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "a")
+    clean = git_commit()
+    assert clean is not None
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    states = []
+    for name, text in (("a.py", "two\n"), ("a.py", "three\n"), ("new.py", "four\n")):
+        (tmp_path / name).write_text(text)
+        states.append(git_commit())
+        assert re.fullmatch(f"{clean}-dirty-[0-9a-f]{{12}}", states[-1] or "")
+    assert len({*states}) == 3
+    git("add", ".")
+    git("commit", "-q", "-m", "b")
+    assert re.fullmatch("[0-9a-f]{40}", git_commit() or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "number"),
+    [
+        ("gd_ssm", {}, 10_000),
+        ("gd_ssm", {"num_steps": 2}, 100_000),
+        ("gd_ssm_features", {"num_steps": 4}, 100_000),
+        ("linear_transformer", {}, 100_000),
+        ("transformer", {}, 10_000),
+    ],
+)
+def test_models_whose_mean_single_episodes_decide_are_tested_on_ten_times_as_many(
+    name: str, arguments: dict[str, Any], number: int
+) -> None:
+    model = zoo.create_model(name, d_x=3, d_y=3, **arguments)
+    assert num_test_of(10_000, model.heavy_tailed) == number

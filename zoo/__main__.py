@@ -32,7 +32,8 @@ from zoo.hub.find import (
 )
 from zoo.hub.index import IndexEntry, read_index
 from zoo.hub.io import STAGING, check_checkpoint, read_card
-from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number
+from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number, tail
+from zoo.metrics.text import in_cell, number_text, plain
 from zoo.terminal import outlive_readers
 
 app = typer.Typer(
@@ -124,7 +125,7 @@ def list_command(
             f"{name}\n  {entry.episodes_label}",
             f"{entry.num_parameters:,}\n{entry.state_size:,}",
             two_lines(entry.error),
-            "\n".join(f"{value.value:.3g} {label}" for label, value in algorithms),
+            "\n".join(f"{plain(value.value, 3)} {label}" for label, value in algorithms),
             cost(entry),
         )
     console().print(table)
@@ -145,11 +146,11 @@ def show_command(name: str, url: Url = None, as_json: Json = False) -> None:
     for field, value in card_fields(card).items():
         table.add_row(field, value)
     console().print(table)
-    table = new_table("metric", "value", "episodes")
-    for metric, entry in card.metrics.items():
-        table.add_row(metric, number(entry), f"{entry.num_episodes:,}")
-    for metric, entry in card.reference_metrics.items():
-        table.add_row(f"{metric} (exact)", number(entry), f"{entry.num_episodes:,}")
+    table = new_table("metric", "value", "median", "worst\n0.1 %", "episodes")
+    exact = {f"{name} (exact)": entry for name, entry in card.reference_metrics.items()}
+    for metric, entry in {**card.metrics, **exact}.items():
+        value = in_cell(number(metric, entry))
+        table.add_row(metric, value, *tail(entry), f"{entry.num_episodes:,}")
     console().print(table)
 
 
@@ -235,7 +236,7 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
                 two_lines(row.ratio) if row.ratio else "",
                 cost(entry) if entry else "",
             )
-        measured = f"{label} at the query, {comparison.num_episodes:,} test episodes"
+        measured = f"{label} at the query, {comparison.num_episodes} test episodes"
         console().print(f"{comparison.episodes}: {measured}")
         console().print(table)
 
@@ -320,8 +321,8 @@ def progress_bar(name: str) -> Iterator[Progress | None]:
 
 
 def two_lines(entry: MetricEntry) -> str:
-    """A value and its 95 % interval."""
-    return f"{entry.value:.4g}\n± {entry.ci95:.2g}"
+    """A value and its 95 % interval, in a narrow column."""
+    return in_cell(number_text(entry)).replace(" ±", "\n±")
 
 
 def cost(entry: IndexEntry) -> str:

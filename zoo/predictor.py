@@ -49,6 +49,10 @@ class Predictor(nn.Module):
             recurrence. They train at their own rate and without weight decay. Layers inside a
             predictor may declare the same attribute.
         token_layout: How pairs become tokens, for the reader of a card.
+        paper: Address of the paper that the architecture comes from, for the reader of a card;
+            empty where it has none.
+        heavy_tailed: Whether single episodes may decide about its mean error, as with predictions
+            that are polynomials of high degree; it is tested on ten times as many.
         replicas_in_turn_on: Types of device on which replicas, the same model from several seeds,
             take a training step in turn, since as one batch under `torch.vmap` it takes longer.
         card: The `zoo.hub.card.Card` of the checkpoint it was loaded from, None for others. A model
@@ -59,6 +63,8 @@ class Predictor(nn.Module):
     output: Literal["value", "logits"] = "value"
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
     token_layout: ClassVar[str] = "pairs"
+    paper: ClassVar[str] = ""
+    heavy_tailed: bool = False
     replicas_in_turn_on: tuple[str, ...] = ()
     card: Any = None
 

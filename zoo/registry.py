@@ -97,6 +97,13 @@ def explain(error: ValidationError) -> str:
     return "; ".join(problems)
 
 
+def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
+    """What is said of a name that is not known: the near misses, and what is."""
+    near = difflib.get_close_matches(given, list(allowed), n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"unknown {what} {given!r}.{hint} Known: {', '.join(sorted(allowed))}"
+
+
 def _register(entries: _Entries, name: str, config: type[PredictorConfig]) -> Callable[[T], T]:
     def decorate(cls: T) -> T:
         if name in entries:
@@ -109,11 +116,11 @@ def _register(entries: _Entries, name: str, config: type[PredictorConfig]) -> Ca
 
 def _create(entries: _Entries, kind: str, name: str, arguments: dict[str, Any]) -> Predictor:
     if name not in entries:
-        raise ValueError(_unknown(kind, name, entries))
+        raise ValueError(unknown(kind, name, entries))
     config_class, predictor_class = entries[name]
     for argument in arguments:
         if argument not in config_class.model_fields:
-            raise ValueError(_unknown(f"argument of {name}", argument, config_class.model_fields))
+            raise ValueError(unknown(f"argument of {name}", argument, config_class.model_fields))
     try:
         config = config_class(**arguments)
     except ValidationError as error:
@@ -125,11 +132,5 @@ def _create(entries: _Entries, kind: str, name: str, arguments: dict[str, Any]) 
 
 def _arguments(entries: _Entries, kind: str, name: str) -> list[str]:
     if name not in entries:
-        raise ValueError(_unknown(kind, name, entries))
+        raise ValueError(unknown(kind, name, entries))
     return list(entries[name][0].model_fields)
-
-
-def _unknown(what: str, given: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(given, list(allowed), n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"unknown {what} {given!r}.{hint} Known: {', '.join(sorted(allowed))}"

@@ -319,7 +319,7 @@ def test_unknown_names_come_with_the_near_ones(server: Server) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i: i.update(schema_version=2), "schema_version 2, newer than 1"),
+        (lambda i: i.update(schema_version=3), "schema_version 3, newer than 2"),
         (lambda i: i.update(schema_version="2"), "schema_version: Input should be a valid int"),
         (
             lambda i: i["checkpoints"].update({"../x": i["checkpoints"][NAME]}),

@@ -1,6 +1,7 @@
 """What is made from cards: the index, model cards, the leaderboard."""
 
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,11 @@ from zoo.hub.export import BEGIN, CHARTS, END, PAGE, export, stale_files, write_
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import build_index, read_index
 from zoo.hub.io import WEIGHTS, check_checkpoint, read_card
-from zoo.hub.pages import comparisons, leaderboard, model_card
+from zoo.hub.pages import card_page, comparisons, leaderboard, model_card
+from zoo.metrics.text import number_text
+
+# A checkpoint and its index as they were before medians and tails.
+OLD = Path(__file__).parents[1] / "data" / "schema_1"
 
 
 def metric(value: float) -> dict[str, Any]:
@@ -166,8 +171,46 @@ def test_the_leaderboard_shows_what_the_card_says(checkpoint: Path) -> None:
     card = changed(card, metrics=card.model_dump()["metrics"] | ratio)
     row = next(line for line in leaderboard([card]).splitlines() if "gd_ssm.test" in line)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    numbers = [f"{card.num_parameters:,}", "15", "0.2 ± 0.01", "1.25 ± 0.01", "64", "1"]
+    numbers = [
+        f"{card.num_parameters:,}",
+        "15",
+        "0.200 ± 0.010",
+        "",
+        "",
+        "1.250 ± 0.010",
+        "64",
+        "1",
+    ]
     assert cells == ["`gd_ssm.test`", *numbers]
+
+
+def test_pages_show_median_and_tail_and_no_interval_of_a_heavy_one(checkpoint: Path) -> None:
+    tail = {"median": 0.12, "tail_share": 0.83, "lowest": 0.15, "highest": 20.4}
+    heavy = metric(0.2) | {"ci95": None} | tail
+    card = changed(read_card(checkpoint), metrics={"test/half_mse_query": heavy})
+    for page in (leaderboard([card]), card_page(card)):
+        assert "| 0.2 (heavy tail, 0.15 to 20) | 0.12 | 83.0 % |" in page
+
+
+def test_models_measured_on_more_episodes_are_compared_with_the_others(checkpoint: Path) -> None:
+    card = read_card(checkpoint)
+    more = {"test/half_mse_query": metric(0.1) | {"num_episodes": 1_000}}
+    (found,) = comparisons([card, changed(card, name="gd_ssm.b", metrics=more)])
+    assert found.num_episodes == "100 or 1,000"
+
+
+def test_a_card_and_an_index_of_schema_1_still_load(tmp_path: Path) -> None:
+    shutil.copytree(OLD, tmp_path / "old")
+    card = read_card(tmp_path / "old" / "gd_ssm.linear")
+    assert card.schema_version == 1
+    assert card.metrics["test/half_mse_query"].median is None
+    assert number_text(card.metrics["test/half_mse_query"]) == "0.2074 ± 0.0026"
+    assert "gd_ssm.linear" in leaderboard([card])
+    assert "| 0.2074 ± 0.0026 |  |  |" in card_page(card)
+    (index,) = [read_index(tmp_path / "old")]
+    assert index.schema_version == 1
+    model = zoo.load("gd_ssm.linear", url=str(tmp_path / "old"))
+    assert model.state_dict().keys() == zoo.load("gd_ssm.linear").state_dict().keys()
 
 
 def test_the_leaderboard_goes_between_its_marks(

@@ -8,11 +8,16 @@ from tests.conftest import MakePairs
 from zoo.metrics.alignment import alignment, query_response
 from zoo.metrics.errors import (
     RatioOfMeans,
+    error_summaries,
+    error_summary,
     half_squared_error,
     mean_interval,
     mean_of_scored,
     ratio_interval,
+    ratio_summary,
+    tail_share,
 )
+from zoo.metrics.text import number_text
 
 
 def bootstrap_half_width(statistic: torch.Tensor) -> float:
@@ -92,3 +97,55 @@ def test_query_response_works_inside_inference_mode(make_pairs: MakePairs) -> No
 def test_one_episode_has_no_interval() -> None:
     with pytest.raises(ValueError, match="at least 2 episodes, got 1"):
         mean_interval(torch.zeros(1))
+
+
+def test_the_tail_share_is_what_the_worst_thousandth_carries() -> None:
+    errors = torch.ones(10_000)
+    errors[:10] = 1_001.0
+    assert tail_share(errors) == pytest.approx(10_010 / 20_000)
+    assert tail_share(torch.ones(10_000)) == pytest.approx(0.001)
+    # Of 500 episodes half of the worst one belongs to the worst thousandth.
+    assert tail_share(torch.cat([torch.ones(499), torch.full((1,), 501.0)])) == 250.5 / 1_000
+    assert tail_share(torch.zeros(500)) == 0
+
+
+def test_a_mean_that_few_episodes_carry_has_no_interval_but_the_range_of_further_sets() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def measured(number: int) -> dict[str, torch.Tensor]:
+        light = torch.rand(2_000, generator=generator)
+        return {"light": light, "heavy": light + (number == 3) * 1e3 * (light > 0.999)}
+
+    first = measured(3)
+    found = error_summaries(first, measured)
+    light, heavy = found["light"], found["heavy"]
+    assert light.ci95 == mean_interval(first["light"]).ci95
+    assert light.lowest is light.highest is None
+    assert heavy.value == pytest.approx(first["heavy"].mean().item())
+    assert heavy.median == pytest.approx(first["heavy"].double().quantile(0.5).item())
+    assert heavy.tail_share is not None
+    assert heavy.tail_share > 0.1
+    assert heavy.ci95 is None
+    assert heavy.lowest is not None
+    assert heavy.highest is not None
+    assert heavy.lowest < 0.6 < heavy.highest
+    assert "± " not in number_text(heavy)
+    assert "heavy tail" in number_text(heavy)
+
+
+@pytest.mark.parametrize("size", [2, 3, 20, 500])
+def test_the_interval_of_an_error_never_reaches_zero(size: int) -> None:
+    errors = torch.full((size,), 1e-3)
+    errors[0] = 1.0
+    value, ci95 = mean_interval(errors)
+    assert ci95 > value, "the plain interval does"
+    assert error_summary(errors).ci95 is None
+    assert ratio_summary(errors, torch.ones(size)).ci95 is None
+    assert ratio_summary(torch.ones(size), errors).ci95 is None
+
+
+def test_a_ratio_of_heavy_tailed_errors_has_the_range_of_further_sets() -> None:
+    errors = torch.ones(1_000)
+    errors[0] = 1e4
+    ratio = ratio_summary(torch.ones(1_000), errors, lambda: ([2.0, 6.0], [4.0, 2.0]))
+    assert (ratio.ci95, ratio.lowest, ratio.highest) == (None, 0.5, 3.0)

@@ -1,16 +1,33 @@
 """Predictors on the same episodes."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
 from zoo.metrics.classification import correct, cross_entropy
-from zoo.metrics.errors import half_squared_error
+from zoo.metrics.errors import (
+    Summary,
+    error_summary,
+    half_squared_error,
+    is_heavy,
+    mean_interval,
+    mean_of_scored,
+    means_apart,
+    ratio_summary,
+)
 from zoo.predictor import Predictor
 
 NUMBERS_AT_ONCE = 2**23
 
+# A loss below this fraction of that of predicting zero is rounding.
+NEGLIGIBLE = 1e-6
+
 # x, y, target and scored, as `datamodules.Episodes` has them.
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+# Set 0 is measured; 1 to 10 hold as many episodes each, drawn apart, for means with heavy tails.
+# A set comes in batches, so that it needs no more memory if it is larger.
+EpisodeSets = Callable[[int], Iterable[Batch]]
 
 
 @torch.no_grad()
@@ -54,6 +71,109 @@ def losses(
 def scored_columns(values: Tensor, scored: Tensor) -> list[Tensor]:
     """For each position the values (num_episodes, length) of the episodes in which it is scored."""
     return [v[s] for v, s in zip(values.unbind(1), scored.unbind(1), strict=True)]
+
+
+class Comparison:
+    """Errors of predictors on the same episodes.
+
+    Args:
+        sets: The episodes.
+        classification: Whether labels are classes.
+
+    Attributes:
+        errors: For each predictor and loss the values at every position over the episodes scored
+            there and, last, each episode's mean over its scored positions.
+    """
+
+    def __init__(self, sets: EpisodeSets, classification: bool) -> None:
+        self.sets, self.classification = sets, classification
+        self.errors: dict[str, dict[str, list[Tensor]]] = {}
+        self._predictors: dict[str, Predictor] = {}
+        self._apart: dict[str, dict[str, list[float]]] = {}
+        self._negligible = 0.0
+        if not classification:
+            zero = [half_squared_error(t[:, -1], 0 * t[:, -1]) for _, _, t, _ in sets(0)]
+            self._negligible = NEGLIGIBLE * torch.cat(zero).double().mean().item()
+
+    def add(self, name: str, predictor: Predictor) -> None:
+        """Measures a predictor.
+
+        Raises:
+            ValueError: If it cannot take the episodes.
+        """
+        self.errors[name] = self._errors(predictor, 0)
+        self._predictors[name] = predictor
+
+    def is_rounding(self, name: str, loss: str) -> bool:
+        """Whether a loss at the query is rounding: no ratio to it means anything."""
+        return self.errors[name][loss][-2].double().mean().item() <= self._negligible
+
+    def summaries(self, name: str, loss: str) -> list[Summary | None]:
+        """A loss at every position and, last, over all of them.
+
+        The further sets are measured at the query, and only where the tail there is heavy: every
+        position would take as many times longer.
+        An accuracy, which is no error, has its interval.
+
+        Returns:
+            None where fewer than two episodes are scored.
+        """
+        columns = self.errors[name][loss]
+        if loss == "accuracy":
+            return [Summary(*mean_interval(c)) if len(c) > 1 else None for c in columns]
+        heavy = is_heavy(columns[-2]) and not self.is_rounding(name, loss)
+        apart = {len(columns) - 2: self._means_apart(name)[loss]} if heavy else {}
+        return [
+            error_summary(column, self._negligible, apart.get(i)) if len(column) > 1 else None
+            for i, column in enumerate(columns)
+        ]
+
+    def first_tenth(self, name: str, loss: str) -> Summary | None:
+        """A loss at the query on the first tenth of the episodes, if these are two or more."""
+        values = self.errors[name][loss][-2]
+        tenth = values[: len(values) // 10]
+        return error_summary(tenth, self._negligible) if len(tenth) > 1 else None
+
+    def ratio(self, name: str, other: str, loss: str) -> Summary:
+        """Paired ratio of the losses of two predictors at the query."""
+        a, b = (self.errors[n][loss][-2] for n in (name, other))
+        if self.is_rounding(name, loss):
+            return Summary(a.double().mean().item() / b.double().mean().item())
+
+        def apart() -> tuple[list[float], list[float]]:
+            return self._means_apart(name)[loss], self._means_apart(other)[loss]
+
+        return ratio_summary(a, b, apart)
+
+    def _errors(self, predictor: Predictor, number: int) -> dict[str, list[Tensor]]:
+        parts, all_scored = [], []
+        for x, y, target, scored in self.sets(number):
+            parts.append(losses(predictor, x, y, target, self.classification))
+            all_scored.append(scored)
+        scored = torch.cat(all_scored)
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {
+            name: [*scored_columns(values, scored), mean_of_scored(values, scored)]
+            for name, values in found.items()
+        }
+
+    @torch.no_grad()
+    def _at_query(self, predictor: Predictor, number: int) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {}
+        for x, y, target, _ in self.sets(number):
+            parts = (torch.split(part, 200) for part in (x, y, target))
+            for x_part, y_part, target_part in zip(*parts, strict=True):
+                prediction = predictor.predict_query(x_part, y_part)
+                values = _losses(prediction, target_part[:, -1], predictor, self.classification)
+                for name, of_part in values.items():
+                    found.setdefault(name, []).append(of_part)
+        return {name: torch.cat(values) for name, values in found.items()}
+
+    def _means_apart(self, name: str) -> dict[str, list[float]]:
+        if name not in self._apart:
+            predictor = self._predictors[name]
+            self._apart[name] = means_apart(lambda number: self._at_query(predictor, number))
+        return self._apart[name]
 
 
 def _losses(

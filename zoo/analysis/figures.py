@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zoo.metrics.errors import Interval
+from zoo.metrics.errors import Summary
 
 # What a loss is called where it is read.
 LOSS_LABELS = {"half_mse": "0.5*MSE", "cross_entropy": "cross entropy"}
@@ -16,8 +16,8 @@ LOSS_LABELS = {"half_mse": "0.5*MSE", "cross_entropy": "cross entropy"}
 WEIGHTS_IN_A_ROW = 8
 
 
-def learning_curve_figure(curves: Mapping[str, Sequence[Interval | None]], loss: str) -> Figure:
-    """A loss against the number of examples, with 95 % bands.
+def learning_curve_figure(curves: Mapping[str, Sequence[Summary | None]], loss: str) -> Figure:
+    """A loss against the number of examples, with 95 % bands, or the range of a heavy tail.
 
     Args:
         curves: For each predictor its loss after 0, 1, ... examples, None where there is no number;
@@ -37,8 +37,8 @@ def learning_curve_figure(curves: Mapping[str, Sequence[Interval | None]], loss:
         (line,) = axes.plot(num_examples, values, marker="o", markersize=3, label=name, **style)
         axes.fill_between(
             num_examples,
-            [point.value - point.ci95 for _, point in found],
-            [point.value + point.ci95 for _, point in found],
+            [point.bounds[0] for _, point in found],
+            [point.bounds[1] for _, point in found],
             color=line.get_color(),
             alpha=0.2,
             linewidth=0,
@@ -47,7 +47,7 @@ def learning_curve_figure(curves: Mapping[str, Sequence[Interval | None]], loss:
     axes.set_ylabel(LOSS_LABELS.get(loss, loss))
     # An algorithm that diverges must not flatten the others.
     starts = [next((p for p in c if p is not None), None) for c in curves.values()]
-    highest = max((point.value + point.ci95 for point in starts if point), default=1.0)
+    highest = max((point.bounds[1] for point in starts if point), default=1.0)
     axes.set_ylim(0, 1.5 * highest)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
@@ -55,12 +55,12 @@ def learning_curve_figure(curves: Mapping[str, Sequence[Interval | None]], loss:
 
 
 def sweep_figure(
-    table: Mapping[str, Mapping[str, Interval | None]],
+    table: Mapping[str, Mapping[str, Summary | None]],
     settings: Sequence[str],
     axis: str,
     loss: str,
 ) -> Figure:
-    """A loss at the query against a setting, with 95 % intervals, one line for each predictor.
+    """A loss at the query against a setting, with its bounds, one line for each predictor.
 
     Args:
         table: Predictor to setting to its number, None or absent where there is none.
@@ -80,7 +80,10 @@ def sweep_figure(
         axes.errorbar(
             [place for place, _ in points],
             [at.value for _, at in points],
-            [at.ci95 for _, at in points],
+            [
+                [at.value - at.bounds[0] for _, at in points],
+                [at.bounds[1] - at.value for _, at in points],
+            ],
             marker="o",
             markersize=3,
             capsize=2,

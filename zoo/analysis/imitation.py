@@ -1,13 +1,21 @@
 """How much of a model an algorithm explains: predictions, sensitivities, errors, weights, steps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoo.metrics.alignment import QueryResponse, alignment, query_response
-from zoo.metrics.errors import Interval, mean_interval
+from zoo.metrics.alignment import (
+    Agreement,
+    QueryResponse,
+    agreement,
+    cosines,
+    mean_agreement,
+    mean_cosine,
+    query_response,
+)
+from zoo.metrics.errors import Summary, error_summaries
 from zoo.predictor import Predictor
 
 
@@ -26,12 +34,34 @@ class Imitation(NamedTuple):
         weight_cosine: mean <W_f, W_g> / (|W_f| |W_g|); None where it is not defined.
     """
 
-    prediction_difference: Interval
-    model_difference: Interval
-    cosine: Interval | None
-    error_cosine: Interval | None
-    weight_difference: Interval
-    weight_cosine: Interval | None
+    prediction_difference: Summary
+    model_difference: Summary
+    cosine: Summary | None
+    error_cosine: Summary | None
+    weight_difference: Summary
+    weight_cosine: Summary | None
+
+
+class Likeness(NamedTuple):
+    """What `Imitation` averages, for each episode.
+
+    Attributes:
+        agreement: Of predictions and Jacobians.
+        error_cosine: NaN where one of both makes no error, (num_episodes,).
+        weight_difference: (num_episodes,).
+        weight_cosine: NaN where a norm is zero, (num_episodes,).
+    """
+
+    agreement: Agreement
+    error_cosine: Tensor
+    weight_difference: Tensor
+    weight_cosine: Tensor
+
+    @staticmethod
+    def joined(parts: "Iterable[Likeness]") -> "Likeness":
+        """Batches as one."""
+        agreements, *others = zip(*parts, strict=True)
+        return Likeness(Agreement.joined(agreements), *map(torch.cat, others))
 
 
 class Behaviour(NamedTuple):
@@ -92,39 +122,66 @@ def implicit_weights(
     return torch.cat(found)
 
 
-def imitation(f: Behaviour, g: Behaviour, target: Tensor) -> Imitation:
-    """Compares two predictors measured on the same episodes.
+def likeness(f: Behaviour, g: Behaviour, target: Tensor) -> Likeness:
+    """Compares two predictors measured on the same episodes, in each of them.
 
     Args:
         f: The model.
         g: The algorithm.
         target: At the query, (num_episodes, d_y).
     """
-    agreement = alignment(f.response, g.response)
-    errors = (part.response.prediction - target for part in (f, g))
-    return Imitation(
-        prediction_difference=agreement.prediction_difference,
-        model_difference=agreement.model_difference,
-        cosine=agreement.cosine,
-        error_cosine=_mean_cosine(*errors),
-        weight_difference=mean_interval((f.weights - g.weights).flatten(1).norm(dim=1)),
-        weight_cosine=_mean_cosine(f.weights, g.weights),
+    errors = ((part.response.prediction - target).double() for part in (f, g))
+    return Likeness(
+        agreement(f.response, g.response),
+        error_cosine=cosines(*errors),
+        weight_difference=(f.weights - g.weights).flatten(1).norm(dim=1),
+        weight_cosine=cosines(f.weights.flatten(1), g.weights.flatten(1)),
     )
 
 
-def best_matching(f: Behaviour, candidates: Mapping[int, Behaviour]) -> int:
-    """The key of the candidate whose predictions are nearest to those of f in the mean square."""
-    distances = {
-        key: (f.response.prediction - g.response.prediction).square().mean().item()
-        for key, g in candidates.items()
-    }
+def mean_likeness(found: Likeness, measure: Callable[[int], Likeness] | None = None) -> Imitation:
+    """Averages over episodes.
+
+    Args:
+        found: Of the episodes.
+        measure: Of the further set of a number, as `error_summaries` takes it.
+    """
+    apart = None if measure is None else lambda number: measure(number).agreement
+    mean = mean_agreement(found.agreement, apart)
+    weights = error_summaries(
+        {"": found.weight_difference},
+        None if measure is None else lambda number: {"": measure(number).weight_difference},
+    )
+    return Imitation(
+        prediction_difference=mean.prediction_difference,
+        model_difference=mean.model_difference,
+        cosine=mean.cosine,
+        error_cosine=mean_cosine(found.error_cosine),
+        weight_difference=weights[""],
+        weight_cosine=mean_cosine(found.weight_cosine),
+    )
+
+
+@torch.no_grad()
+def best_matching(
+    model: Predictor,
+    candidates: Mapping[int, Predictor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    batch_size: int = 500,
+) -> int:
+    """The key of the candidate whose predictions are nearest to the model's in the mean square.
+
+    Args:
+        model: The model.
+        candidates: By a number.
+        batches: x and y of episodes.
+        batch_size: Episodes at once.
+    """
+    distances = dict.fromkeys(candidates, 0.0)
+    for x, y in batches:
+        for pair in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
+            prediction = model.predict_query(*pair)
+            for key, candidate in candidates.items():
+                difference = prediction - candidate.predict_query(*pair)
+                distances[key] += difference.double().square().sum().item()
     return min(distances, key=distances.__getitem__)
-
-
-def _mean_cosine(a: Tensor, b: Tensor) -> Interval | None:
-    a, b = a.flatten(1).double(), b.flatten(1).double()
-    norms = a.norm(dim=1) * b.norm(dim=1)
-    defined = norms > 0
-    if defined.sum() < 2:
-        return None
-    return mean_interval((a * b).sum(1)[defined] / norms[defined])

@@ -1,6 +1,6 @@
 """What is known of a model at the end of its training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,25 +8,18 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from zoo.analysis.compare import Batch, losses, scored_columns
+from zoo.analysis.compare import Batch, Comparison, EpisodeSets
 from zoo.analysis.construction import weights_summary
 from zoo.analysis.figures import LOSS_LABELS
-from zoo.metrics.alignment import alignment, query_response
+from zoo.metrics.alignment import Agreement, agreement, mean_agreement, query_response
 from zoo.metrics.classification import expected_calibration_error
-from zoo.metrics.errors import (
-    Interval,
-    interval_or_none,
-    mean_interval,
-    mean_of_scored,
-    ratio_interval,
-)
+from zoo.metrics.errors import Summary
+from zoo.metrics.text import in_cell, number_text, optional, plain, share_text
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
 
 REFERENCE = "gradient_descent"
-# A loss below this fraction of the largest is rounding: no ratio to it means anything.
-NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -39,6 +32,8 @@ class Report:
         at_query: By loss and predictor.
         over_all: The same over all scored positions.
         curves: The loss after 0, 1, ... examples, by predictor; None where no episode is scored.
+        first_tenth: The model's loss at the query on the first tenth of the episodes, by which a
+            card is checked in a tenth of the time; None for fewer than 20 episodes.
         ratio: Paired ratio of the model's loss at the query to that of each reference which is not
             exact to rounding.
         calibration_error: Expected calibration error of the model's logits, where it has any.
@@ -51,17 +46,18 @@ class Report:
 
     num_episodes: int
     loss: str
-    at_query: dict[str, dict[str, Interval]]
-    over_all: dict[str, dict[str, Interval]]
-    curves: dict[str, list[Interval | None]]
-    ratio: dict[str, Interval]
+    at_query: dict[str, dict[str, Summary]]
+    over_all: dict[str, dict[str, Summary]]
+    curves: dict[str, list[Summary | None]]
+    first_tenth: Summary | None
+    ratio: dict[str, Summary]
     calibration_error: float | None
     closed_form: float | None
-    alignment: dict[str, Interval]
+    alignment: dict[str, Summary]
     num_zero_norm: int
     weights: dict[str, float] = field(default_factory=dict)
 
-    def metrics_of(self, predictor: str) -> dict[str, Interval]:
+    def metrics_of(self, predictor: str) -> dict[str, Summary]:
         """The losses of a predictor, under the names a card has them."""
         return {
             f"test/{loss}_{place}": found[loss][predictor]
@@ -70,13 +66,22 @@ class Report:
             if predictor in found[loss]
         }
 
-    def model_metrics(self) -> dict[str, Interval]:
-        """The model's numbers that have an interval, under the names a card has them."""
+    def model_metrics(self) -> dict[str, Summary]:
+        """The model's numbers that are means over episodes, under the names a card has them."""
         return {
             **self.metrics_of("model"),
             **{f"test/ratio_to_{name}": ratio for name, ratio in self.ratio.items()},
             **{f"alignment/{name}": value for name, value in self.alignment.items()},
         }
+
+    def model_numbers(self) -> dict[str, float]:
+        """The model's numbers, each error with its median and the share of its tail, flat."""
+        numbers = {}
+        for name, found in self.model_metrics().items():
+            numbers[name] = found.value
+            if found.median is not None and found.tail_share is not None:
+                numbers |= {f"{name}/median": found.median, f"{name}/tail_share": found.tail_share}
+        return numbers
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -104,7 +109,7 @@ def create_report(
     model: Predictor,
     references: Mapping[str, Predictor],
     closed_form: float | None,
-    episodes: Batch,
+    sets: EpisodeSets,
     mean_function: Tensor | None = None,
 ) -> Report:
     """Measures a model beside exact algorithms on the same episodes.
@@ -114,24 +119,29 @@ def create_report(
         references: Exact algorithms by name; the model's behaviour is compared with that of
             `gradient_descent`.
         closed_form: Expected 0.5*MSE of the best gradient step, if it is known.
-        episodes: The test episodes.
+        sets: The test episodes, and the further sets that are measured where tails are heavy.
         mean_function: The matrix (d_y, d_x) that the functions of all episodes have in common, if
             they do; what the model says before any example is compared with it.
     """
-    x, y, target, scored = episodes
+    comparison = Comparison(sets, model.output == "logits")
+    predictors = {"model": model, **references}
+    for name, predictor in predictors.items():
+        comparison.add(name, predictor)
     found = {
-        name: losses(predictor, x, y, target, model.output == "logits")
-        for name, predictor in {"model": model, **references}.items()
+        loss: {
+            name: comparison.summaries(name, loss)
+            for name in predictors
+            if loss in comparison.errors[name]
+        }
+        for loss in comparison.errors["model"]
     }
-    by_loss = {
-        loss: {name: of_loss[loss] for name, of_loss in found.items() if loss in of_loss}
-        for loss in found["model"]
-    }
-    loss, main = next(iter(by_loss.items()))
+    loss, main = next(iter(found.items()))
+    inexact = [n for n in main if n != "model" and not comparison.is_rounding(n, loss)]
     reference = references[REFERENCE]
-    agreement = alignment(query_response(model, x, y), query_response(reference, x, y))
-    scale = max(values[:, -1].mean() for values in main.values())
-    inexact = [n for n in main if n != "model" and main[n][:, -1].mean() > NEGLIGIBLE * scale]
+    mean = mean_agreement(
+        _agreement(model, reference, sets(0)),
+        lambda number: _agreement(model, reference, sets(number)),
+    )
     weights = {}
     if isinstance(model, GDSSM) and isinstance(reference, GradientDescent):
         weights = weights_summary(model, reference.step_size)
@@ -141,38 +151,47 @@ def create_report(
         weights["cosine_start"] = cosine.item()
         error = (start - mean_function).norm() / mean_function.norm()
         weights["relative_error_start"] = error.item()
-    calibration_error = None
-    if model.output == "logits":
-        with torch.no_grad():
-            pairs = zip(torch.split(x, 200), torch.split(y, 200), strict=True)
-            logits = torch.cat([model.predict_query(*pair) for pair in pairs])
-        calibration_error = expected_calibration_error(logits, target[:, -1]).item()
     return Report(
-        num_episodes=len(x),
+        num_episodes=len(comparison.errors["model"][loss][-1]),
         loss=loss,
-        at_query={
-            name: {p: mean_interval(values[:, -1]) for p, values in of_loss.items()}
-            for name, of_loss in by_loss.items()
-        },
-        over_all={
-            name: {p: mean_interval(mean_of_scored(v, scored)) for p, v in of_loss.items()}
-            for name, of_loss in by_loss.items()
-        },
-        curves={
-            name: [interval_or_none(column) for column in scored_columns(values, scored)]
-            for name, values in main.items()
-        },
-        ratio={name: ratio_interval(main["model"][:, -1], main[name][:, -1]) for name in inexact},
-        calibration_error=calibration_error,
+        at_query=_at(found, -2),
+        over_all=_at(found, -1),
+        curves={name: all_[:-1] for name, all_ in main.items()},
+        first_tenth=comparison.first_tenth("model", loss),
+        ratio={name: comparison.ratio("model", name, loss) for name in inexact},
+        calibration_error=_calibration_error(model, sets(0)) if model.output == "logits" else None,
         closed_form=closed_form,
         alignment={
-            name: value
-            for name, value in agreement._asdict().items()
-            if isinstance(value, Interval)
+            name: value for name, value in mean._asdict().items() if isinstance(value, Summary)
         },
-        num_zero_norm=agreement.num_zero_norm,
+        num_zero_norm=mean.num_zero_norm,
         weights=weights,
     )
+
+
+def _at(
+    found: Mapping[str, Mapping[str, list[Summary | None]]], place: int
+) -> dict[str, dict[str, Summary]]:
+    return {
+        loss: {name: value for name, all_ in of_loss.items() if (value := all_[place]) is not None}
+        for loss, of_loss in found.items()
+    }
+
+
+def _agreement(f: Predictor, g: Predictor, batches: Iterable[Batch]) -> Agreement:
+    return Agreement.joined(
+        agreement(query_response(f, x, y), query_response(g, x, y)) for x, y, _, _ in batches
+    )
+
+
+@torch.no_grad()
+def _calibration_error(model: Predictor, batches: Iterable[Batch]) -> float:
+    logits, targets = [], []
+    for x, y, target, _ in batches:
+        pairs = zip(torch.split(x, 200), torch.split(y, 200), strict=True)
+        logits += [model.predict_query(*pair) for pair in pairs]
+        targets.append(target[:, -1])
+    return expected_calibration_error(torch.cat(logits), torch.cat(targets)).item()
 
 
 @torch.no_grad()
@@ -188,27 +207,28 @@ def report_tables(report: Report) -> list[Table]:
     losses.add_column("predictor")
     for loss in report.at_query:
         losses.add_column(LOSS_LABELS.get(loss, loss), justify="right")
-    losses.add_column("model / predictor", justify="right")
+    for heading in ("median", "worst 0.1 %", "model / predictor"):
+        losses.add_column(heading, justify="right")
     predictors = dict.fromkeys(name for found in report.at_query.values() for name in found)
     for name in predictors:
         cells = [found.get(name) for found in report.at_query.values()]
-        losses.add_row(name, *map(_text, cells), _text(report.ratio.get(name)))
+        main = report.at_query[report.loss].get(name)
+        tail = ("", "") if main is None else (optional(main.median), share_text(main.tail_share))
+        losses.add_row(name, *map(_text, cells), *tail, _text(report.ratio.get(name)))
         if name == "model" and report.closed_form is not None:
-            losses.add_row("closed form, one step", f"{report.closed_form:.5f}", "")
+            losses.add_row("closed form, one step", plain(report.closed_form))
+    losses.caption = "worst 0.1 %: the share of the mean that these episodes carry"
     if report.calibration_error is not None:
-        losses.caption = f"expected calibration error {report.calibration_error:.4f}"
+        losses.caption += f"\nexpected calibration error {report.calibration_error:.4f}"
     agreement = Table(title="agreement with one step of gradient descent")
     agreement.add_column("quantity")
     agreement.add_column("value", justify="right")
     for name, value in report.alignment.items():
-        agreement.add_row(f"alignment/{name}", _text(value))
+        agreement.add_row(f"alignment/{name}", number_text(value, signed=name == "cosine"))
     for name, number in report.weights.items():
-        agreement.add_row(f"weights/{name}", f"{number:.5f}")
+        agreement.add_row(f"weights/{name}", plain(number))
     return [losses, agreement]
 
 
-def _text(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    digits = ".5f" if abs(interval.value) >= 1e-4 else ".1e"
-    return f"{interval.value:{digits}} ± {interval.ci95:{digits}}"
+def _text(summary: Summary | None) -> str:
+    return "" if summary is None else in_cell(number_text(summary))

@@ -8,12 +8,13 @@ from typing import Any
 from rich.table import Table
 
 from zoo.analysis.report import Report
-from zoo.metrics.errors import interval_over_seeds
+from zoo.metrics.errors import HEAVY, interval_over_seeds
+from zoo.metrics.text import plain, with_interval
 
 
 def numbers_of(report: Report) -> dict[str, float | None]:
     """The numbers of one seed that are compared with those of others, by name."""
-    numbers: dict[str, float | None] = {n: m.value for n, m in report.model_metrics().items()}
+    numbers: dict[str, float | None] = {**report.model_numbers()}
     if report.calibration_error is not None:
         numbers["test/calibration_error"] = report.calibration_error
     return numbers | {f"weights/{name}": value for name, value in report.weights.items()}
@@ -74,9 +75,7 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in metrics.items():
         known = [value for value in found["values"].values() if value is not None]
-        mean = _text(found["mean"])
-        if found["ci95"] is not None:
-            mean += f" ± {found['ci95']:.2g}"
+        mean = _mean_text(name, metrics)
         if len(known) < len(seeds):
             mean += f" ({len(known)} of {len(seeds)})"
         table.add_row(name, mean, _text(min(known, default=None)), _text(max(known, default=None)))
@@ -88,5 +87,17 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
     return table
 
 
+def _mean_text(name: str, metrics: Mapping[str, Any]) -> str:
+    """The mean; an error has no interval where one seed's has a heavy tail or it reaches zero."""
+    mean, ci95 = metrics[name]["mean"], metrics[name]["ci95"]
+    if mean is None:
+        return "-"
+    shares = metrics.get(f"{name}/tail_share", {"values": {}})["values"].values()
+    if any(share is not None and share > HEAVY for share in shares):
+        return f"{plain(mean, 2)} (heavy tail)"
+    is_error = name.startswith("test/") or name.endswith("_difference")
+    return plain(mean) if is_error and (ci95 or 0) > mean else with_interval(mean, ci95)
+
+
 def _text(value: float | None) -> str:
-    return "-" if value is None or value == math.inf else f"{value:.4g}"
+    return "-" if value is None or value == math.inf else plain(value)

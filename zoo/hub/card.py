@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # A card is read into memory before anything is known about it.
 MAX_CARD_BYTES = 1_000_000
 
@@ -138,32 +138,41 @@ class FileEntry(Plain):
     bytes: PositiveCount
 
 
-class MetricEntry(Plain):
+class CurvePoint(Plain):
+    """A mean over episodes, as a point of a learning curve.
+
+    Schema 1 has `value` and `ci95` alone.
+
+    Attributes:
+        value: Mean over the episodes scored there.
+        ci95: Half the width of its 95 % interval; None where the tail is too heavy for one, and for
+            errors of rounding.
+        median: Of errors; None for what is no error, such as a cosine, and for ratios.
+        tail_share: Share of the mean that the worst 0.1 % of the episodes carry; of a ratio the
+            larger one of both errors. None for what is no error, and for errors of rounding.
+        lowest: Of the means of ten further sets of as many episodes, drawn apart, where the tail is
+            heavy: the worst 0.1 % carry more than a tenth.
+        highest: Of the same.
+    """
+
+    value: float
+    ci95: NonNegativeFloat | None
+    median: float | None = None
+    tail_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    lowest: float | None = None
+    highest: float | None = None
+
+
+class MetricEntry(CurvePoint):
     """A measured number.
 
     Attributes:
-        value: Mean over episodes.
-        ci95: Half the width of its 95 % interval.
         num_episodes: Episodes it was measured on.
         eval_seed: Their seed.
     """
 
-    value: float
-    ci95: NonNegativeFloat
     num_episodes: PositiveCount
     eval_seed: Seed
-
-
-class CurvePoint(Plain):
-    """A point of a learning curve.
-
-    Attributes:
-        value: Mean loss over the episodes scored there.
-        ci95: Half the width of its 95 % interval.
-    """
-
-    value: float
-    ci95: NonNegativeFloat
 
 
 Curve = Annotated[list[CurvePoint | None], Field(max_length=100_000)]
@@ -212,16 +221,18 @@ class Card(Plain):
         files: Every other file of the checkpoint.
         data: Spec of the training episodes.
         training: How the weights came about.
-        metrics: Measured on the test episodes.
+        metrics: Measured on the test episodes; names that end in `_first_tenth` on the first tenth
+            of them.
         reference_metrics: The same number for exact algorithms on the same episodes.
         curves: The loss after 0, 1, ... examples on the same episodes, by predictor, of which
             `model` is the checkpoint; None where no episode is scored.
         versions: Of the packages that trained it.
-        git_commit: Of the code that trained it, if known.
+        git_commit: Of the code that trained it, if known; `SHA-dirty-HASH` where files differed
+            from that commit.
         command: Of the process that finished the training.
         created: Time of writing.
         license: Of the weights.
-        paper: Address of the paper that the architecture comes from.
+        paper: Address of the paper that the architecture comes from, empty if it has none.
         notes: Anything else.
     """
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import NullFormatter
 
 from zoo.hub.card import Card, CheckpointError, CurvePoint
 from zoo.hub.pages import METRIC_LABELS, Comparison
+from zoo.metrics.errors import bounds
 
 MODEL = "model"  # what a card's curves call the checkpoint itself
 # Exact solutions have errors of rounding; the axes end at this fraction of the best model's.
@@ -75,8 +76,10 @@ def _drawn(comparison: Comparison) -> bytes:
             else:
                 size = entry.num_parameters if axes is sizes else entry.state_size
                 color = colors[row.name]
+                low, high = _bounds(error)
+                bars = [[error.value - low], [high - error.value]]
                 axes.errorbar(
-                    size, error.value, error.ci95, marker="o", capsize=2, color=color, label=label
+                    size, error.value, bars, marker="o", capsize=2, color=color, label=label
                 )
         axes.set_xscale("log")
         axes.set_xmargin(0.2)
@@ -112,12 +115,16 @@ def _draw_curve(axes: Axes, curve: list[CurvePoint | None], **style: Any) -> Non
     (line,) = axes.plot(places, [point.value for _, point in found], **style)
     axes.fill_between(
         places,
-        [point.value - point.ci95 for _, point in found],
-        [point.value + point.ci95 for _, point in found],
+        [_bounds(point)[0] for _, point in found],
+        [_bounds(point)[1] for _, point in found],
         color=line.get_color(),
         alpha=0.2,
         linewidth=0,
     )
+
+
+def _bounds(point: CurvePoint) -> tuple[float, float]:
+    return bounds(point.value, point.ci95, point.lowest, point.highest)
 
 
 def _gray_styles() -> list[dict[str, Any]]:
@@ -135,6 +142,6 @@ def _digest(comparison: Comparison) -> str:
         name: [card.model_dump(mode="json")["curves"], card.num_parameters, card.state_size]
         for name, card in _cards(comparison).items()
     }
-    rows = [(row.name, row.error.value, row.error.ci95) for row in comparison.rows]
+    rows = [(row.name, row.error.value, *_bounds(row.error)) for row in comparison.rows]
     data = json.dumps([comparison.episodes, comparison.metric, shown, rows], sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()

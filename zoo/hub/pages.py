@@ -8,6 +8,7 @@ from typing import NamedTuple
 from zoo.hub.card import Card, MetricEntry
 from zoo.hub.index import IndexEntry, index_entry
 from zoo.hub.io import card_bytes
+from zoo.metrics.text import number_text, optional, share_text
 
 # The algorithm whose loss others' are divided by.
 REFERENCE = "gradient_descent"
@@ -15,6 +16,13 @@ METRIC_LABELS = {
     "test/half_mse_query": "0.5*MSE",
     "test/cross_entropy_query": "cross entropy",
 }
+
+
+# Above the tables of numbers.
+TAIL = (
+    "Worst 0.1 % is the share of the mean that these episodes carry. Above 10 % the tail is heavy: "
+    "instead of an interval stands the range of the means of ten further sets of as many episodes."
+)
 
 
 class Row(NamedTuple):
@@ -39,18 +47,22 @@ class Comparison(NamedTuple):
     Attributes:
         episodes: Which, in a few words.
         metric: Name of the loss.
-        num_episodes: How many.
-        eval_seed: Their seed.
+        eval_seed: Seed of the episodes.
         rows: Models and algorithms.
         cards: Of the models.
     """
 
     episodes: str
     metric: str
-    num_episodes: int
     eval_seed: int
     rows: list[Row]
     cards: list[Card]
+
+    @property
+    def num_episodes(self) -> str:
+        """How many test episodes: models with heavy tails are measured on more of the same."""
+        numbers = sorted({row.error.num_episodes for row in self.rows})
+        return " or ".join(f"{number:,}" for number in numbers)
 
     @property
     def slug(self) -> str:
@@ -69,7 +81,7 @@ def comparisons(cards: Sequence[Card]) -> list[Comparison]:
         entry = index_entry(card, card_bytes(card), card.name)
         # A curriculum is over when a model is tested.
         data = {key: value for key, value in card.data.items() if key != "curriculum"}
-        same = (data, entry.metric, entry.error.num_episodes, entry.error.eval_seed)
+        same = (data, entry.metric, entry.error.eval_seed)
         key = (_episodes_label(card, entry), json.dumps(same, sort_keys=True))
         groups.setdefault(key, []).append((card, entry))
     keys = sorted(groups)
@@ -93,13 +105,17 @@ def _comparison(episodes: str, group: list[tuple[Card, IndexEntry]]) -> Comparis
         Row(card.name, entry, entry.error, card.metrics.get(f"test/ratio_to_{REFERENCE}"))
         for card, entry in group
     ]
-    solvers = {name: value for _, entry in group for name, value in entry.references.items()}
+    solvers: dict[str, MetricEntry] = {}
+    for _, entry in group:
+        for name, value in entry.references.items():
+            # The number of the most episodes.
+            if name not in solvers or value.num_episodes > solvers[name].num_episodes:
+                solvers[name] = value
     rows += [Row(name, None, value, None) for name, value in solvers.items()]
     rows.sort(key=lambda row: (row.error.value, row.name))
     _, first = group[0]
-    measured = (first.error.num_episodes, first.error.eval_seed)
     cards = sorted((card for card, _ in group), key=lambda card: card.name)
-    return Comparison(episodes, first.metric, *measured, rows, cards)
+    return Comparison(episodes, first.metric, first.error.eval_seed, rows, cards)
 
 
 def leaderboard(cards: Sequence[Card]) -> str:
@@ -114,25 +130,26 @@ def _leaderboard_section(comparison: Comparison) -> str:
     lines = [
         f"### {episodes}",
         "",
-        f"{METRIC_LABELS[comparison.metric]} at the query on {comparison.num_episodes:,} test "
+        f"{METRIC_LABELS[comparison.metric]} at the query on {comparison.num_episodes} test "
         f"episodes (seed {comparison.eval_seed}).",
         "",
         f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
-        f"| predictor | parameters | state | {METRIC_LABELS[comparison.metric]} | "
-        f"/ {REFERENCE} | training episodes | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| predictor | parameters | state | {METRIC_LABELS[comparison.metric]} | median | "
+        f"worst 0.1 % | / {REFERENCE} | training episodes | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in comparison.rows:
-        entry, ratio = row.entry, "" if row.ratio is None else number(row.ratio)
+        entry, ratio = row.entry, "" if row.ratio is None else number_text(row.ratio)
+        error = [number_text(row.error), *tail(row.error)]
         if entry is None:
-            cells = [f"*{_plain(row.name)}*", "", "", number(row.error), ratio, "", ""]
+            cells = [f"*{_plain(row.name)}*", "", "", *error, ratio, "", ""]
         else:
             cells = [
                 f"`{row.name}`",
                 f"{entry.num_parameters:,}",
                 f"{entry.state_size:,}",
-                number(row.error),
+                *error,
                 ratio,
                 f"{entry.episodes:,}",
                 f"{entry.wall_time_s:,.0f}",
@@ -160,10 +177,8 @@ def model_card(card: Card) -> str:
 def card_page(card: Card) -> str:
     """Markdown: what the card says, for people."""
     entry = index_entry(card, card_bytes(card), card.name)
-    metrics = [f"| {_plain(name)} | {number(value)} |" for name, value in card.metrics.items()]
-    references = [
-        f"| {_plain(name)} | {number(value)} |" for name, value in card.reference_metrics.items()
-    ]
+    metrics = [_metric_line(name, value) for name, value in card.metrics.items()]
+    references = [_metric_line(name, value) for name, value in card.reference_metrics.items()]
     arguments = ", ".join(f"{name}={value!r}" for name, value in card.model_args.items())
     training = card.training
     return "\n".join(
@@ -178,7 +193,7 @@ def card_page(card: Card) -> str:
             f"- trained on {training.episodes:,} episodes of {_plain(entry.episodes_label)} in "
             f"{training.steps:,} steps, {training.wall_time_s:,.0f} s, seed {training.seed}",
             f"- command: {_plain(card.command)}",
-            f"- paper: {_plain(card.paper)}",
+            *([f"- paper: {_plain(card.paper)}"] if card.paper else []),
             *([f"- {_plain(card.notes)}"] if card.notes else []),
             "",
             "```python",
@@ -187,15 +202,17 @@ def card_page(card: Card) -> str:
             f'model = zoo.load("path/to/{card.name}")',
             "```",
             "",
-            "| metric | value |",
-            "|---|---:|",
+            TAIL,
+            "",
+            "| metric | value | median | worst 0.1 % |",
+            "|---|---:|---:|---:|",
             *metrics,
             "",
             f"{METRIC_LABELS[entry.metric]} at the query of exact algorithms on the same "
             f"{entry.error.num_episodes:,} episodes (seed {entry.error.eval_seed}):",
             "",
-            "| algorithm | value |",
-            "|---|---:|",
+            "| algorithm | value | median | worst 0.1 % |",
+            "|---|---:|---:|---:|",
             *references,
             "",
             "Everything else is in `card.json`, from which this page is made.",
@@ -204,9 +221,18 @@ def card_page(card: Card) -> str:
     )
 
 
-def number(entry: MetricEntry) -> str:
-    """A value with its 95 % interval, e.g. `0.2074 ± 0.0026`."""
-    return f"{entry.value:.4g} ± {entry.ci95:.2g}"
+def number(name: str, entry: MetricEntry) -> str:
+    """A metric with its 95 % interval, or why it has none; a cosine may be below zero."""
+    return number_text(entry, signed="cosine" in name)
+
+
+def tail(entry: MetricEntry) -> list[str]:
+    """Median of an error and the share of the worst episodes; nothing where a card has none."""
+    return [optional(entry.median), share_text(entry.tail_share)]
+
+
+def _metric_line(name: str, entry: MetricEntry) -> str:
+    return f"| {' | '.join([_plain(name), number(name, entry), *tail(entry)])} |"
 
 
 def _plain(text: str) -> str:

@@ -1,11 +1,12 @@
 """How far a model behaves like an algorithm: predictions and sensitivities at the query."""
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoo.metrics.errors import Interval, mean_interval
+from zoo.metrics.errors import Summary, error_summaries, mean_interval
 from zoo.predictor import Predictor
 
 
@@ -34,10 +35,29 @@ class Alignment(NamedTuple):
         num_zero_norm: Episodes left out of the cosine because a norm is zero.
     """
 
-    prediction_difference: Interval
-    model_difference: Interval
-    cosine: Interval | None
+    prediction_difference: Summary
+    model_difference: Summary
+    cosine: Summary | None
     num_zero_norm: int
+
+
+class Agreement(NamedTuple):
+    """What `Alignment` averages, for each episode.
+
+    Attributes:
+        prediction_difference: |f - g|_2, (num_episodes,).
+        model_difference: |J_f - J_g|_F, (num_episodes,).
+        cosine: <J_f, J_g> / (|J_f| |J_g|), NaN where a norm is zero, (num_episodes,).
+    """
+
+    prediction_difference: Tensor
+    model_difference: Tensor
+    cosine: Tensor
+
+    @staticmethod
+    def joined(parts: "Iterable[Agreement]") -> "Agreement":
+        """Batches as one."""
+        return Agreement(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def query_response(
@@ -82,15 +102,52 @@ def _query_response(predictor: Predictor, x: Tensor, y: Tensor) -> QueryResponse
     return QueryResponse(prediction.detach(), torch.stack(rows, dim=1))
 
 
-def alignment(f: QueryResponse, g: QueryResponse) -> Alignment:
+def agreement(f: QueryResponse, g: QueryResponse) -> Agreement:
     """Compares two predictors by their responses to the same episodes."""
     J_f, J_g = f.jacobian.flatten(1).double(), g.jacobian.flatten(1).double()
-    norms = J_f.norm(dim=1) * J_g.norm(dim=1)
-    defined = norms > 0
-    cosines = (J_f * J_g).sum(1)[defined] / norms[defined]
+    return Agreement(
+        prediction_difference=(f.prediction - g.prediction).norm(dim=1),
+        model_difference=(J_f - J_g).norm(dim=1),
+        cosine=cosines(J_f, J_g),
+    )
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> / (|a| |b|) of the rows, (num_rows,); NaN where a norm is zero."""
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    return torch.where(norms > 0, (a * b).sum(1) / norms, torch.nan)
+
+
+def mean_cosine(values: Tensor) -> Summary | None:
+    """Mean of the cosines that are defined, None where these are fewer than two."""
+    defined = values[~values.isnan()]
+    return Summary(*mean_interval(defined)) if len(defined) > 1 else None
+
+
+def alignment(f: QueryResponse, g: QueryResponse) -> Alignment:
+    """Compares two predictors by their responses to the same episodes."""
+    return mean_agreement(agreement(f, g))
+
+
+def mean_agreement(
+    found: Agreement, measure: Callable[[int], Agreement] | None = None
+) -> Alignment:
+    """Averages over episodes.
+
+    Args:
+        found: Of the episodes.
+        measure: Of the further set of a number, as `error_summaries` takes it.
+    """
+
+    def differences(values: Agreement) -> dict[str, Tensor]:
+        return {
+            "prediction_difference": values.prediction_difference,
+            "model_difference": values.model_difference,
+        }
+
+    apart = None if measure is None else lambda number: differences(measure(number))
     return Alignment(
-        prediction_difference=mean_interval((f.prediction - g.prediction).norm(dim=1)),
-        model_difference=mean_interval((J_f - J_g).norm(dim=1)),
-        cosine=mean_interval(cosines) if len(cosines) > 1 else None,
-        num_zero_norm=int((~defined).sum()),
+        **error_summaries(differences(found), apart),
+        cosine=mean_cosine(found.cosine),
+        num_zero_norm=int(found.cosine.isnan().sum()),
     )

@@ -1,9 +1,9 @@
 """Squared errors, their means with intervals, and ratios of paired errors."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,15 @@ T_975 = (
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
     2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
+
+# A mean of which the worst 0.1 % of the episodes carry more than a tenth has no interval: what
+# decides about it is mostly not in the sample.
+WORST = 1e-3
+HEAVY = 0.1
+# Sets of episodes, as large as the one measured and drawn apart, whose means are shown instead.
+NUM_APART = 10
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Interval(NamedTuple):
@@ -51,6 +60,20 @@ class Summary(NamedTuple):
     lowest: float | None = None
     highest: float | None = None
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between what the mean may lie, as far as it is known: for bands and bars in figures."""
+        return bounds(self.value, self.ci95, self.lowest, self.highest)
+
+
+def bounds(
+    value: float, ci95: float | None, lowest: float | None, highest: float | None
+) -> tuple[float, float]:
+    """`Summary.bounds` of its parts; the value alone where nothing more is known."""
+    if lowest is not None and highest is not None:
+        return min(value, lowest), max(value, highest)
+    return (value, value) if ci95 is None else (value - ci95, value + ci95)
+
 
 def half_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """1/2 (prediction - target)^2, averaged over the output coordinates, the last dimension."""
@@ -74,9 +97,79 @@ def mean_interval(values: Tensor) -> Interval:
     return Interval(values.mean().item(), Z_95 * values.std().item() / math.sqrt(len(values)))
 
 
-def interval_or_none(values: Tensor) -> Interval | None:
-    """`mean_interval`, or None where there are too few values for one."""
-    return mean_interval(values) if len(values) > 1 else None
+def tail_share(values: Tensor) -> float:
+    """Share of the mean of errors (num_episodes,) that the worst 0.1 % of the episodes carry.
+
+    Of fewer than 1,000 episodes it is the part of the worst one that belongs to 0.1 % of them.
+    """
+    worst = WORST * len(values)
+    top = values.double().topk(math.ceil(worst)).values
+    carried = top.sum() - (math.ceil(worst) - worst) * top[-1]
+    total = values.double().sum().item()
+    return 0.0 if total == 0 else carried.item() / total
+
+
+def is_heavy(values: Tensor) -> bool:
+    """Whether the mean of errors (num_episodes,) says little: its tail is heavy.
+
+    The worst 0.1 % of the episodes carry more than a tenth of it or, of a few episodes, its 95 %
+    interval reaches zero.
+    """
+    value, ci95 = mean_interval(values)
+    return tail_share(values) > HEAVY or ci95 > value
+
+
+def error_summary(
+    values: Tensor, negligible: float = 0.0, apart: Sequence[float] | None = None
+) -> Summary:
+    """What is said of errors over episodes.
+
+    Args:
+        values: Errors, none below zero, (num_episodes,), of at least two episodes.
+        negligible: A mean at or below it is rounding, which has neither interval nor tail.
+        apart: Means of further sets, as `means_apart` gives them; needed where a tail is heavy.
+
+    Raises:
+        ValueError: If there are fewer than two values.
+    """
+    value, ci95 = mean_interval(values)
+    ordered = values.double().sort().values
+    median = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]).item() / 2
+    if 0 < value <= negligible:
+        return Summary(value, median=median)
+    share = tail_share(values)
+    if not is_heavy(values):
+        return Summary(value, ci95, median, share)
+    between = (min(apart), max(apart)) if apart else (None, None)
+    return Summary(value, None, median, share, *between)
+
+
+def means_apart(measure: Callable[[int], Mapping[Key, Tensor]]) -> dict[Key, list[float]]:
+    """Means over each of ten further sets of episodes.
+
+    Args:
+        measure: From the number of a set, from 1, to values over its episodes by name.
+    """
+    sets = [
+        {name: values.double().mean().item() for name, values in measure(i).items()}
+        for i in range(1, NUM_APART + 1)
+    ]
+    return {name: [found[name] for found in sets] for name in sets[0]}
+
+
+def error_summaries(
+    found: Mapping[Key, Tensor], measure: Callable[[int], Mapping[Key, Tensor]] | None = None
+) -> dict[Key, Summary]:
+    """`error_summary` of several errors over the same episodes.
+
+    Args:
+        found: Errors by name, each (num_episodes,).
+        measure: The same over the further set of a number, as `means_apart` takes it; called where
+            the tail of one of them is heavy.
+    """
+    heavy = measure is not None and any(map(is_heavy, found.values()))
+    apart = means_apart(measure) if measure is not None and heavy else {}
+    return {name: error_summary(values, apart=apart.get(name)) for name, values in found.items()}
 
 
 def interval_over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
@@ -97,6 +190,30 @@ def ratio_interval(numerator: Tensor, denominator: Tensor) -> Interval:
     ratio = a.mean() / b.mean()
     ci95 = Z_95 * (a - ratio * b).std() / (b.mean() * math.sqrt(len(a)))
     return Interval(ratio.item(), ci95.item())
+
+
+def ratio_summary(
+    numerator: Tensor,
+    denominator: Tensor,
+    apart: Callable[[], tuple[Sequence[float], Sequence[float]]] | None = None,
+) -> Summary:
+    """mean(numerator) / mean(denominator) of paired errors, both (num_episodes,).
+
+    Where the tail of one of them is heavy the ratio has no interval either.
+
+    Args:
+        numerator: Errors.
+        denominator: Errors of another predictor on the same episodes.
+        apart: Means of both over the same further sets, asked for where a tail is heavy.
+    """
+    ratio = ratio_interval(numerator, denominator)
+    if not is_heavy(numerator) and not is_heavy(denominator):
+        return Summary(*ratio)
+    share = max(tail_share(numerator), tail_share(denominator))
+    if apart is None:
+        return Summary(ratio.value, tail_share=share)
+    ratios = [a / b for a, b in zip(*apart(), strict=True)]
+    return Summary(ratio.value, tail_share=share, lowest=min(ratios), highest=max(ratios))
 
 
 class RatioOfMeans(Metric):

@@ -88,6 +88,21 @@ def plain(value: float, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def optional(value: float | None) -> str:
+    """`plain`, or nothing for None."""
+    return "" if value is None else plain(value)
+
+
+def share_text(share: float | None) -> str:
+    """A share as in `1.1 %`, or nothing for None."""
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def in_cell(text: str) -> str:
+    """The text of a number on several short lines, for a column of a table."""
+    return text.replace(" (", "\n(").replace(", ", ",\n")
+
+
 def _power(value: float) -> int:
     return int(f"{value:e}".partition("e")[2])
 

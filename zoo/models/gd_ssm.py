@@ -87,6 +87,7 @@ class GDSSM(WindowedPredictor):
     def __init__(self, config: GDSSMConfig) -> None:
         super().__init__(config.d_x, config.d_y, create_layer(config, config.d_x))
         self.output = config.output
+        self.heavy_tailed = config.num_steps > 1
 
     def tokens(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return x, y

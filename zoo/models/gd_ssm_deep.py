@@ -201,6 +201,8 @@ class GDSSMDeepConfig(SequenceConfig):
 class GDSSMDeep(SequenceModel):
     """A stack of GD-SSM blocks."""
 
+    paper: ClassVar[str] = "https://arxiv.org/abs/2410.11687"
+
     def __init__(self, config: GDSSMDeepConfig) -> None:
         blocks = [
             GDSSMBlock(config.d_model, config.d_head, config.decay, config.scale_Q, config.scale_D)

@@ -35,6 +35,7 @@ class GDSSMFeatures(WindowedPredictor):
     def __init__(self, config: GDSSMFeaturesConfig) -> None:
         super().__init__(config.d_x, config.d_y, create_layer(config, config.num_features))
         self.output = config.output
+        self.heavy_tailed = config.num_steps > 1
         modules: list[nn.Module] = []
         d_in = config.d_x
         for _ in range(config.num_hidden):

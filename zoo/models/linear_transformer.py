@@ -111,6 +111,8 @@ class LinearTransformer(Predictor):
     """
 
     token_layout: ClassVar[str] = "concatenated"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2212.07677"
+    heavy_tailed = True
 
     def __init__(self, config: LinearTransformerConfig) -> None:
         super().__init__(config.d_x, config.d_y)

@@ -164,6 +164,8 @@ class MambaConfig(SequenceConfig):
 class Mamba(SequenceModel):
     """Residual Mamba blocks on interleaved tokens."""
 
+    paper: ClassVar[str] = "https://arxiv.org/abs/2312.00752"
+
     replicas_in_turn_on = ("cuda",)  # where torch.vmap would rule out the kernel of mamba_ssm
 
     def __init__(self, config: MambaConfig) -> None:

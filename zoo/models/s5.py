@@ -203,6 +203,8 @@ class S5Config(SequenceConfig):
 class S5(SequenceModel):
     """A stack of S5 blocks."""
 
+    paper: ClassVar[str] = "https://arxiv.org/abs/2208.04933"
+
     def __init__(self, config: S5Config) -> None:
         blocks = [
             S5Block(

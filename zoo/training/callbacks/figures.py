@@ -8,7 +8,7 @@ import torch
 from zoo.analysis.compare import losses, scored_columns
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import learning_curve_figure, weights_figure
-from zoo.metrics.errors import Interval, interval_or_none
+from zoo.metrics.errors import Summary, error_summary
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
@@ -51,11 +51,14 @@ class FigureMonitor(pl.Callback):
             predictors["gradient_descent"] = pl_module.reference
         predictors["model"] = pl_module.model
         x, y, target, scored = (part[: self.num_episodes] for part in batch)
-        curves: dict[str, list[Interval | None]] = {}
+        curves: dict[str, list[Summary | None]] = {}
         for name, predictor in predictors.items():
             found = losses(predictor, x, y, target, pl_module.model.output == "logits")
             loss, values = next(iter(found.items()))
-            curves[name] = [interval_or_none(column) for column in scored_columns(values, scored)]
+            curves[name] = [
+                error_summary(column) if len(column) > 1 else None
+                for column in scored_columns(values, scored)
+            ]
         for writer in writers(trainer):
             figure = learning_curve_figure(curves, loss)
             writer.add_figure("val/learning_curve", figure, trainer.global_step)
