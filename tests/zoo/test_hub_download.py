@@ -415,6 +415,13 @@ def test_a_rewritten_pair_in_the_cache_is_refused(server: Server, tmp_path: Path
     for act in (zoo.load, check_checkpoint):
         with pytest.raises(CheckpointError, match=r"card.json has sha256 [0-9a-f]{64}: altered"):
             act(directory)
+    # A link has the name that it is filed under, whatever that of its target is.
+    directory.rename(tmp_path / "elsewhere")
+    directory.symlink_to(tmp_path / "elsewhere")
+    for act in (zoo.load, check_checkpoint):
+        with pytest.raises(CheckpointError, match=r"card.json has sha256 [0-9a-f]{64}: altered"):
+            act(directory)
+    directory.unlink()
     assert find_checkpoint(NAME, server.url) == directory
     assert next(zoo.load(NAME).parameters()).any()
 
