@@ -54,6 +54,7 @@ from zoo.predictor import Predictor
 from zoo.registry import explain, solver_arguments, unknown
 from zoo.solvers.moment import GradientDescent
 from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
+from zoo.training.overrides import typed_path
 from zoo.training.run import refuse_links, write_figure, write_json, write_text
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -558,7 +559,8 @@ def main(config: DictConfig) -> None:
             console.print(text, soft_wrap=True, highlight=False)
     console.print(f"results  {output / 'results.csv'}", soft_wrap=True)
     console.print(f"figures  {output / 'figures'}", soft_wrap=True)
-    console.print(f"runs     tensorboard --logdir {output / 'tensorboard'}", soft_wrap=True)
+    logdir = typed_path(output / "tensorboard")
+    console.out(f"runs     tensorboard --logdir {logdir}", highlight=False)
 
 
 if __name__ == "__main__":

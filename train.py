@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -18,10 +17,11 @@ import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -46,13 +46,23 @@ from zoo.training.callbacks import (
 )
 from zoo.training.checkpointing import AtomicCheckpointIO, check_state
 from zoo.training.module import LitPredictor, NonFiniteError
+from zoo.training.overrides import (
+    check_mode,
+    check_resume,
+    check_sweep,
+    literal,
+    quote_paths,
+    typed_keys,
+    typed_path,
+    typed_resume,
+)
 from zoo.training.replicas import LitReplicas
 from zoo.training.run import (
     CONFIG,
     METRICS,
     RunSettings,
+    check_devices,
     check_plugins,
-    check_resume,
     check_seeds,
     check_world_size,
     config_of_run,
@@ -64,6 +74,9 @@ from zoo.training.run import (
     sole_writer,
     write_json,
 )
+from zoo.training.targets import build, check_targets, shipped_targets, targets_of
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
 
 # Which devices there are, how ticks could be loaded by more workers, and what Lightning's own
 # internals should call differently, is nothing a user can act on.
@@ -102,6 +115,10 @@ def train(
         part: trainer, module, datamodule.
     """
     settings = RunSettings.of(config)
+    if settings.resume is not None:  # what the run says, which may be somebody else's
+        shipped = shipped_targets(CONFIGS)
+        check_targets(settings.model_dump(), shipped.union(settings.allow_targets))
+    check_devices(settings.trainer)
     spec = EpisodeSpec(**settings.data)
     model_args = {**settings.model, "d_x": spec.d_x, "d_y": spec.d_y}
     if spec.output == "logits":
@@ -111,25 +128,29 @@ def train(
     with torch.random.fork_rng(devices=[]):
         # Refuses wrong arguments before all else.
         heavy_tailed = create_model(**model_args).heavy_tailed
+    callbacks = callbacks_of(settings)
+    console.print("fitting the algorithms that the model is compared with", highlight=False)
     references = references_of(spec, settings.model)
     num_test = settings.num_test(heavy_tailed)
     parts = settings, spec, model_args, references["gradient_descent"], num_test
     module, datamodule = parts_of(*parts)
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings, spec, module.optim))
-    callbacks = callbacks_of(settings)
-    loggers = [instantiate(part, _convert_="all") for part in settings.logger.values() if part]
-    trainer: pl.Trainer = instantiate(
-        config.trainer,
-        _convert_="all",
-        max_steps=settings.max_steps,
-        val_check_interval=settings.val_every * settings.trainer.accumulate_grad_batches,
-        callbacks=[*callbacks, ReferenceMonitor(references), board, resumable],
-        enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
-        logger=loggers,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=run_dir,
-    )
+    own = {
+        "max_steps": settings.max_steps,
+        "val_check_interval": settings.val_every * settings.trainer.accumulate_grad_batches,
+        "callbacks": [*callbacks, ReferenceMonitor(references), board, resumable],
+        "enable_progress_bar": any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
+        "logger": [
+            build(f"logger.{name}", part, Logger) for name, part in settings.logger.items() if part
+        ],
+        "plugins": [AtomicCheckpointIO()],
+        "default_root_dir": run_dir,
+    }
+    given = settings.trainer.model_dump()
+    if double := sorted(own.keys() & given.keys()):
+        raise ValueError(f"trainer.{double[0]} cannot be set, train.py gives it to the trainer")
+    trainer = build("trainer", given | own, pl.Trainer)
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     check_world_size(trainer.world_size, multirun)
     check_seeds(settings, trainer.world_size, str(trainer.precision))
@@ -154,6 +175,7 @@ def train(
     first_steps = {c.metric: c.first_step for c in callbacks if isinstance(c, TimeToSolution)}
     all_metrics, reports, cards = {}, {}, {}
     for seed, model in models.items():
+        console.print(f"measuring seed {seed} on {num_test} test episodes")
         report = create_report(
             model,
             references,
@@ -196,9 +218,10 @@ def train(
         for table in report_tables(report):
             console.print(table)
     checkpoint = run_dir / ("checkpoint" if settings.seeds == 1 else "seed_*/checkpoint")
-    console.print(f"checkpoint  {checkpoint}", soft_wrap=True)
-    console.print(f"metrics     {run_dir / METRICS}", soft_wrap=True)
-    console.print(f"curves      tensorboard --logdir {run_dir.parent}", soft_wrap=True)
+    # A path is no markup.
+    console.out(f"checkpoint  {checkpoint}", highlight=False)
+    console.out(f"metrics     {run_dir / METRICS}", highlight=False)
+    console.out(f"curves      tensorboard --logdir {typed_path(run_dir.parent)}", highlight=False)
     return metrics, objects
 
 
@@ -213,7 +236,7 @@ def parts_of(
     arguments: dict[str, Any] = {
         "model": model_args["name"],
         "model_args": {name: value for name, value in model_args.items() if name != "name"},
-        "optim": settings.optim,
+        "optim": settings.optim.model_dump(),
         "log_every_n_steps": settings.trainer.log_every_n_steps,
         "positions": settings.positions,
         "reference": reference,
@@ -230,7 +253,11 @@ def parts_of(
 
 def callbacks_of(settings: RunSettings) -> list[pl.Callback]:
     """The callbacks; with several seeds one TimeToSolution for each, and no monitor of a model."""
-    callbacks = [instantiate(c, _convert_="all") for c in settings.callbacks.values() if c]
+    callbacks = [
+        build(f"callbacks.{name}", part, pl.Callback)
+        for name, part in settings.callbacks.items()
+        if part
+    ]
     if settings.seeds == 1:
         return callbacks
     found: list[pl.Callback] = []
@@ -264,37 +291,49 @@ def main(config: DictConfig) -> float | None:
     raise_on_signals()
     register_resolvers()
     hydra_config = HydraConfig.get()
-    run_dir = Path(hydra_config.runtime.output_dir)
-    script = shlex.quote(os.path.relpath(sys.argv[0]))
-    resume_hint = f"python {script} resume={shlex.quote(os.path.relpath(run_dir))}"
-    config.run_dir = str(run_dir)  # where Hydra put it
+    runtime: Any = OmegaConf.to_container(hydra_config.runtime, resolve=False)
+    run_dir = Path(runtime["output_dir"])  # where Hydra put it; not resolved, it may have a ${
+
+    def resume_hint() -> str:
+        targets = targets_of(OmegaConf.to_container(config, resolve=True))
+        return typed_resume(sys.argv[0], run_dir, sorted(targets - shipped_targets(CONFIGS)))
+
+    typed = hydra_config.overrides.task
+    multirun = hydra_config.mode == RunMode.MULTIRUN
     try:
-        if any(
-            override.lstrip("+").startswith("run_dir=") for override in hydra_config.overrides.task
-        ):
-            raise ValueError("run_dir cannot be set, it follows from hydra.run.dir=DIRECTORY")
-        if config.resume is not None and hydra_config.mode == RunMode.MULTIRUN:
-            raise ValueError("resume goes on with one run, without -m")
-        config = config_of_run(config, hydra.compose("train"))
-        refuse_links(*run_dir.glob("*"))
         with sole_writer(run_dir) if rank_zero_only.rank == 0 else nullcontext():
-            metrics, objects = train(config, run_dir, Console())
+            check_mode([*typed, *hydra_config.overrides.hydra], multirun)
+            keys = typed_keys(typed)
+            if "run_dir" in keys:
+                raise ValueError("run_dir cannot be set, it follows from hydra.run.dir=DIRECTORY")
+            if config.resume is not None and multirun:
+                raise ValueError("resume goes on with one run, without -m")
+            config.run_dir = literal(str(run_dir))
+            config = config_of_run(config, keys)
+            refuse_links(*run_dir.glob("*"))
+            metrics, objects = train(config, run_dir, Console(quiet=rank_zero_only.rank != 0))
         return objective_of(objects["trainer"], objects["module"]) if metrics else None
     except StoppedBySignal as stopped:
         if rank_zero_only.rank == 0:
             begun = (run_dir / CONFIG).exists()
-            go_on = f"; go on with\n  {resume_hint}" if begun else " before anything was written"
+            go_on = f"; go on with\n  {resume_hint()}" if begun else " before anything was written"
             print(f"\n{stopped}{go_on}", file=sys.stderr)
             if stopped.signum == signal.SIGUSR1:
                 # The job starts again under its id, finds its run directory and goes on with it.
                 subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
         sys.exit(128 + stopped.signum)
-    except (ValueError, OSError, NonFiniteError, MisconfigurationException) as error:
+    except (
+        ValueError,
+        OSError,
+        NonFiniteError,
+        MisconfigurationException,
+        OmegaConfBaseException,
+    ) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         text = explain(error) if isinstance(error, ValidationError) else str(error)
         if isinstance(error, OSError) and (run_dir / CONFIG).exists():  # most likely a full disk
-            text += f"\nonce that is put right, go on with\n  {resume_hint}"
+            text += f"\nonce that is put right, go on with\n  {resume_hint()}"
         sys.exit(f"{type(error).__name__}: {text}\n(HYDRA_FULL_ERROR=1 shows where)")
     except RuntimeError as error:
         # gloo has no type of its own for a connection that broke or timed out
@@ -302,7 +341,7 @@ def main(config: DictConfig) -> float | None:
             raise
         sys.exit(
             f"rank {rank_zero_only.rank} has lost another rank, which ended or hangs:\n{error}\n"
-            f"go on with\n  {resume_hint}"
+            f"go on with\n  {resume_hint()}"
         )
 
 
@@ -310,8 +349,10 @@ if __name__ == "__main__":
     outlive_readers()
     raise_on_signals()
     try:
+        sys.argv[1:] = quote_paths(sys.argv[1:], CONFIG)
         check_plugins(sys.argv[1:])
-        check_resume(sys.argv[1:])
+        check_resume(sys.argv[1:], CONFIG)
+        check_sweep(sys.argv[1:], CONFIGS)
         main()
     except StoppedBySignal as stopped:  # before the run has begun
         sys.exit(128 + stopped.signum)

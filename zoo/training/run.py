@@ -3,21 +3,24 @@
 import io
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from zoo.hub.io import WRITING, write_file
+from zoo.training.optim import OptimConfig
+from zoo.training.overrides import ABSENT, typed_override
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
@@ -26,7 +29,8 @@ METRICS_BEFORE = "metrics_before.json"
 # 1,800 bytes, 90 lines and 4 interpolations, which multiply as aliases do.
 MAX_CONFIG_BYTES = 2**15
 MAX_CONFIG_NODES, MAX_CONFIG_LEVELS, MAX_CONFIG_INTERPOLATIONS = 2_000, 20, 20
-ABSENT = "(nothing)"
+# Of this process alone: where it writes, and what it may build of a run's own configuration.
+NOT_OF_THE_RUN = {"resume", "run_dir", "allow_targets"}
 PLUGINS = {
     "launcher=joblib": "hydra-joblib-launcher",
     "launcher=submitit": "hydra-submitit-launcher",
@@ -71,6 +75,7 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     resume: str | None
+    allow_targets: list[str] = []
     run_dir: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     seeds: PositiveInt = 1
@@ -85,28 +90,39 @@ class RunSettings(BaseModel):
     checkpoint_tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     model: dict[str, Any]
     data: dict[str, Any]
-    optim: dict[str, Any]
+    optim: OptimConfig
     trainer: TrainerSettings
     callbacks: dict[str, dict[str, Any] | None] = {}
     logger: dict[str, dict[str, Any] | None] = {}
 
     @classmethod
     def of(cls, config: DictConfig) -> "RunSettings":
-        """Resolves and checks a composed configuration."""
+        """Resolves and checks a composed configuration.
+
+        Raises:
+            ValueError: If a setting is missing, unknown or has a wrong value.
+        """
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        return cls(**plain)
+        settings = cls(**plain)
+        missing = sorted(OptimConfig.model_fields.keys() - settings.optim.model_fields_set)
+        if missing:  # nobody asked for its default
+            raise ValueError(f"{', '.join(f'optim.{name}' for name in missing)} is missing")
+        if "name" not in settings.model:
+            raise ValueError("model.name is missing")
+        return settings
 
     def num_test(self, heavy_tailed: bool) -> int:
         """Episodes in the test set of a model whose mean error has such a tail or not."""
         return self.test_episodes or num_test_of(self.eval_episodes, heavy_tailed)
 
 
-def config_of_run(config: DictConfig, defaults: DictConfig) -> DictConfig:
+def config_of_run(config: DictConfig, typed: Collection[str]) -> DictConfig:
     """The configuration to run with: the given one, or that of the run to be resumed.
 
     Args:
         config: As composed from the command line.
-        defaults: As composed without one; where the two differ, something was asked for.
+        typed: Dotted names of the settings that the command line speaks for; each stands for all
+            below it, and one that the configuration does not have for the whole.
 
     Raises:
         ValueError: If `resume` names no run or comes with an override that conflicts with it, or if
@@ -116,8 +132,8 @@ def config_of_run(config: DictConfig, defaults: DictConfig) -> DictConfig:
     if config.resume is None:
         if path.exists() and read_config(path) != _without_place(config):
             raise ValueError(
-                f"{config.run_dir} holds another run: resume={config.run_dir} goes on with it, "
-                "hydra.run.dir=DIRECTORY starts this one elsewhere"
+                f"{config.run_dir} holds another run: {typed_override('resume', config.run_dir)} "
+                "goes on with it, hydra.run.dir=DIRECTORY starts this one elsewhere"
             )
         return config
     if Path(config.resume).resolve() != Path(config.run_dir).resolve():
@@ -125,23 +141,29 @@ def config_of_run(config: DictConfig, defaults: DictConfig) -> DictConfig:
             f"resume: {config.resume} is also where the run goes on, got {config.run_dir} for that"
         )
     saved = read_config(path)
-    own = _leaves(saved)
-    for key in sorted(_differing(_leaves(config), _leaves(defaults)) - {"resume", "run_dir"}):
-        given, used = _leaves(config).get(key, ABSENT), own.get(key, ABSENT)
-        if key == "max_steps" and isinstance(given, int) and given >= used:
-            saved.max_steps = given
-        elif given != used:
+    own: Any = OmegaConf.to_container(config, resolve=False)
+    for key in NOT_OF_THE_RUN:
+        saved[key] = own.get(key)
+    given, used = _leaves(config), _leaves(saved)
+    for key in sorted(_differing(given, used)):
+        if not any(_speaks_for(name, key, config, saved) for name in typed):
+            continue
+        one, other = given.get(key, ABSENT), used.get(key, ABSENT)
+        if key == "max_steps" and isinstance(one, int) and isinstance(other, int) and one > other:
+            saved.max_steps = one
+        else:
             raise ValueError(
-                f"resume: {key} = {given} conflicts with {key} = {used}, which the run has in "
+                f"resume: {key} = {one} conflicts with {key} = {other}, which the run has in "
                 f"{path}; only max_steps may change, and only grow"
             )
-    saved.resume, saved.run_dir = config.resume, config.run_dir
     return saved
 
 
 @contextmanager
 def sole_writer(run_dir: Path) -> Iterator[None]:
     """Keeps other processes out of a run directory; ends with the process, however that ends.
+
+    If nothing was written, the directory is removed.
 
     Raises:
         ValueError: If another process writes there.
@@ -156,7 +178,11 @@ def sole_writer(run_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if [path.name for path in run_dir.iterdir()] == [".lock"]:
+            (run_dir / ".lock").unlink()  # while it is held; who waits for it sees that it is gone
         lock.release()
+        with suppress(OSError):  # not empty
+            run_dir.rmdir()
 
 
 def check_world_size(world_size: int, multirun: bool) -> None:
@@ -168,6 +194,16 @@ def check_world_size(world_size: int, multirun: bool) -> None:
             "launcher=submitit for runs side by side; or seeds=8 without -m, which trains eight "
             "seeds in one process on one device; or one command for each run, such as "
             "torchrun --nproc-per-node=2 train.py trainer=ddp seed=0"
+        )
+
+
+def check_devices(trainer: TrainerSettings) -> None:
+    """Raises ValueError if the trainer is to use GPUs and there are none."""
+    accelerator = (trainer.model_extra or {}).get("accelerator")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"trainer.accelerator={accelerator} needs a CUDA GPU, and this machine shows none; "
+            "trainer=cpu trains on the CPU, trainer=ddp_cpu in two processes on it"
         )
 
 
@@ -204,17 +240,6 @@ def check_plugins(arguments: list[str]) -> None:
                 raise ValueError(
                     f"{argument} needs {PLUGINS[argument]}: pip install -e '.[sweep]'"
                 ) from None
-
-
-def check_resume(arguments: list[str]) -> None:
-    """Raises ValueError if an argument `resume=DIRECTORY` names no run.
-
-    To be called before Hydra makes the directory.
-    """
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name == "resume" and value not in ("", "null") and not (Path(value) / CONFIG).is_file():
-            raise ValueError(f"resume: {value} is not a run directory, it has no {CONFIG}")
 
 
 def save_config(config: DictConfig, directory: Path) -> None:
@@ -307,6 +332,8 @@ def _without_place(config: DictConfig) -> DictConfig:
     saved = config.copy()
     saved.checkpoint_tag = config.checkpoint_tag  # resolved, it hangs on the command line
     saved.resume = saved.run_dir = None
+    with open_dict(saved):
+        saved.pop("allow_targets", None)  # whoever resumes the run says that
     return saved
 
 
@@ -328,8 +355,15 @@ def _check_size(content: bytes) -> None:
             )
 
 
+def _speaks_for(name: str, key: str, *configs: DictConfig) -> bool:
+    """Whether a typed name stands for a setting; that of an experiment stands for all of them."""
+    if not any(name.partition(".")[0] in config for config in configs):
+        return True
+    return f"{key}.".startswith(f"{name}.")
+
+
 def _leaves(config: DictConfig) -> dict[str, Any]:
-    """The unresolved values of a configuration by their dotted names."""
+    """The values of a configuration by their dotted names."""
     leaves: dict[str, Any] = {}
 
     def collect(prefix: str, value: Any) -> None:
@@ -339,7 +373,7 @@ def _leaves(config: DictConfig) -> dict[str, Any]:
         else:
             leaves[prefix] = value
 
-    collect("", OmegaConf.to_container(config, resolve=False))
+    collect("", OmegaConf.to_container(config, resolve=True))
     return leaves
 
 

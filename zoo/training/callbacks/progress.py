@@ -14,13 +14,17 @@ from zoo.training.module import LitPredictor
 # Logged values that are shown, by a label short enough for a terminal 80 columns wide.
 SHOWN = {"val/ratio_to_gradient_descent": "val/GD", "alignment/cosine": "cos"}
 
+# Seconds after which something is said again where there is no bar.
+QUIET = 10.0
+
 
 class Progress(ProgressBar):
     """Steps done, time left, training loss, and how far validation is from the reference.
 
     `loss` is the training loss logged last, `val/GD` the validation error divided by that of one
-    gradient step, `cos` the cosine of their sensitivities. In a terminal this is a bar; elsewhere
-    one line at each validation.
+    gradient step, `cos` the cosine of their sensitivities. In a terminal this is a bar; elsewhere a
+    line after each validation, before one that may take long, and whenever there was none for ten
+    seconds. What is about to be done is said at the start.
 
     Args:
         refresh_every: Steps between two updates, which on a GPU wait for the device.
@@ -36,6 +40,9 @@ class Progress(ProgressBar):
         self._train_metric = ""
         self._first_step = 0
         self._start = 0.0
+        self._said = float("-inf")  # when the last line was printed
+        self._validation_start = 0.0
+        self._validation_s = float("inf")  # how long the last one took
 
     def disable(self) -> None:
         """Called by Lightning on every rank but the first."""
@@ -45,6 +52,7 @@ class Progress(ProgressBar):
         assert isinstance(pl_module, LitPredictor)
         self._train_metric = pl_module.train_metric
         self._first_step, self._start = trainer.global_step, time.monotonic()
+        self._say(_plan(trainer))
         if self._console.is_terminal and not self._console.quiet:
             self._bar = Bar(
                 BarColumn(bar_width=15),
@@ -64,17 +72,37 @@ class Progress(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if trainer.global_step % self.refresh_every == 0 and self._bar is not None:
-            self._update(trainer)
+        if self._bar is not None:
+            if trainer.global_step % self.refresh_every == 0:
+                self._update(trainer, self._text(trainer))
+        elif self._is_quiet():
+            self._say_step(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_start = time.monotonic()
+        if self._bar is None and self._validation_s >= QUIET:
+            self._say(f"validating after step {trainer.global_step}")
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        text = f"validating, batch {batch_idx + 1} of {sum(trainer.num_val_batches)}"
+        if self._bar is not None:
+            self._update(trainer, text)
+        elif self._is_quiet():
+            self._say(text)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_s = time.monotonic() - self._validation_start
         if self._bar is not None:
-            self._update(trainer)
+            self._update(trainer, self._text(trainer))
         elif trainer.training or trainer.state.fn == "fit":
-            self._console.print(
-                f"step {trainer.global_step}/{trainer.max_steps}  {self._text(trainer)}",
-                soft_wrap=True,
-            )
+            self._say_step(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()
@@ -89,13 +117,19 @@ class Progress(ProgressBar):
             self._bar.stop()
             self._bar = None
 
-    def _update(self, trainer: pl.Trainer) -> None:
+    def _update(self, trainer: pl.Trainer, text: str) -> None:
         assert self._bar is not None
-        self._bar.update(
-            self._bar.task_ids[0],
-            completed=trainer.global_step,
-            text=self._text(trainer),
-        )
+        self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, text=text)
+
+    def _is_quiet(self) -> bool:
+        return time.monotonic() - self._said >= QUIET
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        self._console.print(line, soft_wrap=True)
+
+    def _say_step(self, trainer: pl.Trainer) -> None:
+        self._say(f"step {trainer.global_step}/{trainer.max_steps}  {self._text(trainer)}")
 
     def _text(self, trainer: pl.Trainer) -> str:
         parts = []
@@ -106,3 +140,12 @@ class Progress(ProgressBar):
         seconds = time.monotonic() - self._start
         parts.append(f"{(trainer.global_step - self._first_step) / seconds:.0f}/s")
         return "  ".join(parts)
+
+
+def _plan(trainer: pl.Trainer) -> str:
+    """What is about to be done."""
+    step, last = trainer.global_step, trainer.max_steps
+    if step >= last:
+        return f"all {last} steps are done; a larger max_steps trains on"
+    every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
+    return f"training from step {step} to {last}, validating every {every}"
