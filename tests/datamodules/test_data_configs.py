@@ -1,15 +1,18 @@
 """Every shipped data config is a spec that episodes can be drawn from."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from pydantic import BaseModel
 
 from datamodules import EpisodeDataModule, EpisodeSpec
 from datamodules.functions import Mixture, SingleFunction
 from datamodules.inputs import Inputs
+from zoo.training.optim import OptimConfig
+from zoo.training.run import RunSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
@@ -40,3 +43,39 @@ def test_every_family_and_every_input_distribution_has_a_config() -> None:
     assert {spec_of(f"data={name}").function.name for name in DATA} == names
     distributions = get_args(get_args(Inputs)[0])
     assert {inputs.model_fields["name"].default for inputs in distributions} == set(INPUTS)
+
+
+def without_value(given: object, model: BaseModel, name: str) -> list[str]:
+    """Dotted names of the fields of a model that a configuration lacks."""
+    found = []
+    for field in type(model).model_fields:
+        if not isinstance(given, dict) or field not in given:
+            found.append(f"{name}.{field}")
+        elif isinstance(part := getattr(model, field), BaseModel):
+            found += without_value(given[field], part, f"{name}.{field}")
+    return found
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_setting_of_episodes_can_be_typed_without_a_plus(name: str) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("train", [f"data={name}", "checkpoint_tag=tag", "run_dir=run"])
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    assert without_value(plain["data"], EpisodeSpec(**plain["data"]), "data") == []
+    assert without_value(plain["optim"], OptimConfig(**plain["optim"]), "optim") == []
+    assert RunSettings.model_fields.keys() == plain.keys()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "data.outliers.probability=0.1",
+        "data.outliers.kind=orthogonal",
+        "data.distractors.scale=2",
+        "data.input_scale=2",
+        "data.curriculum={points: {start: 2, end: 11, increment: 1, every: 10}}",
+    ],
+)
+def test_what_the_docs_list_is_taken_as_typed(typed: str) -> None:
+    assert spec_of(typed) != spec_of()
+    assert spec_of("data=classification", "data.label_flip=0.1").label_flip == 0.1
