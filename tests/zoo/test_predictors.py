@@ -140,6 +140,17 @@ def test_a_bad_example_spoils_only_what_comes_after_it_in_its_episode(
 
 
 @solvers
+def test_infinite_queries_of_small_types_are_nan_too(name: str, make_pairs: MakePairs) -> None:
+    solver = create("solver", name, 3, 2)
+    x, y = (part.half() for part in make_pairs(3, 2, 5))
+    x[1, -1] = torch.inf
+    assert solver(x, y)[1, -1].isnan().all()
+    assert solver.predict_query(x, y)[1].isnan().all()
+    state = solver.observe(solver.init_state(3), x[:, :-1], y[:, :-1])
+    assert solver.predict(state, x[:, -1:])[1].isnan().all()
+
+
+@solvers
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("part", ["x", "y"])
 def test_forward_query_and_stream_agree_on_what_is_nan(

@@ -203,6 +203,21 @@ def test_forgotten_directions_are_right_or_nan() -> None:
         assert not np.isnan(prediction) or n > 20
 
 
+@pytest.mark.parametrize("d_x", [1, 2])
+def test_labels_that_contradict_each_other_are_no_loss_of_digits(d_x: int) -> None:
+    # Weights return to zero, up to rounding: 1 and -1 for the same input.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 12, d_x, generator=generator, dtype=torch.float64).sign()
+    y = torch.randn(100, 12, 1, generator=generator, dtype=torch.float64).sign()
+    expected = zoo.create_solver("ridge", d_x=d_x, d_y=1, penalty=0.5)(x, y)
+    for name, arguments in (
+        ("recursive_least_squares", {"penalty": 0.5}),
+        ("kalman_filter", {"transition": 1.0, "noise_variance": 0.5}),
+    ):
+        found = zoo.create_solver(name, d_x=d_x, d_y=1, **arguments)(x, y)
+        torch.testing.assert_close(found, expected)
+
+
 def test_one_huge_example_does_not_cost_the_filters_the_others() -> None:
     x, y = pairs("plain", 1.0, 1.0)
     x[:, 2] *= 1e12

@@ -16,7 +16,8 @@ from zoo.solvers.online import (
     residual,
 )
 
-# Weights are NaN from the update on that may move them by more than this fraction by rounding.
+# Weights are NaN from the update on that may move them, by rounding, by more than this fraction of
+# their size before and after it.
 TRUSTED = 1e-4
 
 _Row = Annotated[tuple[float, ...], Field(strict=False)]
@@ -202,7 +203,9 @@ def _condition(W: Tensor, S: Tensor, x: Tensor, y: Tensor, noise: float) -> Cova
     R = torch.linalg.qr(torch.cat([first, rows], dim=1)).R  # (batch, 1 + d_x, 1 + d_x)
     gain = quotient(R[:, 0, 1:], R[:, 0, :1])
     error = residual(W, x, y)
-    W = W - outer(gain, error)
+    new = W - outer(gain, error)
+    # Examples that contradict each other bring weights to zero: those before count as well.
+    size = W.flatten(1).norm(dim=1) + new.flatten(1).norm(dim=1)
     rounding = torch.finfo(W.dtype).eps * S.square().sum((1, 2)) * x.norm(dim=1) * error.norm(dim=1)
-    lost = rounding > TRUSTED * R[:, 0, 0].square() * W.flatten(1).norm(dim=1)
-    return CovarianceState(W.masked_fill(lost[:, None, None], torch.nan), R[:, 1:, 1:])
+    lost = rounding > TRUSTED * R[:, 0, 0].square() * size
+    return CovarianceState(new.masked_fill(lost[:, None, None], torch.nan), R[:, 1:, 1:])

@@ -10,7 +10,7 @@ LARGEST = 1e20
 
 def usable(values: Tensor) -> Tensor:
     """Whether the vectors (..., d) hold finite numbers alone, none beyond `LARGEST`; (...) bool."""
-    return values.abs().amax(-1) <= LARGEST
+    return values.abs().amax(-1).double() <= LARGEST  # which float16 rounds to infinity
 
 
 def without_unusable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
