@@ -210,7 +210,7 @@ def test_conjugate_gradients_minimise_over_the_krylov_space(
     assert_predicts(solver, x, y, expected)
 
 
-def test_conjugate_gradients_are_ahead_of_every_fixed_schedule() -> None:
+def test_conjugate_gradients_have_the_errors_that_were_measured_elsewhere() -> None:
     spec = EpisodeSpec()
     episodes = create_sampler(spec).sample(10_000, Generators(EVAL_SEED, "test", 0, "cpu"))
     x, y = episodes.x, episodes.y

@@ -43,7 +43,7 @@ class RecursiveLeastSquares(LinearOnlineSolver):
     """Minimises sum_j f^(i-j) |x_j W - y_j|^2 + f^i lambda |W|^2 after i examples, recursively.
 
     With P_0 = I / lambda: k = P x / (f + x P x), W <- W - k (x W - y)^T, P <- (P - k x^T P) / f,
-    in terms of a square root of P, which loses no digits of large inputs.
+    in terms of a square root of P, in which one large input does not cost the digits of others.
 
     Forgetting f = 1 is `ridge` with the same penalty lambda. With f below 1 the penalty is
     forgotten like an example; `ridge` with forgetting keeps it. P then grows as f^-i in directions
@@ -83,8 +83,8 @@ class KalmanFilter(LinearOnlineSolver):
     y_i = w_i . x_i plus noise of variance sigma^2; each coordinate of y has weights of its own.
     Between two examples the mean W and covariance P become rho W and rho^2 P + (1 - rho^2) s^2 I,
     an example is taken in by k = P x / (sigma^2 + x P x), W <- W - k (x W - y)^T,
-    P <- P - k x^T P; in terms of a square root of P, which loses no digits of large inputs. A query
-    is asked after one more drift: the prediction is rho x W.
+    P <- P - k x^T P; in terms of a square root of P, in which one large input does not cost the
+    digits of others. A query is asked after one more drift: the prediction is rho x W.
 
     rho is `transition`, sigma^2 `noise_variance`, s^2 `weight_variance`. With rho = 1 this is
     `ridge` with penalty sigma^2 / s^2.
