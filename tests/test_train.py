@@ -502,8 +502,8 @@ def test_resuming_refuses_what_conflicts_and_takes_more_steps(
     for override, key in [
         ("optim.lr=0.1", "optim.lr"),
         ("max_steps=100", "max_steps"),
-        ("data=linear_scalar", "data.d_y"),
-        ("experiment=large_start", "checkpoint_tag"),
+        ("data=linear_scalar", "data.d_x"),
+        ("experiment=large_start", "callbacks.figures._target_"),
         ("~callbacks.alignment", "callbacks.alignment._target_"),
         ("+foo=1", "foo"),
     ]:

@@ -39,7 +39,7 @@ class Progress(ProgressBar):
         self._bar: Bar | None = None
         self._train_metric = ""
         self._first_step = 0
-        self._start = 0.0
+        self._start: float | None = None
         self._said = float("-inf")  # when the last line was printed
         self._validation_start = 0.0
         self._validation_s = float("inf")  # how long the last one took
@@ -52,7 +52,9 @@ class Progress(ProgressBar):
         assert isinstance(pl_module, LitPredictor)
         self._train_metric = pl_module.train_metric
         self._first_step, self._start = trainer.global_step, time.monotonic()
-        self._say(_plan(trainer))
+        every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
+        steps = f"from step {trainer.global_step} to {trainer.max_steps}"
+        self._say(f"training {steps}, validating every {every}")
         if self._console.is_terminal and not self._console.quiet:
             self._bar = Bar(
                 BarColumn(bar_width=15),
@@ -104,6 +106,10 @@ class Progress(ProgressBar):
         elif trainer.training or trainer.state.fn == "fit":
             self._say_step(trainer)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._start is None:  # a run that is resumed after its last step
+            self._say(f"all {trainer.max_steps} steps are done; a larger max_steps trains on")
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()
 
@@ -137,15 +143,7 @@ class Progress(ProgressBar):
         for name, label in {self._train_metric: "loss", **SHOWN}.items():
             if name in metrics:
                 parts.append(f"{label} {metrics[name].item():.4f}")
+        assert self._start is not None
         seconds = time.monotonic() - self._start
         parts.append(f"{(trainer.global_step - self._first_step) / seconds:.0f}/s")
         return "  ".join(parts)
-
-
-def _plan(trainer: pl.Trainer) -> str:
-    """What is about to be done."""
-    step, last = trainer.global_step, trainer.max_steps
-    if step >= last:
-        return f"all {last} steps are done; a larger max_steps trains on"
-    every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
-    return f"training from step {step} to {last}, validating every {every}"
