@@ -22,7 +22,8 @@ from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
 from references import TUNE_EPISODES, best_schedule, create_reference
 from zoo.analysis.construction import effective_step_sizes
-from zoo.metrics.errors import half_squared_error, mean_interval
+from zoo.metrics.errors import error_summary, half_squared_error
+from zoo.metrics.text import number_text
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.theory import chebyshev_step_sizes
@@ -50,8 +51,8 @@ def main() -> None:
     fitted_on = sampler.sample(TUNE_EPISODES, Generators(EVAL_SEED, "tune", 0, "cpu"))[:3]
 
     def cells(solver: Predictor) -> str:
-        mean, ci95 = mean_interval(half_squared_error(solver.predict_query(x, y), target[:, -1]))
-        return f"{mean:.4f} ± {ci95:.4f}"
+        errors = half_squared_error(solver.predict_query(x, y), target[:, -1])
+        return number_text(error_summary(errors))
 
     kinds = ("shared", "Chebyshev", "best")
     sizes = table("step sizes", *kinds, "learned, C", "learned, E")

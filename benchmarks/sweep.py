@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo.metrics.errors import interval_over_seeds
+from zoo.metrics.text import error_over_runs, with_interval
 from zoo.terminal import outlive_readers
 from zoo.training.run import CONFIG, read_config, write_text
 
@@ -121,7 +122,8 @@ def main(directory: Path) -> None:
             values = [run.numbers[name] for run in members if name in run.numbers]
             middle, half = interval_over_seeds(values)
             writer.writerow([key, name, middle, half, len(values), " ".join(map(str, seeds))])
-            shown = f"{middle:.5g}" if half is None else f"{middle:.5g} ± {half:.2g}"
+            # Cosines may be below zero; the other numbers are errors, their ratios and steps.
+            shown = (with_interval if "cosine" in name else error_over_runs)(middle, half)
             if len(values) < len(members):
                 shown += f" ({len(values)} of {len(members)})"
             each = (f"{run.numbers[name]:.5g}" if name in run.numbers else "-" for run in members)

@@ -17,6 +17,7 @@ import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
 from references import create_reference
 from zoo.metrics.errors import half_squared_error, mean_interval, ratio_interval
+from zoo.metrics.text import with_interval
 from zoo.predictor import Predictor
 from zoo.terminal import outlive_readers
 from zoo.training.optim import OptimConfig, create_optimizer, create_schedule
@@ -90,7 +91,7 @@ def main() -> None:
     for name, masks in track(WINDOWS.items(), "training"):
         found = error(trained(data, *masks))
         numbers = mean_interval(found), ratio_interval(found, reference)
-        table.add_row(name, *(f"{n.value:.4f} ± {n.ci95:.4f}" for n in numbers))
+        table.add_row(name, *(with_interval(*number) for number in numbers))
     Console().print(table)
 
 

@@ -96,6 +96,59 @@ def test_every_validation_episode_belongs_to_one_rank(world_size: int) -> None:
     assert torch.equal(torch.cat(parts), module.val_episodes().x)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        {"name": "linear"},
+        {"name": "linear_pool"},
+        {"name": "sine"},
+        {"name": "relu_network"},
+    ],
+)
+def test_a_large_set_comes_in_batches_with_the_numbers_of_one(
+    function: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.episodes.SET_BATCH", 160)
+    d_x = 1 if function["name"] == "sine" else 3
+    spec = EpisodeSpec(d_x=d_x, d_y=1, num_context=4, function=function, noise=0.1)  # type: ignore[arg-type]
+    module = EpisodeDataModule(spec, eval_episodes=500, num_test=1_001)
+    for batches, size, split in (
+        (list(module.val_batches()), 500, "val"),
+        (list(module.test_batches()), 1_001, "test"),
+    ):
+        assert {len(batch.x) for batch in batches[:-1]} == {160}
+        assert 160 <= len(batches[-1].x) < 320
+        assert sum(len(batch.x) for batch in batches) == size
+        whole = module.sampler.sample(size, Generators(0, split, 0, "cpu"))  # type: ignore[arg-type]
+        first = module.sampler.sample(160, Generators(0, split, 0, "cpu"))  # type: ignore[arg-type]
+        for name in ("x", "y", "target"):
+            parts = [getattr(batch, name) for batch in batches]
+            assert torch.equal(parts[0], getattr(first, name))
+            if function["name"] in ("linear", "linear_pool"):  # one draw for each component
+                assert torch.equal(torch.cat(parts), getattr(whole, name))
+
+
+def test_every_episode_of_a_large_validation_set_belongs_to_one_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("episodes", "datamodule"):
+        monkeypatch.setattr(f"datamodules.{module}.SET_BATCH", 160)
+    parts = []
+    for rank in range(3):
+        trainer = FakeTrainer(rank, 3)
+        module = module_on(trainer, batch_size=6, eval_episodes=1_000, eval_batch_size=70)
+        batches = list(module.val_dataloader())
+        assert max(len(batch.x) for batch in batches) == 70
+        parts += [batch.x for batch in batches]
+    assert torch.equal(torch.cat(parts), module.val_episodes().x)
+
+
+def test_further_test_sets_share_no_episode() -> None:
+    module = EpisodeDataModule(SPEC, eval_episodes=20)
+    x = torch.cat([batch.x for number in range(11) for batch in module.test_batches(number)])
+    assert len(x) == len(x.flatten(1).unique(dim=0)) == 220
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_the_numbers() -> None:
     with pytest.raises(ValueError, match="64 episodes.*3 ranks x 2 accumulated.*multiple of 6"):
         module_on(FakeTrainer(world_size=3, accumulate=2), batch_size=64)

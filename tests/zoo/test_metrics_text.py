@@ -5,7 +5,7 @@ import math
 import pytest
 
 from zoo.metrics.errors import Summary
-from zoo.metrics.text import number_text, plain, with_interval
+from zoo.metrics.text import error_over_runs, number_text, plain, with_interval
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,9 @@ def test_an_error_whose_interval_would_reach_zero_has_none() -> None:
     assert number_text(Summary(5.7e-11, median=1e-14)) == "5.7e-11 (rounding)"
     assert number_text(Summary(0.0, 0.0, 0.0, 0.0)) == "0"
     assert number_text(Summary(3)) == "3"
+
+
+def test_a_mean_over_runs_stands_alone_where_its_interval_would_reach_zero() -> None:
+    assert error_over_runs(2.0, 13.2) == "2"
+    assert error_over_runs(2.0, 0.132) == "2.00 ± 0.13"
+    assert error_over_runs(2.0, None) == "2"

@@ -76,6 +76,11 @@ def with_range(value: float, lowest: float, highest: float) -> str:
     return f"{plain(value, 2)} (heavy tail, {plain(lowest, 2)} to {plain(highest, 2)})"
 
 
+def error_over_runs(mean: float, ci95: float | None) -> str:
+    """The mean error of several runs; alone where its interval over them would reach zero."""
+    return plain(mean) if ci95 is not None and ci95 > mean else with_interval(mean, ci95)
+
+
 def plain(value: float, digits: int = 4) -> str:
     """A number by itself, to so many significant digits: `0.2074`, `2400`, `5.705e-11`."""
     if value == 0 or not math.isfinite(value):
