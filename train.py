@@ -154,6 +154,8 @@ def train(
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     check_world_size(trainer.world_size, multirun)
     check_seeds(settings, trainer.world_size, str(trainer.precision))
+    datamodule.trainer = trainer
+    datamodule.setup("fit")  # refuses a batch that does not divide, before anything is written
     objects = {"trainer": trainer, "module": module, "datamodule": datamodule}
     if isinstance(module, LitReplicas):
         module.configure_model()
