@@ -11,9 +11,12 @@ from pydantic import BaseModel
 from datamodules import EpisodeDataModule, EpisodeSpec
 from datamodules.functions import Mixture, SingleFunction
 from datamodules.inputs import Inputs
+from train import register_resolvers
+from zoo.registry import list_models, model_arguments
 from zoo.training.optim import OptimConfig
 from zoo.training.run import RunSettings
 
+register_resolvers()
 CONFIGS = Path(__file__).parents[2] / "configs"
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 INPUTS = sorted(path.stem for path in (CONFIGS / "data/inputs").glob("*.yaml"))
@@ -79,3 +82,11 @@ def test_every_setting_of_episodes_can_be_typed_without_a_plus(name: str) -> Non
 def test_what_the_docs_list_is_taken_as_typed(typed: str) -> None:
     assert spec_of(typed) != spec_of()
     assert spec_of("data=classification", "data.label_flip=0.1").label_flip == 0.1
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_argument_of_a_model_can_be_typed_without_a_plus(name: str) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("train", [f"model={name}"])
+    of_the_data = {"d_x", "d_y", "output"}
+    assert config.model.keys() >= set(model_arguments(name)) - of_the_data
