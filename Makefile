@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install train zoo test gpu-test check format clean
+.PHONY: help install train zoo test cards gpu-test check format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -45,6 +45,9 @@ runs/zoo/%/metrics.json: | $(READY)
 # One thread: tensors here are small, and threads that wait for each other take most of the time.
 test: $(READY)  ## Run the tests, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+cards: $(READY)  ## Reproduce the errors in all cards, on all their episodes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 -m cards
 
 gpu-test: $(READY)  ## Run the tests that need a CUDA GPU, on all there are
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import zoo
 from benchmarks.cards import measured_again
 from datamodules import EpisodeSpec
-from evaluate import CHECKPOINTS, evaluation_episodes
+from evaluate import CHECKPOINTS, evaluation_batches
 from zoo.analysis.compare import losses
 from zoo.hub.card import SCHEMA_VERSION
 from zoo.hub.io import read_card
@@ -19,16 +20,53 @@ NAMES = sorted(path.parent.name for path in CHECKPOINTS.glob("*/card.json"))
 OLD = Path(__file__).parent / "data" / "schema_1" / "gd_ssm.linear"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_checkpoint_reproduces_its_error(name: str) -> None:
-    card = read_card(CHECKPOINTS / name)
-    model = zoo.load(name)
+def measured_error(name: str, share: int) -> float:
+    """The model's mean loss at the query on the first 1 / share of its card's test episodes."""
+    card, model = read_card(CHECKPOINTS / name), zoo.load(name)
     spec = EpisodeSpec(**card.data)
     metric = "half_mse" if spec.output == "value" else "cross_entropy"
-    stated = card.metrics[f"test/{metric}_query"]
-    x, y, target, _ = evaluation_episodes(spec, stated.num_episodes, "cpu")
-    found = losses(model, x, y, target, spec.output == "logits")[metric][:, -1]
-    assert found.double().mean().item() == pytest.approx(stated.value, rel=1e-4)
+    number = card.metrics[f"test/{metric}_query"].num_episodes
+    left, found = number // share, []
+    for x, y, target, _ in evaluation_batches(spec, number):
+        rows = (part[:left] for part in (x, y, target))
+        found.append(losses(model, *rows, spec.output == "logits")[metric][:, -1].double())
+        left -= len(found[-1])
+        if left == 0:
+            break
+    return torch.cat(found).mean().item()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_checkpoint_reproduces_its_error_on_a_tenth(name: str) -> None:
+    metrics = read_card(CHECKPOINTS / name).metrics
+    (stated,) = (metrics[key] for key in metrics if key.endswith("_query_first_tenth"))
+    assert measured_error(name, 10) == pytest.approx(stated.value, rel=1e-4)
+
+
+@pytest.mark.cards
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_checkpoint_reproduces_its_error(name: str) -> None:
+    metrics = read_card(CHECKPOINTS / name).metrics
+    (stated,) = (m for key, m in metrics.items() if key.endswith(("mse_query", "entropy_query")))
+    assert measured_error(name, 1) == pytest.approx(stated.value, rel=1e-4)
+
+
+def test_shipped_models_with_heavy_tails_were_measured_on_ten_times_as_many() -> None:
+    for name in NAMES:
+        card = read_card(CHECKPOINTS / name)
+        heavy = zoo.load(name).heavy_tailed
+        assert heavy == (
+            card.architecture == "linear_transformer" or card.model_args.get("num_steps", 1) > 1
+        )
+        (number,) = {m.num_episodes for m in card.reference_metrics.values()}
+        assert number == (100_000 if heavy else 10_000), name
+
+
+def test_cards_name_the_paper_of_their_architecture() -> None:
+    for name in NAMES:
+        card = read_card(CHECKPOINTS / name)
+        assert card.paper == zoo.load(name).paper
+        assert ("2410.11687" in card.paper) == card.architecture.startswith("gd_ssm"), name
 
 
 def test_a_checkpoint_measured_again_keeps_all_that_is_not_measured(tmp_path: Path) -> None:
