@@ -48,4 +48,9 @@ def test_a_run_says_that_it_begins_and_that_it_validates(
 
 
 def test_a_run_that_is_over_says_so() -> None:
-    assert "all 500 steps are done" in progress._plan(trainer_at(500))
+    shown = Progress()
+    output = io.StringIO()
+    shown._console = Console(file=output, width=120)
+    module = LitPredictor(model="zero", model_args={"d_x": 2, "d_y": 1}, optim={})
+    shown.on_fit_end(trainer_at(500), module)
+    assert "all 500 steps are done; a larger max_steps trains on" in output.getvalue()
