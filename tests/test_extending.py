@@ -82,7 +82,12 @@ def test_the_added_solver_is_fitted_and_measured(copy: Path) -> None:
     assert 0 < told["threshold"] < 100
 
 
+def test_the_added_callback_is_trained_with_and_allowed_by_who_goes_on(copy: Path) -> None:
+    assert "_target_: mine.WeightNorm" in (copy / "runs/mine/config.yaml").read_text()
+    assert (copy / "runs/mine/metrics.json").exists()
+
+
 def test_examples_are_short() -> None:
     lengths = [len(block.splitlines()) - 1 for language, block in BLOCKS if language == "python"]
-    assert len(lengths) == 3
+    assert len(lengths) == 4
     assert max(lengths) < 40
