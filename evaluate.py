@@ -26,7 +26,7 @@ from datamodules.datamodule import EVAL_SEED, generators_of_test
 from datamodules.episodes import Episodes
 from datamodules.stream import Generators
 from datamodules.suites import Setting, Suite
-from references import arguments_for, create_reference
+from references import TUNE_EPISODES, arguments_for, create_reference
 from zoo.analysis.compare import Comparison
 from zoo.analysis.construction import interpolated, is_one_step
 from zoo.analysis.figures import learning_curve_figure, sweep_figure
@@ -61,8 +61,8 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 # Steps of gradient descent among which the one nearest to a model is sought.
 MATCHED_STEPS = range(1, 9)
 IMITATION = "imitation"
-# In the episodes of one setting that a card asks for, which may come from anybody.
-MAX_NUMBERS = 10**9
+# In the episodes that a card asks for, which may come from anybody; solvers are fitted on some too.
+MAX_NUMBERS = 2 * 10**8
 FitOn = Literal["setting", "base"]
 
 
@@ -188,11 +188,12 @@ def spec_of(settings: EvaluateSettings, entries: list[Entry]) -> EpisodeSpec:
         raise ValueError(
             "the checkpoints were trained on different episodes: choose some, as in data=linear"
         )
-    numbers = settings.num_episodes * _numbers_drawn(specs[0])
+    num_episodes = max(settings.num_episodes, TUNE_EPISODES)
+    numbers = num_episodes * _numbers_drawn(specs[0])
     if numbers > MAX_NUMBERS:
         raise ValueError(
-            f"the card's data ask for {numbers:.1g} numbers in {settings.num_episodes} episodes, "
-            f"at most {MAX_NUMBERS:.1g} are drawn: choose other episodes, as in data=linear"
+            f"the card's data ask for {numbers:.1g} numbers in {num_episodes} episodes, "
+            f"at most {MAX_NUMBERS:.1g} are drawn: choose fewer or others, as in data=linear"
         )
     return specs[0]
 

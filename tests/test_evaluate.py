@@ -300,6 +300,7 @@ def test_episodes_come_from_the_cards_or_have_to_be_said(
     "data",
     [
         {"num_context": 10**8},
+        {"num_context": 20_000},
         {"d_x": 10**6},
         {"d_y": 10**6},
         {"function": {"name": "relu_network", "hidden": 10**7}},
@@ -315,7 +316,7 @@ def test_a_card_does_not_ask_for_more_episodes_than_can_be_drawn(
     card["data"] |= data
     (checkpoint / "card.json").write_text(json.dumps(card))
     settings = settings_of(predictors=[str(checkpoint)], data=None, num_episodes=1000)
-    with pytest.raises(ValueError, match="the card's data ask for .* numbers in 1000 episodes"):
+    with pytest.raises(ValueError, match="the card's data ask for .* numbers in 2000 episodes"):
         spec_of(settings, entries_of(settings.predictors))
 
 
