@@ -226,7 +226,7 @@ def report_tables(report: Report) -> list[Table]:
     for name, value in report.alignment.items():
         agreement.add_row(f"alignment/{name}", number_text(value, signed=name == "cosine"))
     for name, number in report.weights.items():
-        agreement.add_row(f"weights/{name}", plain(number))
+        agreement.add_row(f"weights/{name}", plain(number, 5))
     return [losses, agreement]
 
 
