@@ -1,0 +1,82 @@
+"""Short runs of every architecture end in the numbers on file, whatever moves in the code.
+
+`python -m tests.test_golden` writes the file anew, for a change of what is computed.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+import zoo
+from train import train
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GOLDEN = Path(__file__).parent / "data" / "golden.json"
+SHORT = [
+    *("trainer=cpu", "data.d_x=4", "data.num_context=6"),
+    *("max_steps=8", "val_every=4", "batch_size=16", "eval_episodes=200", "test_episodes=200"),
+    *("checkpoint_tag=golden", "~callbacks.figures", "~logger.csv", "~logger.tensorboard"),
+]
+TINY = ["model.num_layers=2", "model.d_model=16"]
+RUNS = {
+    "gd_ssm": ["model=gd_ssm"],
+    "gd_ssm_all_positions": ["model=gd_ssm", "positions=all"],
+    "gd_ssm_steps": ["model=gd_ssm", "model.num_steps=3"],
+    "gd_ssm_learned_start": ["model=gd_ssm", "model.learn_start=true", "data=linear_noisy"],
+    "gd_ssm_two_seeds": ["model=gd_ssm", "seeds=2"],
+    "gd_ssm_classes": ["model=gd_ssm", "data=classification"],
+    "gd_ssm_features": ["model=gd_ssm_features", "data=relu_network"],
+    "gd_ssm_embedded": ["model=gd_ssm_embedded", "data=relu_network"],
+    "gd_ssm_deep": ["model=gd_ssm_deep", *TINY],
+    "linear_transformer": ["model=linear_transformer", "model.num_layers=2"],
+    "transformer": ["model=transformer", *TINY],
+    "s5": ["model=s5", *TINY],
+    "mamba": ["model=mamba", *TINY],
+    "mamba_two_seeds": ["model=mamba", *TINY, "seeds=2"],
+}
+
+
+def metrics_of(name: str) -> dict[str, Any]:
+    """The content of `metrics.json` of a run."""
+    with tempfile.TemporaryDirectory() as directory:
+        run_dir = Path(directory)
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+            config = compose("train", [*RUNS[name], *SHORT, f"run_dir={run_dir}"])
+        metrics, _ = train(config, run_dir, Console(quiet=True))
+    return metrics
+
+
+def numbers_of(name: str) -> dict[str, float]:
+    """The means over the test episodes, by predictor and metric.
+
+    Least squares of clean episodes of as many examples as dimensions is left out: it has no digits.
+    """
+    metrics = metrics_of(name)
+    if "metrics" in metrics:  # of several seeds
+        return {metric: found["mean"] for metric, found in metrics["metrics"].items()}
+    return {
+        f"{predictor} {metric}": summary["value"]
+        for predictor, found in {"model": metrics["model"], **metrics["references"]}.items()
+        for metric, summary in found.items()
+        if "least_squares" not in f"{predictor} {metric}"
+    }
+
+
+def test_every_architecture_has_a_golden_run() -> None:
+    assert {*zoo.list_models()} <= {*RUNS}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_short_run_ends_in_the_numbers_on_file(name: str) -> None:
+    golden = json.loads(GOLDEN.read_text())[name]
+    # Cosines are compared by their distance.
+    assert numbers_of(name) == pytest.approx(golden, rel=1e-6, abs=1e-6)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({name: numbers_of(name) for name in RUNS}, indent=1) + "\n")
