@@ -27,10 +27,10 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from zoo.files import write_figure
 from zoo.models.mamba import MambaLayer
 from zoo.models.s5 import S5Layer
 from zoo.terminal import outlive_readers
-from zoo.training.run import write_figure
 
 FIGURE = Path("docs/figures/layer_times.svg")
 D_MODEL = 64

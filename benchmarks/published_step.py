@@ -11,6 +11,7 @@ defaults of its command line.
 import sys
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 
@@ -58,13 +59,13 @@ def step_ms(batch: int, d: int, num_context: int, steps: int) -> float:
     draw = jax.vmap(create_vec_reg_data_classic_token, in_axes=(0, None, None, None, None, None))
     timesteps = jax.numpy.ones((batch, 2 * num_context + 1))
 
-    @jax.jit
-    def step(state, key):
+    def step(state: Any, key: Any) -> Any:
         key, of_data, of_step = jax.random.split(key, 3)
         x, y, _ = draw(jax.random.split(of_data, batch), d, num_context, 0, 1.0, 1.0)
         state, loss = train_step(state, of_step, x, y, timesteps, model, False, settings.dataset)
         return state, key, loss
 
+    step = jax.jit(step)
     begin = 0.0
     for i in range(WARM_UP + steps):
         if i == WARM_UP:

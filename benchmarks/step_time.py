@@ -25,7 +25,7 @@ from rich.table import Table
 
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
-from train import train
+from zoo.commands.train import train
 from zoo.metrics.errors import half_squared_error
 from zoo.terminal import outlive_readers
 from zoo.training.optim import OptimConfig, create_optimizer, create_schedule

@@ -56,7 +56,7 @@ class DecisionTree(FunctionFamily):
     """
 
     name: Literal["decision_tree"] = "decision_tree"
-    depth: PositiveInt = Field(4, le=20)
+    depth: PositiveInt = Field(default=4, le=20)
 
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         batch, length, d_x = x.shape

@@ -22,6 +22,7 @@ from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
+from zoo.files import write_figure
 from zoo.hub.io import read_card
 from zoo.metrics.errors import half_squared_error
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
@@ -29,7 +30,6 @@ from zoo.models.gd_ssm_layer import GDSSMLayer
 from zoo.models.gd_ssm_steps import GDSSMStepsLayer
 from zoo.predictor import Predictor
 from zoo.solvers.theory import LinearEpisodes, expected_half_mse, optimal_step_size
-from zoo.training.run import write_figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"

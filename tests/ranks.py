@@ -16,7 +16,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-import train as script
+from zoo.commands import train as script
+from zoo.files import CONFIGS
 
 # By name: ranks, accumulated batches, trainer.
 SETTINGS = {
@@ -46,7 +47,7 @@ OVERRIDES = [
 def run(directory: Path, name: str, *overrides: str) -> None:
     """One way of training; raises RuntimeError if a rank fails."""
     num_ranks, num_parts, trainer = SETTINGS[name]
-    configs = Path(script.__file__).resolve().parent / "configs"
+    configs = CONFIGS
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
         config = compose(
             "train",

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from tests.test_configs import config_of
-from train import train
+from zoo.commands.train import train
 from zoo.hub.io import read_card
 from zoo.hub.pages import card_page, number
 from zoo.training.callbacks import Board

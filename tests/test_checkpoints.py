@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import zoo
-from benchmarks.cards import measured_again
 from datamodules import EpisodeSpec
-from evaluate import CHECKPOINTS, evaluation_batches
+from studies.cards import measured_again
 from zoo.analysis.compare import losses
+from zoo.evaluation.entries import CHECKPOINTS
+from zoo.evaluation.episodes import evaluation_batches
 from zoo.hub.card import SCHEMA_VERSION
 from zoo.hub.io import read_card
 

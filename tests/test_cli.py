@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import MakeCheckpoint
-from zoo import __main__ as cli
+from zoo.commands import zoo as cli
 from zoo.hub.export import export
 from zoo.hub.io import read_card
 
@@ -217,6 +217,6 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(location: Path, tmp_pa
 
 
 def test_the_command_line_needs_no_lightning() -> None:
-    code = "import sys, zoo.__main__; print('lightning' in sys.modules, 'hydra' in sys.modules)"
+    code = "import sys, zoo.commands.zoo; print('lightning' in sys.modules, 'hydra' in sys.modules)"
     shell = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shell.stdout == "False False\n"

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import zoo
-from train import train
+from zoo.commands.train import train
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import read_index
 from zoo.hub.io import read_card
@@ -43,7 +43,7 @@ def config_of(*overrides: str) -> DictConfig:
 
 @pytest.fixture(autouse=True)
 def few_episodes_to_fit_algorithms_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("references.TUNE_EPISODES", 20)
+    monkeypatch.setattr("zoo.references.TUNE_EPISODES", 20)
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -21,26 +21,16 @@ from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import generators_of_test
 from datamodules.episodes import Episodes, EpisodeSampler
 from datamodules.suites import Setting, Suite
-from evaluate import (
-    Entry,
-    EvaluateSettings,
-    Evaluation,
-    entries_of,
-    evaluate,
-    evaluation_batches,
-    evaluation_episodes,
-    fresh_queries,
-    solvers_of,
-    spec_of,
-    tables_of,
-    with_reference,
-    write_results,
-)
-from references import TUNE_EPISODES, create_reference
 from tests.conftest import MakeCheckpoint
 from zoo.analysis.imitation import behaviour, implicit_weights, likeness, mean_likeness
 from zoo.analysis.sweeps import Row
+from zoo.commands.evaluate import EvaluateSettings
+from zoo.evaluation.entries import Entry, entries_of, solvers_of, spec_of, with_reference
+from zoo.evaluation.episodes import evaluation_batches, evaluation_episodes, fresh_queries
+from zoo.evaluation.measure import Evaluation, evaluate
+from zoo.evaluation.results import tables_of, write_results
 from zoo.models.gd_ssm import construct_gradient_descent_
+from zoo.references import TUNE_EPISODES, create_reference
 from zoo.solvers.least_squares import LeastSquares
 
 ROOT = Path(__file__).parents[1]

@@ -52,7 +52,7 @@ def follow(language: str, block: str, copy: Path) -> None:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the repository in which the page has been followed from top to bottom."""
     copy = tmp_path_factory.mktemp("repository")
-    for part in ("zoo", "datamodules", "configs", "tests"):
+    for part in ("zoo", "datamodules", "studies", "configs", "tests"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
         shutil.copy(path, copy)

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 import zoo
-from train import train
+from zoo.commands.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GOLDEN = Path(__file__).parent / "data" / "golden.json"

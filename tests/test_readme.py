@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import zoo
-from reproduce import ReproduceSettings
+from zoo.commands.reproduce import ReproduceSettings
 from zoo.hub.io import save_checkpoint
 
 ROOT = Path(__file__).parents[1]

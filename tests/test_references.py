@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-import references
 import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
-from references import (
+from zoo import references
+from zoo.references import (
     best_schedule,
     closed_form_of,
     create_reference,

@@ -20,13 +20,14 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import zoo
-from benchmarks import sweep
 from datamodules import EpisodeDataModule, EpisodeSpec
-from results import git_commit
+from studies import sweep
 from tests.ranks import SETTINGS
+from zoo.files import sole_writer
 from zoo.hub.io import read_card
 from zoo.metrics.errors import half_squared_error, mean_interval
-from zoo.training.run import num_test_of, sole_writer
+from zoo.training.results import git_commit
+from zoo.training.run import num_test_of
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -284,7 +285,7 @@ def test_a_run_is_not_written_through_a_link(whole_run: Path, tmp_path: Path) ->
 
 def test_runs_killed_at_random_moments_resume_to_the_same_bits() -> None:
     killed = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kills", "--trials", "20", "--seed", "1"],
+        [sys.executable, "-m", "tests.kills", "--trials", "20", "--seed", "1"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,11 +1,11 @@
 """Architectures and solvers by name: one name, one frozen config, one class."""
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
+from zoo.errors import explain, unknown
 from zoo.predictor import Predictor
 
 
@@ -79,29 +79,6 @@ def solver_arguments(name: str) -> list[str]:
 def list_solvers() -> list[str]:
     """Names that `create_solver` knows."""
     return sorted(_solvers)
-
-
-def explain(error: ValidationError) -> str:
-    """What is wrong with the data that a pydantic model refused, on one line."""
-    problems = []
-    for detail in error.errors():
-        where = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "missing":
-            problems.append(f"{where!r} is missing")
-        elif detail["type"] == "extra_forbidden":
-            problems.append(f"{where!r} is unknown")
-        elif not where:  # about the whole, which is too much to repeat
-            problems.append(detail["msg"].removeprefix("Value error, "))
-        else:
-            problems.append(f"{where}: {detail['msg']}, got {detail['input']!r}")
-    return "; ".join(problems)
-
-
-def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
-    """What is said of a name that is not known: the near misses, and what is."""
-    near = difflib.get_close_matches(given, list(allowed), n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"unknown {what} {given!r}.{hint} Known: {', '.join(sorted(allowed))}"
 
 
 def _register(entries: _Entries, name: str, config: type[PredictorConfig]) -> Callable[[T], T]:

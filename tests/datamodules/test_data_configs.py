@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from datamodules import EpisodeDataModule, EpisodeSpec
 from datamodules.functions import Mixture, SingleFunction
 from datamodules.inputs import Inputs
-from train import register_resolvers
+from zoo.commands.train import register_resolvers
 from zoo.registry import list_models, model_arguments
 from zoo.training.optim import OptimConfig
 from zoo.training.run import RunSettings

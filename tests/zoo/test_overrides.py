@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from train import register_resolvers
+from zoo.commands.train import register_resolvers
 from zoo.training.overrides import (
     as_override,
     check_mode,

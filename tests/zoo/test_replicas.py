@@ -18,11 +18,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-import train as script
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.episodes import Episodes
 from zoo.analysis.seeds import first_step_over_seeds, seeds_table, summary_over_seeds
+from zoo.commands import train as script
 from zoo.hub.io import read_card
 from zoo.predictor import Predictor
 from zoo.terminal import StoppedBySignal

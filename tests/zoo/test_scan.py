@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.layers.scan import CHUNK, diagonal_scan
+from zoo.ops.scan import CHUNK, diagonal_scan
 
 # One step, less than a chunk, around the length from which there are chunks, two levels of them.
 LENGTHS = [1, 2, 3, 17, 4 * CHUNK - 1, 4 * CHUNK, 5 * CHUNK + 3, 4 * CHUNK**2 + 5]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.layers import selective_scan as scan_module
-from zoo.layers.selective_scan import MAX_CHUNK, MIN_CHUNK, selective_scan
+from zoo.ops import selective_scan as scan_module
+from zoo.ops.selective_scan import MAX_CHUNK, MIN_CHUNK, selective_scan
 
 LENGTHS = [1, 2, 3, 5, MAX_CHUNK - 1, MAX_CHUNK, MAX_CHUNK + 1, 2 * MAX_CHUNK, 3 * MAX_CHUNK + 5]
 NAMES = ["u", "delta", "A", "B", "C", "D", "h_0"]

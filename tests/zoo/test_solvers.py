@@ -8,9 +8,9 @@ import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.linear import LinearDrift
 from datamodules.stream import Generators
-from references import linear_moments
 from tests.conftest import MakePairs
 from zoo.metrics.errors import half_squared_error, mean_interval
+from zoo.references import linear_moments
 from zoo.solvers.theory import (
     LinearEpisodes,
     expected_half_mse,

@@ -19,21 +19,19 @@ from torch import Tensor
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
 from datamodules.episodes import Episodes
-from zoo.hub.io import write_directory
-from zoo.training.callbacks import Resumable
-from zoo.training.checkpointing import AtomicCheckpointIO
-from zoo.training.module import LitPredictor, NonFiniteError
-from zoo.training.optim import OptimConfig, create_optimizer, parameter_groups, rate_factor
-from zoo.training.run import (
-    check_plugins,
-    read_config,
+from zoo.files import (
     refuse_links,
     remove_half_written,
-    save_config,
+    write_directory,
     write_figure,
     write_json,
     write_text,
 )
+from zoo.training.callbacks import Resumable
+from zoo.training.checkpointing import AtomicCheckpointIO
+from zoo.training.module import LitPredictor, NonFiniteError
+from zoo.training.optim import OptimConfig, create_optimizer, parameter_groups, rate_factor
+from zoo.training.run import check_plugins, read_config, save_config
 
 
 def test_parameter_groups_hold_every_parameter_once_at_its_rate() -> None:

@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zoo.files import sha256_of, write_file
 from zoo.hub.card import MAX_CARD_BYTES, CheckpointError, FileEntry, parse_card
 from zoo.hub.index import INDEX, MAX_INDEX_BYTES, Index, IndexEntry, parse_index
-from zoo.hub.io import CARD, WEIGHTS, check_checkpoint, sha256_of, weights_entry, write_file
+from zoo.hub.io import CARD, WEIGHTS, check_checkpoint, weights_entry
 
 CACHE_VARIABLE = "ICL_ZOO_CACHE"
 # Waits before the second and later attempts.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zoo.files import sha256_of, write_directory, write_file
 from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError, parse_card
 from zoo.hub.find import CHECKPOINTS, CLONE
 from zoo.hub.index import (
@@ -15,16 +16,7 @@ from zoo.hub.index import (
     index_bytes,
     index_entry,
 )
-from zoo.hub.io import (
-    CARD,
-    WEIGHTS,
-    card_bytes,
-    check_checkpoint,
-    read_card,
-    sha256_of,
-    write_directory,
-    write_file,
-)
+from zoo.hub.io import CARD, WEIGHTS, card_bytes, check_checkpoint, read_card
 from zoo.hub.pages import comparisons, leaderboard, model_card
 
 README = "README.md"

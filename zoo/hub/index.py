@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from zoo.files import STAGING, sha256_of
 from zoo.hub.card import (
     MANY,
     SCHEMA_VERSION,
@@ -21,7 +22,7 @@ from zoo.hub.card import (
     Text,
     parse_plain,
 )
-from zoo.hub.io import CARD, STAGING, read_card, sha256_of
+from zoo.hub.io import CARD, read_card
 
 INDEX = "index.json"
 # An index is read into memory before anything is known about it.

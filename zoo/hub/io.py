@@ -1,15 +1,9 @@
 """Writing and reading checkpoint directories: `model.safetensors` and `card.json`."""
 
-import hashlib
-import os
 import re
-import secrets
-import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from zoo.files import sha256_of, write_directory
 from zoo.hub.card import (
     MAX_CARD_BYTES,
     SCHEMA_VERSION,
@@ -33,8 +28,6 @@ from zoo.registry import create_model
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
-# How directories end whose name is not yet, or no longer, that of what they hold.
-WRITING, REPLACED = STAGING = (".writing", ".replaced")
 # Beyond these, nothing is read into memory.
 MAX_WEIGHTS_BYTES = 2**30
 MAX_HEADER_BYTES = 2**24
@@ -76,35 +69,6 @@ def save_checkpoint(directory: Path, model: Predictor, card: dict[str, Any]) -> 
 def card_bytes(card: Card) -> bytes:
     """The content of `card.json`."""
     return card.model_dump_json(indent=2).encode() + b"\n"
-
-
-def write_directory(directory: Path, files: dict[str, bytes]) -> None:
-    """Writes a directory of these files as a whole or not at all, in the place of what is there.
-
-    Raises:
-        OSError: If it cannot be written; what stood there before stays.
-    """
-    staging = directory.with_name(f"{directory.name}{WRITING}")
-    replaced = directory.with_name(f"{directory.name}{REPLACED}")
-    try:
-        _remove(staging)
-        if replaced.exists() and not directory.exists():  # a process was killed between two renames
-            replaced.rename(directory)
-        _remove(replaced)
-        staging.mkdir(parents=True)
-        for name, data in files.items():
-            write_file(staging / name, data)
-        if directory.exists():
-            directory.rename(replaced)
-        try:
-            staging.rename(directory)
-        except BaseException:  # a signal as well
-            if replaced.exists():
-                replaced.rename(directory)
-            raise
-    finally:
-        _remove(staging)
-    _remove(replaced)
 
 
 def load_checkpoint(
@@ -181,31 +145,6 @@ def weights_entry(card: Card, source: object) -> FileEntry:
             "are read"
         )
     return entry
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file as `writing` does."""
-    with writing(path) as file:
-        file.write(data)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there whole once the block ends, and not at all if that raises.
-
-    Nothing is written through a symbolic link: one that has the name is replaced.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A file made anew ("x"), under a name that nobody can have made a link of.
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{WRITING}")
-    try:
-        with partial.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before it is renamed
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _rebuild(directory: Path) -> tuple[Card, Predictor]:
@@ -361,15 +300,3 @@ def _check_finite(directory: Path, state: dict[str, Tensor]) -> None:
 
 def _not_safetensors(path: Path, why: object) -> CheckpointError:
     return CheckpointError(f"{path} is not a safetensors file: {why}")
-
-
-def sha256_of(data: bytes) -> str:
-    """In hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _remove(directory: Path) -> None:
-    """A directory with what is in it, or a link to one."""
-    if directory.is_symlink():
-        directory.unlink()
-    shutil.rmtree(directory, ignore_errors=True)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from zoo.layers.discretization import at_most_zero
 from zoo.layers.mlp import MLP
-from zoo.layers.precision import without_autocast
-from zoo.layers.scan import Method
-from zoo.layers.window_scan import read_states, window_states
 from zoo.models.gd_ssm_layer import Decay
 from zoo.models.sequence import BlockState, SequenceBlock, SequenceConfig, SequenceModel
+from zoo.ops.precision import without_autocast
+from zoo.ops.scan import Method
+from zoo.ops.windows import read_states, window_states
 from zoo.registry import register_model
 
 # Tokens whose states are held at once; their number grows with d_model * d_head.

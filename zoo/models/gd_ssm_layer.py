@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.layers.discretization import at_most_zero
-from zoo.layers.precision import without_autocast
 from zoo.layers.tokens import windows_of_tokens
+from zoo.ops.precision import without_autocast
 
 Decay = Literal["elementwise", "none"]
 Method = Literal["chunked", "loop"]

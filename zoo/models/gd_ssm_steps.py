@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from zoo.layers.discretization import at_most_zero
-from zoo.layers.precision import without_autocast
-from zoo.layers.scan import Method
-from zoo.layers.window_scan import mix, read_states, window_inputs, window_states
 from zoo.models.gd_ssm_layer import Decay
+from zoo.ops.precision import without_autocast
+from zoo.ops.scan import Method
+from zoo.ops.windows import mix, read_states, window_inputs, window_states
 
 ShapeE = Literal["matrix", "diagonal", "scalar"]
 

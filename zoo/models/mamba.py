@@ -11,8 +11,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, silu, softplus
 
-from zoo.layers.selective_scan import Method, selective_scan
 from zoo.models.sequence import BlockState, SequenceBlock, SequenceConfig, SequenceModel
+from zoo.ops.selective_scan import Method, selective_scan
 from zoo.registry import register_model
 
 # Step sizes at the start: log-uniform in this interval, and never below the floor.

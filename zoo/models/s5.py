@@ -13,9 +13,9 @@ from torch.nn.functional import gelu, linear
 
 from zoo.layers.discretization import Discretization, bilinear, zoh
 from zoo.layers.initialization import diagonal_hippo, lecun_normal
-from zoo.layers.precision import without_autocast
-from zoo.layers.scan import Method, diagonal_scan
 from zoo.models.sequence import BlockState, SequenceBlock, SequenceConfig, SequenceModel
+from zoo.ops.precision import without_autocast
+from zoo.ops.scan import Method, diagonal_scan
 from zoo.registry import register_model
 
 Activation = Literal["gelu", "half_glu", "full_glu"]

@@ -12,7 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zoo.hub.io import writing
+from zoo.files import writing
 from zoo.training.callbacks import Resumable, TimeToSolution
 from zoo.training.module import LitPredictor
 from zoo.training.replicas import LitReplicas

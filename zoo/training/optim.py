@@ -36,10 +36,10 @@ class OptimConfig(BaseModel):
     lr: PositiveFloat = 3e-3
     ssm_lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
     warmup_steps: NonNegativeInt = 100
-    decay_fraction: float = Field(0.5, ge=0, le=1)
+    decay_fraction: float = Field(default=0.5, ge=0, le=1)
     clip_norm: PositiveFloat | None = 1.0
 
 

@@ -3,8 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,13 +11,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml  # type: ignore[import-untyped]
-from filelock import FileLock, Timeout
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from zoo.hub.io import WRITING, write_file
+from zoo.files import write_text
 from zoo.training.optim import OptimConfig
 from zoo.training.overrides import ABSENT, typed_override
 
@@ -159,32 +156,6 @@ def config_of_run(config: DictConfig, typed: Collection[str]) -> DictConfig:
     return saved
 
 
-@contextmanager
-def sole_writer(run_dir: Path) -> Iterator[None]:
-    """Keeps other processes out of a run directory; ends with the process, however that ends.
-
-    If nothing was written, the directory is removed.
-
-    Raises:
-        ValueError: If another process writes there.
-    """
-    lock = FileLock(run_dir / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"another process is writing to {run_dir}; wait until it has ended, or stop it"
-        ) from None
-    try:
-        yield
-    finally:
-        if [path.name for path in run_dir.iterdir()] == [".lock"]:
-            (run_dir / ".lock").unlink()  # while it is held; who waits for it sees that it is gone
-        lock.release()
-        with suppress(OSError):  # not empty
-            run_dir.rmdir()
-
-
 def check_world_size(world_size: int, multirun: bool) -> None:
     """Raises ValueError if the runs of a multirun would have several processes each."""
     if multirun and world_size > 1:
@@ -269,25 +240,6 @@ def read_config(path: Path) -> DictConfig:
     return config
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes plain data as JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all."""
-    write_file(path, text.encode())
-
-
-def write_figure(
-    path: Path, figure: Figure, dpi: float | None = None, metadata: dict[str, Any] | None = None
-) -> None:
-    """Writes a figure in the format that its path ends with, whole or not at all."""
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=dpi or "figure", metadata=metadata)
-    write_file(path, content.getvalue())
-
-
 def set_metrics_aside(run_dir: Path, max_steps: int) -> None:
     """Renames `metrics.json` of a run that is to go on, also that of each seed.
 
@@ -305,27 +257,6 @@ def _steps_of(path: Path) -> int | None:
     except (ValueError, KeyError, TypeError, RecursionError):  # not ours, or damaged
         return None
     return steps
-
-
-def refuse_links(*paths: Path) -> None:
-    """Raises ValueError if one of these is a symbolic link, or a directory that holds one.
-
-    Lightning and TensorBoard would write through it.
-    """
-    for path in paths:
-        for found in (path, *path.rglob("*")):
-            if found.is_symlink():
-                raise ValueError(
-                    f"{found} is a symbolic link to {os.readlink(found)}: nothing is written "
-                    "through links here. Remove it"
-                )
-
-
-def remove_half_written(run_dir: Path) -> None:
-    """Removes files that a killed process was writing; for the only one that writes now."""
-    for path in run_dir.rglob(f"*{WRITING}"):
-        if path.is_file():
-            path.unlink()
 
 
 def _without_place(config: DictConfig) -> DictConfig:

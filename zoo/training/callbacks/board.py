@@ -191,4 +191,4 @@ def _add_end(writer: SummaryWriter, status: Any) -> None:
 
 def _add(writer: SummaryWriter, tag: str, content: HParamsPluginData) -> None:
     value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content))
-    writer._get_file_writer().add_summary(Summary(value=[value]))  # type: ignore[no-untyped-call]
+    writer._get_file_writer().add_summary(Summary(value=[value]))

@@ -11,16 +11,16 @@ from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.episodes import Episodes
 from datamodules.stream import Generators
-from evaluate import evaluation_episodes
-from paper.claims import CODE, V3, Claim, Found, compared
-from paper.drawing import bars, new_figure
-from paper.measure import Runs, model_of, of_each, predict_queries, query_loss, spec_of
-from paper.plan import Effort, Training
-from references import create_reference
+from studies.claims import CODE, V3, Claim, Found, compared
+from studies.drawing import bars, new_figure
+from studies.measure import Runs, model_of, of_each, predict_queries, query_loss, spec_of
+from studies.plan import Effort, Training
+from zoo.evaluation.episodes import evaluation_episodes
 from zoo.layers.tokens import widen
 from zoo.models.gd_ssm_embedded import GDSSMEmbedded
 from zoo.models.gd_ssm_features import GDSSMFeatures
 from zoo.predictor import Predictor
+from zoo.references import create_reference
 from zoo.solvers.tuning import log_grid, tune
 
 FEATURES = ("model=gd_ssm_features", "data=sine", "optim.lr=0.002")
@@ -46,7 +46,7 @@ CLAIMS = {
 # Bounds of the ratio to gradient descent on the same features and of that to zero. Judged is one
 # step alone: four learned steps have sizes that differ, and their best schedule on learned features
 # is not known; the embedded model is not gradient descent on its features.
-BOUNDS: dict[Training, dict[str, float]] = {ONE_STEP: {"low": 0.95, "high": 1.05}}
+BOUNDS: dict[Training, dict[str, Any]] = {ONE_STEP: {"low": 0.95, "high": 1.05}}
 # On features of no use a model that has learned nothing does what gradient descent does.
 OF_ZERO: dict[Training, dict[str, Any]] = {
     ONE_STEP: {"high": 0.1, "one_sided": "features must be of use, the less is left the better"}
@@ -146,7 +146,10 @@ def sine_waves(runs: Runs, effort: Effort) -> Found:
         rows[called] = trained
         steps = "one step" if num_steps == 1 else f"{num_steps} steps"
         rows[f"gradient descent on them, {steps}, {training.name}"] = exact
-        said = {"paper": CLAIMS[training], "source": CODE if training is EMBEDDED else V3}
+        said: dict[str, Any] = {
+            "paper": CLAIMS[training],
+            "source": CODE if training is EMBEDDED else V3,
+        }
         quantity = f"0.5*MSE at the query, {called}"
         on_features = f"gradient descent on the same features, {steps}"
         of_zero = OF_ZERO.get(training, {})

@@ -1,6 +1,6 @@
 """Kills runs at random moments, resumes them, and compares how they end, bit by bit.
 
-python -m benchmarks.kills --trials 100 --seed 0
+python -m tests.kills --trials 100 --seed 0
 
 One run is left alone. Every other one gets a signal within an optimizer step, a save, a validation,
 the final measuring or the export, at a moment drawn from the seed, and is resumed. What it leaves
@@ -34,9 +34,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-import train as script
 import zoo
-from zoo.hub.io import WRITING
+from zoo.commands import train as script
+from zoo.files import CONFIGS, WRITING
 from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
 from zoo.training.checkpointing import AtomicCheckpointIO
 
@@ -182,7 +182,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def composed() -> DictConfig:
-    configs = Path(script.__file__).resolve().parent / "configs"
+    configs = CONFIGS
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
         return compose("train", OVERRIDES)
 

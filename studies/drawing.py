@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper.claims import over_seeds
+from studies.claims import over_seeds
 
 FEWEST_FOR_BAND = 5
 

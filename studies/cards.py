@@ -1,4 +1,4 @@
-"""Measures checkpoints again with today's code: `python -m benchmarks.cards checkpoints/*`.
+"""Measures checkpoints again with today's code: `python -m studies.cards checkpoints/*`.
 
 The weights and what a card says of their training stay. What is measured is written anew: metrics,
 reference metrics, curves, and with them the layout of the card. `python -m zoo index` comes next.
@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from datamodules import EpisodeSpec
-from evaluate import evaluation_batches
-from references import closed_form_of, references_of
-from results import measured_fields
 from zoo.analysis.report import create_report
+from zoo.evaluation.episodes import evaluation_batches
+from zoo.files import write_file
 from zoo.hub.card import SCHEMA_VERSION, Card
-from zoo.hub.io import CARD, card_bytes, load_checkpoint, read_card, write_file
+from zoo.hub.io import CARD, card_bytes, load_checkpoint, read_card
 from zoo.metrics.text import number_text
+from zoo.references import closed_form_of, references_of
+from zoo.training.results import measured_fields
 from zoo.training.run import num_test_of
 
 NUM_EPISODES = 10_000

@@ -14,13 +14,13 @@ import zoo
 from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Suite
-from evaluate import evaluation_episodes
-from paper.claims import Claim, compared
-from paper.plan import ROOT
-from references import create_reference, linear_moments
+from studies.claims import Claim, compared
+from zoo.evaluation.episodes import evaluation_episodes
+from zoo.files import ROOT
 from zoo.hub.io import read_card
 from zoo.metrics.errors import half_squared_error
 from zoo.predictor import Predictor
+from zoo.references import create_reference, linear_moments
 from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import expected_half_mse
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from paper.plan import ROOT, Job
-from zoo.training.run import refuse_links
+from studies.plan import Job
+from zoo.files import ROOT, refuse_links
 
 # Seconds between two looks at the processes, and that an interrupted one has to save its state.
 LOOK_EVERY = 0.2

@@ -225,6 +225,8 @@ def known_arguments(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict
     if not clean:
         return {}
     # Weights from N(0, scale^2), those of a pool over pools.
+    if not isinstance(function, Linear | LinearPool | LinearDrift):
+        return {}
     gaussian = isinstance(function, LinearPool) or (
         isinstance(function, Linear) and function.mean_scale == 0
     )

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from evaluate import evaluation_episodes
-from paper.claims import FIGURE, V1, Claim, Found, compared, over_seeds
-from paper.drawing import band, legend, new_figure, per_seed
-from paper.measure import (
+from studies.claims import FIGURE, V1, Claim, Found, compared, over_seeds
+from studies.drawing import band, legend, new_figure, per_seed
+from studies.measure import (
     Runs,
     against_gradient_descent,
     histories,
@@ -17,12 +16,13 @@ from paper.measure import (
     suite,
     swept,
 )
-from paper.plan import Effort, Training
-from references import create_reference, linear_moments
+from studies.plan import Effort, Training
 from zoo.analysis.construction import interpolated, weights_beside_construction
 from zoo.analysis.figures import weights_figure
+from zoo.evaluation.episodes import evaluation_episodes
 from zoo.metrics.alignment import alignment, query_response
 from zoo.models.gd_ssm import GDSSM
+from zoo.references import create_reference, linear_moments
 from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import optimal_half_mse
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo.layers.scan import Method, diagonal_scan
+from zoo.ops.scan import Method, diagonal_scan
 
 
 def window_inputs(S: Tensor, Q: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from hydra import compose
 from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parents[1]
 # Settings of a run that say which one it is and what it is called, not what is trained.
 NAMES = ("seed", "resume", "run_dir", "checkpoint_tag")
 # Seconds that a run takes before its first and after its last step.

@@ -1,6 +1,6 @@
 """The GD-SSM with places of its window closed, trained on the paper's task, d = N = 10.
 
-    python -m benchmarks.windows
+    python -m studies.ablations.windows
 
 The window is S_i = [x_i; y_i; x_{i+1}]. Each row trains a layer from the default start in which
 some entries of Q (3, 3) and D (3,) are kept at zero, and divides its error at the query of the
@@ -15,10 +15,10 @@ from torch import Tensor
 
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
-from references import create_reference
 from zoo.metrics.errors import half_squared_error, mean_interval, ratio_interval
 from zoo.metrics.text import with_interval
 from zoo.predictor import Predictor
+from zoo.references import create_reference
 from zoo.terminal import outlive_readers
 from zoo.training.optim import OptimConfig, create_optimizer, create_schedule
 

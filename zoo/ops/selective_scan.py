@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from zoo.layers.precision import without_autocast
+from zoo.ops.precision import without_autocast
 
 Method = Literal["chunked", "loop"]
 
@@ -254,7 +254,7 @@ def _one_replica_after_another(
     for i in range(info.batch_size):
         pairs = zip(args, in_dims, strict=True)
         replica = (arg if dim is None else arg.select(dim, i) for arg, dim in pairs)
-        rows.append(function.apply(*replica))  # type: ignore[no-untyped-call]
+        rows.append(function.apply(*replica))
     outputs = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
     return outputs, (0,) * len(outputs)
 

@@ -1,9 +1,8 @@
 """Figure h: learned step sizes, forgetting, longer contexts, all ours, and classes."""
 
-from evaluate import evaluation_episodes
-from paper.claims import V3, Claim, Found, compared, over_seeds
-from paper.drawing import band, bars, legend, new_figure, per_seed
-from paper.measure import (
+from studies.claims import V3, Claim, Found, compared, over_seeds
+from studies.drawing import band, bars, legend, new_figure, per_seed
+from studies.measure import (
     Runs,
     metrics_of,
     of_each,
@@ -11,10 +10,11 @@ from paper.measure import (
     spec_of,
     swept,
 )
-from paper.more_steps import training as steps_training
-from paper.one_step import BASE, HIGH, LOW
-from paper.plan import Effort, Training
-from references import best_schedule, create_reference, linear_moments
+from studies.paper.more_steps import training as steps_training
+from studies.paper.one_step import BASE, HIGH, LOW
+from studies.plan import Effort, Training
+from zoo.evaluation.episodes import evaluation_episodes
+from zoo.references import best_schedule, create_reference, linear_moments
 from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import optimal_forgetting, optimal_half_mse
 

@@ -1,9 +1,8 @@
 """Figure e: several steps of gradient descent."""
 
-from evaluate import evaluation_episodes
-from paper.claims import V1, Claim, Found, compared, over_seeds
-from paper.drawing import band, legend, new_figure, per_seed
-from paper.measure import (
+from studies.claims import V1, Claim, Found, compared, over_seeds
+from studies.drawing import band, legend, new_figure, per_seed
+from studies.measure import (
     Runs,
     against_gradient_descent,
     model_of,
@@ -11,12 +10,13 @@ from paper.measure import (
     query_loss,
     spec_of,
 )
-from paper.one_step import BASE, HIGH, LOW
-from paper.plan import Effort, Training
-from references import best_schedule, create_reference
+from studies.paper.one_step import BASE, HIGH, LOW
+from studies.plan import Effort, Training
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
+from zoo.evaluation.episodes import evaluation_episodes
 from zoo.models.gd_ssm import GDSSM
+from zoo.references import best_schedule, create_reference
 from zoo.solvers.moment import GradientDescent
 
 CAPTION = (

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import lightning
 import lightning.pytorch as pl
 import torch
 
@@ -19,6 +20,7 @@ from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import learning_curve_figure, weights_figure
 from zoo.analysis.report import Report
 from zoo.analysis.seeds import first_step_over_seeds, numbers_of, summary_over_seeds
+from zoo.files import ROOT, write_figure
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
@@ -26,9 +28,7 @@ from zoo.training.callbacks.board import writers
 from zoo.training.module import LitPredictor
 from zoo.training.optim import OptimConfig
 from zoo.training.replicas import LitReplicas
-from zoo.training.run import RunSettings, write_figure
-
-ROOT = Path(__file__).resolve().parent
+from zoo.training.run import RunSettings
 
 
 def write_figures(
@@ -109,7 +109,7 @@ def card_of(
         "versions": {
             "icl-zoo": zoo.__version__,
             "torch": torch.__version__,
-            "lightning": pl.__version__,
+            "lightning": lightning.__version__,
         },
         "git_commit": git_commit(),
         "notes": ""

@@ -1,6 +1,6 @@
 """Step sizes for k steps of gradient descent on the paper's task, d = N = 10: fitted and learned.
 
-    python -m benchmarks.schedules
+    python -m studies.ablations.schedules
 
 For each k the best shared step size and the Chebyshev schedule of the best range of eigenvalues,
 both fitted on the episodes that references are fitted on, the schedule of least expected error
@@ -20,12 +20,12 @@ import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
-from references import TUNE_EPISODES, best_schedule, create_reference
 from zoo.analysis.construction import effective_step_sizes
 from zoo.metrics.errors import error_summary, half_squared_error
 from zoo.metrics.text import number_text
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
+from zoo.references import TUNE_EPISODES, best_schedule, create_reference
 from zoo.solvers.theory import chebyshev_step_sizes
 from zoo.solvers.tuning import log_grid, tune
 from zoo.terminal import outlive_readers
@@ -63,7 +63,8 @@ def main() -> None:
         fitted = tune("scheduled_gradient_descent", {"step_sizes": schedules}, *fitted_on)
         chebyshev = zoo.create_solver("scheduled_gradient_descent", d_x=10, d_y=10, **fitted)
         best, expected = best_schedule(spec, k)
-        learned, loss = {"C": [], "E": []}, ""
+        learned: dict[str, list[float]] = {"C": [], "E": []}
+        loss = ""
         if k in TRAINED:
             model = zoo.load(TRAINED[k])
             assert isinstance(model, GDSSM)

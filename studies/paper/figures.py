@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from paper import baselines, more_steps, nonlinear, one_step, ours
-from paper.claims import Found
-from paper.measure import Runs
-from paper.plan import Effort, Training
+from studies.claims import Found
+from studies.measure import Runs
+from studies.paper import baselines, more_steps, nonlinear, one_step, ours
+from studies.plan import Effort, Training
 
 
 class PaperFigure(NamedTuple):

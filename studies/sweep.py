@@ -1,7 +1,7 @@
 """What the runs of a multirun reached: one line each, and the mean over the seeds.
 
 python train.py -m model=gd_ssm,linear_transformer seed=0,1,2 hydra.sweep.dir=runs/sweep
-python -m benchmarks.sweep runs/sweep
+python -m studies.sweep runs/sweep
 
 Runs that differ in their seed alone are summarised together, as mean and half the 95 % interval
 (Student's t) over the seeds; a run of several seeds (`seeds=8`) counts as one run for each of them.
@@ -20,10 +20,11 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from zoo.files import write_text
 from zoo.metrics.errors import interval_over_seeds
 from zoo.metrics.text import error_over_runs, with_interval
 from zoo.terminal import outlive_readers
-from zoo.training.run import CONFIG, read_config, write_text
+from zoo.training.run import CONFIG, read_config
 
 # Of these cosines of trained and constructed weights the smallest is shown.
 COSINES = ("cosine_Q", "cosine_D", "cosine_C")
@@ -138,6 +139,6 @@ def main(directory: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.sweep DIRECTORY")
+        sys.exit("usage: python -m studies.sweep DIRECTORY")
     outlive_readers()
     main(Path(sys.argv[1]))

@@ -1,11 +1,11 @@
 """Figure g: other architectures on the same task."""
 
-from paper.claims import V2, Claim, Found, compared
-from paper.drawing import bars, new_figure
-from paper.measure import Runs, metrics_of, of_each
-from paper.more_steps import training as steps_training
-from paper.one_step import BASE
-from paper.plan import Effort, Training
+from studies.claims import V2, Claim, Found, compared
+from studies.drawing import bars, new_figure
+from studies.measure import Runs, metrics_of, of_each
+from studies.paper.more_steps import training as steps_training
+from studies.paper.one_step import BASE
+from studies.plan import Effort, Training
 from zoo.hub.io import read_card
 
 # Tokens, rates and positions are those of `configs/experiment/compared`, with widths for 50,000 to

@@ -1,0 +1,1 @@
+"""Trainings with a part of the model changed."""

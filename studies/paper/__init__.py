@@ -1,0 +1,1 @@
+"""What is trained and measured of the figures of arXiv 2410.11687."""

@@ -1,0 +1,85 @@
+"""Measures trained models and exact algorithms side by side: tables, figures, TensorBoard runs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+
+from datamodules.suites import Suite
+from zoo.errors import first_line
+from zoo.evaluation.entries import entries_of, solvers_of, spec_of, with_reference
+from zoo.evaluation.measure import Evaluation, FitOn, evaluate
+from zoo.evaluation.results import tables_of, write_results
+from zoo.files import CONFIGS, refuse_links, write_json
+from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
+from zoo.training.overrides import typed_path
+
+
+class EvaluateSettings(BaseModel):
+    """The settings in `configs/evaluate.yaml`, where each is explained, as plain data."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    predictors: list[str | dict[str, Any]] = Field(min_length=1)
+    compare_with: str | dict[str, Any] | None
+    imitates: list[str | dict[str, Any]] | None
+    device: str
+    fit_on: FitOn
+    num_episodes: int = Field(ge=2)
+    output: str
+    suites: dict[str, Suite] = Field(min_length=1)
+    data: dict[str, Any] | None = None
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
+def command(config: DictConfig) -> None:
+    """What is done with the composed settings. What a user got wrong is one line, not a trace."""
+    console = Console(markup=False, emoji=False)  # labels and notes quote what others wrote
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        for suite in plain.get("suites", {}).values():
+            suite["settings"] = {str(name): s for name, s in suite["settings"].items()}
+        settings = EvaluateSettings(**plain)
+        output = Path(settings.output)
+        entries = entries_of(settings.predictors, settings.device)
+        spec = spec_of(settings.data, settings.num_episodes, entries)
+        step = "gradient_descent" if spec.output == "value" else "softmax_gradient_descent"
+        imitates = solvers_of([step] if settings.imitates is None else settings.imitates)
+        entries, compare_with = with_reference(entries, settings.compare_with or step)
+        options = (settings.num_episodes, settings.device, settings.fit_on)
+        evaluation = Evaluation(spec, entries, compare_with, *options)
+        output.mkdir(parents=True, exist_ok=True)  # before anything is measured
+        refuse_links(output / "figures", output / "tensorboard")
+        rows = evaluate(evaluation, settings.suites, imitates, console)
+        write_results(rows, entries, settings.suites, output)
+        write_json(output / "arguments.json", evaluation.arguments)
+    except (ValueError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"{type(error).__name__}: {first_line(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
+    for table in tables_of(rows, settings.suites, compare_with):
+        console.print(table)
+    for row in rows:
+        if row.note:
+            text = f"not measured: {row.predictor} in {row.suite} {row.setting}: {row.note}"
+            console.print(text, soft_wrap=True, highlight=False)
+    console.print(f"results  {output / 'results.csv'}", soft_wrap=True)
+    console.print(f"figures  {output / 'figures'}", soft_wrap=True)
+    logdir = typed_path(output / "tensorboard")
+    console.out(f"runs     tensorboard --logdir {logdir}", highlight=False)
+
+
+def main() -> None:
+    """Reads the command line, to the exit of the process."""
+    outlive_readers()
+    raise_on_signals()
+    try:
+        command()
+    except StoppedBySignal as stopped:
+        print(f"{stopped}; results are written at the end", file=sys.stderr)
+        sys.exit(128 + stopped.signum)

@@ -1,0 +1,355 @@
+"""The command line of the zoo: `python -m zoo --help`."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from zoo.files import STAGING
+from zoo.hub.card import Card, CheckpointError, MetricEntry, one_line
+from zoo.hub.download import Progress, cache_directory, download
+from zoo.hub.export import export, stale_files, write_generated
+from zoo.hub.find import (
+    CHECKPOINTS,
+    URL_VARIABLE,
+    check_asked,
+    find_card,
+    find_checkpoint,
+    find_remote,
+    known_checkpoints,
+    locate,
+)
+from zoo.hub.index import IndexEntry, read_index
+from zoo.hub.io import check_checkpoint, read_card
+from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number, tail
+from zoo.metrics.text import in_cell, number_text, plain
+from zoo.terminal import outlive_readers
+
+app = typer.Typer(
+    help="Trained checkpoints: list, look at, fetch, check, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+P = ParamSpec("P")
+
+Url = Annotated[
+    str | None,
+    typer.Option(help=f"Location of an index, instead of checkpoints/ and {URL_VARIABLE}."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Names = Annotated[list[str], typer.Argument(help="Names, paths or addresses.")]
+Directory = Annotated[Path, typer.Option(help="Directory of checkpoints.")]
+
+SORT_KEYS: dict[str, Callable[[tuple[str, IndexEntry]], Any]] = {
+    "name": lambda item: item[0],
+    "family": lambda item: (item[1].episodes_label, item[0]),
+    "parameters": lambda item: item[1].num_parameters,
+    "state": lambda item: item[1].state_size,
+    "error": lambda item: item[1].error.value,
+    "episodes": lambda item: item[1].episodes,
+    "time": lambda item: item[1].wall_time_s,
+}
+
+
+def clean(function: Callable[P, None]) -> Callable[P, None]:
+    """A command whose errors are one line and whose interruption is quiet."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError) as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+@app.command("list")
+@clean
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Names, as in 'gd_ssm*'.")] = "*",
+    architecture: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only this function family.")] = None,
+    sort: Annotated[
+        Literal["name", "family", "parameters", "state", "error", "episodes", "time"],
+        typer.Option(help="Column to sort by."),
+    ] = "name",
+    reverse: Annotated[bool, typer.Option("--reverse", help="Largest first.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List checkpoints with their size, error and cost."""
+    known = known_checkpoints(url)
+    for option, given, there in (
+        ("--architecture", architecture, {entry.architecture for entry in known.values()}),
+        ("--family", family, {entry.family for entry in known.values()}),
+    ):
+        if there and given is not None and given not in there:
+            raise ValueError(f"{option} must be one of {', '.join(sorted(there))}, got {given!r}")
+    found = [
+        (name, entry)
+        for name, entry in known.items()
+        if fnmatchcase(name, pattern)
+        and architecture in (None, entry.architecture)
+        and family in (None, entry.family)
+    ]
+    found.sort(key=SORT_KEYS[sort], reverse=reverse)
+    if as_json:
+        print_json([{"name": name, **entry.model_dump(mode="json")} for name, entry in found])
+        return
+    if not found:
+        console().print(f"none of {len(known)} checkpoints matches")
+        return
+    table = new_table("checkpoint", "params\nstate", "error", "exact", "episodes\ntime")
+    for name, entry in found:
+        algorithms = sorted(entry.references.items(), key=lambda item: item[1].value)
+        table.add_row(
+            f"{name}\n  {entry.episodes_label}",
+            f"{entry.num_parameters:,}\n{entry.state_size:,}",
+            two_lines(entry.error),
+            "\n".join(f"{plain(value.value, 3)} {label}" for label, value in algorithms),
+            cost(entry),
+        )
+    console().print(table)
+    metrics = sorted({METRIC_LABELS.get(entry.metric, entry.metric) for _, entry in found})
+    measured = ", ".join(metrics) or "-"
+    console().print(f"{len(found)} checkpoints; error: {measured} at the query")
+
+
+@app.command("show")
+@clean
+def show_command(name: str, url: Url = None, as_json: Json = False) -> None:
+    """Show the card of a checkpoint."""
+    card = find_card(name, url)
+    if as_json:
+        print_json(card.model_dump(mode="json"))
+        return
+    table = new_table("field", "value")
+    for field, value in card_fields(card).items():
+        table.add_row(field, value)
+    console().print(table)
+    table = new_table("metric", "value", "median", "worst\n0.1 %", "episodes")
+    exact = {f"{name} (exact)": entry for name, entry in card.reference_metrics.items()}
+    for metric, entry in {**card.metrics, **exact}.items():
+        value = in_cell(number(metric, entry))
+        table.add_row(metric, value, *tail(entry), f"{entry.num_episodes:,}")
+    console().print(table)
+
+
+@app.command("download")
+@clean
+def download_command(names: Names, url: Url = None) -> None:
+    """Fetch checkpoints into the cache."""
+    location = url or os.environ.get(URL_VARIABLE)
+    if not location and any("://" not in name for name in names):
+        raise ValueError(f"where from? give --url, or set {URL_VARIABLE}")
+    for name in names:
+        with progress_bar(name) as report:
+            if location and "://" not in name:
+                directory = download(*find_remote(name, location), report)
+                check_asked(name, read_card(directory))
+            else:
+                directory = find_checkpoint(name, progress=report)
+        print(f"{name}  {directory}")
+
+
+@app.command("verify")
+@clean
+def verify_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names or paths; all that are here unless given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check schema, hashes, shapes and that weights are finite."""
+    places: dict[str, Path] = {}
+    for name in names or []:
+        place = locate(name)
+        if not isinstance(place, Path):
+            raise CheckpointError(f"{name} is not here; python -m zoo download {name}")
+        places[name] = place
+    if not names:
+        here = [path for path in sorted(CHECKPOINTS.glob("*/")) if path.is_dir()]
+        places |= {path.name: path for path in here if not path.name.endswith(STAGING)}
+        cached = (cache_directory() / "checkpoints").glob("*/card.json")
+        places |= {str(path.parent): path.parent for path in sorted(cached)}
+    problems = {name: problem_of(name, path) for name, path in places.items()}
+    if as_json:
+        print_json([{"name": name, "error": problem} for name, problem in problems.items()])
+    else:
+        for name, problem in problems.items():
+            print(f"{one_line(name)}: {problem or 'ok'}")
+    if any(problems.values()):
+        raise typer.Exit(1)
+
+
+@app.command("export")
+@clean
+def export_command(
+    run: Annotated[Path, typer.Argument(help="Directory of a run, or of its checkpoint.")],
+    name: Annotated[str | None, typer.Argument(help="architecture.tag [its own]")] = None,
+    directory: Directory = CHECKPOINTS,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace one of that name.")] = False,
+) -> None:
+    """Copy a run's checkpoint under a name, ready to be served."""
+    print(export(run, name, directory, replace))
+
+
+@app.command("compare")
+@clean
+def compare_command(names: Names, url: Url = None, as_json: Json = False) -> None:
+    """Compare checkpoints and exact algorithms on the same episodes."""
+    found = comparisons([find_card(name, url) for name in dict.fromkeys(names)])
+    if as_json:
+        print_json([comparison_data(comparison) for comparison in found])
+        return
+    for comparison in found:
+        label = METRIC_LABELS[comparison.metric]
+        table = new_table(
+            "predictor", "params", "state", "error", f"/ {REFERENCE}", "episodes\ntime"
+        )
+        for row in comparison.rows:
+            entry = row.entry
+            table.add_row(
+                row.name,
+                f"{entry.num_parameters:,}" if entry else "",
+                f"{entry.state_size:,}" if entry else "",
+                two_lines(row.error),
+                two_lines(row.ratio) if row.ratio else "",
+                cost(entry) if entry else "",
+            )
+        measured = f"{label} at the query, {comparison.num_episodes} test episodes"
+        console().print(f"{comparison.episodes}: {measured}")
+        console().print(table)
+
+
+@app.command("index")
+@clean
+def index_command(
+    directory: Directory = CHECKPOINTS,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is stale.")] = False,
+) -> None:
+    """Renew index.json, the model cards and docs/zoo.md from the cards."""
+    stale = [*stale_files(directory)] if check else write_generated(directory)
+    for path in stale:
+        print(f"{'stale' if check else 'wrote' if path.exists() else 'removed'} {path}")
+    print(f"{len(read_index(directory).checkpoints)} checkpoints in {directory}")
+    if check and stale:
+        raise typer.Exit(1)
+
+
+def problem_of(name: str, directory: Path) -> str | None:
+    """Why a checkpoint cannot be used, None if it can."""
+    try:
+        check_asked(name, check_checkpoint(directory))
+    except (CheckpointError, OSError) as error:
+        return one_line(str(error))
+    return None
+
+
+def card_fields(card: Card) -> dict[str, str]:
+    """What the card says beside metrics, each on a line."""
+    training = card.training
+    return {
+        "name": card.name,
+        "architecture": card.architecture,
+        "arguments": json.dumps(card.model_args),
+        "parameters": f"{card.num_parameters:,} ({card.dtype})",
+        "state": f"{card.state_size:,} numbers",
+        "tokens": card.token_layout,
+        "data": json.dumps(card.data),
+        "training": f"{training.steps:,} steps, {training.episodes:,} episodes, "
+        f"{training.wall_time_s:,.0f} s, seed {training.seed}",
+        "command": card.command,
+        "commit": card.git_commit or "unknown",
+        "created": f"{card.created:%Y-%m-%d}",
+        "license": card.license,
+        "paper": card.paper,
+        **({"notes": card.notes} if card.notes else {}),
+    }
+
+
+def comparison_data(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as plain data."""
+    rows = [
+        {
+            "name": row.name,
+            "error": row.error.model_dump(),
+            "ratio": row.ratio and row.ratio.model_dump(),
+            "checkpoint": row.entry and row.entry.model_dump(mode="json"),
+        }
+        for row in comparison.rows
+    ]
+    fields = comparison._asdict() | {"rows": rows}
+    del fields["cards"]
+    return fields
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Progress | None]:
+    """Shows how far a download is, where somebody may be looking."""
+    terminal = Console(stderr=True)
+    if not terminal.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    with Bar(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+
+        def report(address: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+def two_lines(entry: MetricEntry) -> str:
+    """A value and its 95 % interval, in a narrow column."""
+    return in_cell(number_text(entry)).replace(" ±", "\n±")
+
+
+def cost(entry: IndexEntry) -> str:
+    """What training took."""
+    return f"{entry.episodes:,}\n{entry.wall_time_s:,.0f} s"
+
+
+def new_table(*titles: str) -> Table:
+    """A table that folds instead of cutting where a terminal is narrow."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for title in titles:
+        table.add_column(title.replace("_", " "), overflow="fold")
+    return table
+
+
+def console() -> Console:
+    """Where results go."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def print_json(content: Any) -> None:
+    """Plain data, as other programs read it."""
+    print(json.dumps(content, indent=2))
+
+
+def main() -> None:
+    """Reads the command line."""
+    outlive_readers()
+    app(prog_name="python -m zoo")

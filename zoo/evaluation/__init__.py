@@ -1,0 +1,1 @@
+"""Predictors under suites of episodes: tables, figures, TensorBoard runs."""

@@ -1,0 +1,182 @@
+"""What is measured: trained models and solvers, by name, path or pattern."""
+
+import glob
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zoo
+from datamodules import EpisodeSpec
+from zoo.errors import unknown
+from zoo.hub.card import Card, one_line
+from zoo.hub.find import CHECKPOINTS
+from zoo.hub.io import CARD, read_card
+from zoo.predictor import Predictor
+from zoo.references import TUNE_EPISODES
+from zoo.registry import solver_arguments
+
+# In the episodes that a card asks for, which may come from anybody; solvers are fitted on some too.
+MAX_NUMBERS = 2 * 10**8
+
+
+class Entry(NamedTuple):
+    """Something to be measured.
+
+    Attributes:
+        label: Its name in every table.
+        name: Registered name of the solver, or of the architecture.
+        model: The trained model, None for a solver.
+        card: Its card.
+        arguments: What the solver is told.
+        place: Where the checkpoint is.
+    """
+
+    label: str
+    name: str
+    model: Predictor | None
+    card: Card | None
+    arguments: dict[str, Any]
+    place: str = ""
+
+
+def entries_of(given: list[str | dict[str, Any]], device: str = "cpu") -> list[Entry]:
+    """What names, paths, patterns and arguments stand for.
+
+    Raises:
+        ValueError: If one of them stands for nothing.
+    """
+    entries = [entry for item in given for entry in _entries(item, device)]
+    entries = list({(entry.label, entry.place): entry for entry in entries}.values())
+    labels = [entry.label for entry in entries]
+    return [
+        # Runs of the same name are told apart by where they are.
+        entry._replace(label=f"{entry.label} {entry.place}")
+        if labels.count(entry.label) > 1
+        else entry
+        for entry in entries
+    ]
+
+
+def solvers_of(given: list[str | dict[str, Any]]) -> list[Entry]:
+    """What names of solvers, and names with arguments, stand for.
+
+    Raises:
+        ValueError: If one of them is no solver.
+    """
+    told = [dict(item) if isinstance(item, dict) else {"name": item} for item in given]
+    return [_solver(arguments.pop("name", None), arguments) for arguments in told]
+
+
+def with_reference(entries: list[Entry], given: str | dict[str, Any]) -> tuple[list[Entry], str]:
+    """The entries with one that others are compared with, and the label of that.
+
+    Raises:
+        ValueError: If it stands for nothing or for several predictors.
+    """
+    labels = [entry.label for entry in entries]
+    if isinstance(given, str) and given in labels:
+        return entries, given
+    reference, *others = entries_of([given])
+    if others:
+        raise ValueError(f"compare_with must be one predictor, {given!r} are several")
+    if reference.label in labels:
+        return entries, reference.label
+    return [*entries, reference], reference.label
+
+
+def spec_of(data: dict[str, Any] | None, num_episodes: int, entries: list[Entry]) -> EpisodeSpec:
+    """The episodes to start from: those given, else what the checkpoints were trained on.
+
+    Without either these are the paper's, linear regression with d = N = 10.
+
+    Args:
+        data: A spec as plain data, if one is given.
+        num_episodes: How many are to be drawn.
+        entries: The checkpoints among them have specs.
+
+    Raises:
+        ValueError: If the checkpoints do not agree, or ask for more than can be drawn.
+    """
+    # A curriculum is a matter of training; episodes here have their final sizes.
+    if data is not None:
+        return EpisodeSpec(**data | {"curriculum": None})
+    specs = [
+        EpisodeSpec(**entry.card.data | {"curriculum": None})
+        for entry in entries
+        if entry.card is not None
+    ]
+    if not specs:
+        return EpisodeSpec()
+    if any(spec != specs[0] for spec in specs):
+        raise ValueError(
+            "the checkpoints were trained on different episodes: choose some, as in data=linear"
+        )
+    num_episodes = max(num_episodes, TUNE_EPISODES)
+    numbers = num_episodes * _numbers_drawn(specs[0])
+    if numbers > MAX_NUMBERS:
+        raise ValueError(
+            f"the card's data ask for {numbers:.1g} numbers in {num_episodes} episodes, "
+            f"at most {MAX_NUMBERS:.1g} are drawn: choose fewer or others, as in data=linear"
+        )
+    return specs[0]
+
+
+def _entries(item: str | dict[str, Any], device: str) -> list[Entry]:
+    if isinstance(item, dict) or item in zoo.list_solvers():
+        return solvers_of([item])
+    return [_checkpoint(directory, device) for directory in _directories(item)]
+
+
+def _solver(name: Any, arguments: dict[str, Any]) -> Entry:
+    if name is None:
+        raise ValueError(f"say which solver, as in {{name: ridge}}, got {arguments}")
+    if name not in zoo.list_solvers():
+        raise ValueError(unknown("solver", str(name), zoo.list_solvers()))
+    for argument in arguments:
+        if argument not in solver_arguments(name):
+            known = [a for a in solver_arguments(name) if a not in ("d_x", "d_y")]
+            raise ValueError(unknown(f"argument of {name}", argument, known))
+    told = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    return Entry(f"{name}({told})" if told else name, name, None, None, arguments)
+
+
+def _checkpoint(directory: Path, device: str) -> Entry:
+    card = read_card(directory)
+    model = zoo.load(directory, device=device)
+    model.card = None  # suites go beyond its training on purpose, and tables show the outcome
+    place = one_line(os.path.relpath(directory))
+    return Entry(card.name, card.architecture, model, card, {}, place)
+
+
+def _directories(given: str) -> list[Path]:
+    """The checkpoint directories that a name, path or pattern stands for."""
+    pattern = Path(given) if os.sep in given else CHECKPOINTS / given
+    found = [Path(path) for path in sorted(glob.glob(str(pattern)))]
+    found = [path for path in found if (path / CARD).is_file()]
+    if not found and glob.has_magic(given):
+        raise ValueError(f"the pattern {given!r} matches no checkpoint")
+    if not found:
+        shipped = [path.parent.name for path in sorted(CHECKPOINTS.glob(f"*/{CARD}"))]
+        names = unknown("name", given, [*zoo.list_solvers(), *shipped])
+        raise ValueError(
+            f"{given!r} is neither a solver nor a checkpoint: no {pattern / CARD}. {names}; other "
+            "checkpoints by their path, as in runs/NAME/checkpoint"
+        )
+    return found
+
+
+def _numbers_drawn(spec: EpisodeSpec) -> int:
+    """About how many numbers an episode and its function take."""
+    length, widths = spec.num_context + 1, spec.d_x + spec.d_y
+    sizes = _sum_of_sizes(spec.function.model_dump())
+    return length * widths + spec.d_x * spec.d_y + sizes * (length + widths)
+
+
+def _sum_of_sizes(value: Any, name: str = "") -> int:
+    if isinstance(value, dict):
+        return sum(_sum_of_sizes(part, key) for key, part in value.items())
+    if isinstance(value, list):
+        return sum(map(_sum_of_sizes, value))
+    if not isinstance(value, int) or name.endswith("seed"):
+        return 0
+    return 2**value if name == "depth" else value

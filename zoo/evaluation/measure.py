@@ -1,0 +1,193 @@
+"""Measures predictors under suites, all on the same episodes in each setting."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+import zoo
+from datamodules import EpisodeSpec
+from datamodules.episodes import Episodes
+from datamodules.suites import Setting, Suite
+from zoo.analysis.compare import Comparison
+from zoo.analysis.construction import interpolated, is_one_step
+from zoo.analysis.imitation import (
+    Likeness,
+    behaviour,
+    best_matching,
+    likeness,
+    mean_likeness,
+)
+from zoo.analysis.sweeps import (
+    NOT_MEASURABLE,
+    Row,
+    measure,
+    not_measured,
+)
+from zoo.errors import first_line
+from zoo.evaluation.entries import Entry
+from zoo.evaluation.episodes import evaluation_batches, fresh_queries
+from zoo.metrics.errors import Summary
+from zoo.predictor import Predictor
+from zoo.references import arguments_for, create_reference
+from zoo.registry import solver_arguments
+from zoo.solvers.moment import GradientDescent
+
+# Steps of gradient descent among which the one nearest to a model is sought.
+MATCHED_STEPS = range(1, 9)
+
+
+IMITATION = "imitation"
+
+
+FitOn = Literal["setting", "base"]
+
+
+class Evaluation:
+    """Measures entries under suites, all on the same episodes in each setting.
+
+    Args:
+        spec: The episodes that settings start from.
+        entries: What is measured.
+        compare_with: Label of the entry by whose loss the others' are divided.
+        num_episodes: In each setting.
+        device: Where everything is computed.
+        fit_on: Whether solvers are told of the episodes of each setting or of `spec`.
+
+    Attributes:
+        arguments: What each solver was told or fitted to, by suite and setting; a pool is left out.
+    """
+
+    def __init__(
+        self,
+        spec: EpisodeSpec,
+        entries: list[Entry],
+        compare_with: str,
+        num_episodes: int,
+        device: str = "cpu",
+        fit_on: FitOn = "setting",
+    ) -> None:
+        self.fit_on = fit_on
+        self.spec, self.entries, self.compare_with = spec, entries, compare_with
+        self.num_episodes, self.device = num_episodes, device
+        self.arguments: list[dict[str, Any]] = []
+
+    def setting(self, suite: str, label: str, setting: Setting) -> list[Row]:
+        """All predictors in one setting; those that cannot take it with the reason."""
+        try:
+            spec = setting.apply(self.spec)
+        except ValueError as error:
+            note = f"no such episodes: {first_line(error)}"
+            return [not_measured(suite, label, entry.label, note) for entry in self.entries]
+        rows, predictors = [], {}
+        for entry in self.entries:
+            try:
+                if entry.model is not None:
+                    check_widths(entry.model, spec)
+                predictors[entry.label] = entry.model or self._solver(suite, label, entry, spec)
+            except NOT_MEASURABLE as error:
+                rows.append(not_measured(suite, label, entry.label, first_line(error)))
+
+        def sets(number: int) -> Iterator[Episodes]:
+            return evaluation_batches(spec, self.num_episodes, self.device, number)
+
+        classification = spec.output == "logits"
+        return rows + measure(suite, label, predictors, sets, classification, self.compare_with)
+
+    def _solver(self, suite: str, label: str, entry: Entry, spec: EpisodeSpec) -> Predictor:
+        fitted_on = spec if self.fit_on == "setting" else self.spec
+        arguments = arguments_for(entry.name, fitted_on, entry.arguments)
+        solver = zoo.create_solver(entry.name, d_x=spec.d_x, d_y=spec.d_y, **arguments)
+        told = {name: value for name, value in arguments.items() if name != "pool"}
+        place = {"suite": suite, "setting": label, "predictor": entry.label}
+        self.arguments.append({**place, "arguments": told})
+        return solver
+
+    def imitation(self, algorithm: Entry) -> list[Row]:
+        """How much of each model a solver explains; its best number of steps where none is told."""
+        models = {entry.label: entry.model for entry in self.entries if entry.model is not None}
+        if not models:
+            return []
+        spec, num_episodes = self.spec, self.num_episodes
+        name, told = algorithm.name, algorithm.arguments
+        try:
+            reference = create_reference(name, spec, told)
+            steps = {}
+            if "num_steps" in solver_arguments(name) and "num_steps" not in told:
+                steps = {
+                    k: create_reference(name, spec, {**told, "num_steps": k}) for k in MATCHED_STEPS
+                }
+        except NOT_MEASURABLE as error:
+            return [not_measured(IMITATION, algorithm.label, m, first_line(error)) for m in models]
+        rows: list[Row] = []
+        for label, model in models.items():
+            try:
+                check_widths(model, spec)
+                if model.output != reference.output:
+                    raise ValueError(
+                        f"it predicts {model.output} and {name} predicts {reference.output}"
+                    )
+                numbers = self._imitation(model, reference)
+                if steps:
+                    pairs = ((episodes.x, episodes.y) for episodes in self._base(0))
+                    numbers["best_matching_steps"] = Summary(best_matching(model, steps, pairs))
+            except NOT_MEASURABLE as error:
+                rows.append(not_measured(IMITATION, algorithm.label, label, first_line(error)))
+                continue
+            place = (IMITATION, algorithm.label, label, spec.num_context, True)
+            rows += [Row(*place, metric, *found, num_episodes) for metric, found in numbers.items()]
+        return rows
+
+    def _imitation(self, model: Predictor, reference: Predictor) -> dict[str, Summary]:
+        def measure(number: int) -> Likeness:
+            queries = fresh_queries(self.spec, self.num_episodes, self.device, number)
+            return Likeness.joined(
+                likeness(
+                    behaviour(model, episodes.x, episodes.y, q),
+                    behaviour(reference, episodes.x, episodes.y, q),
+                    episodes.target[:, -1],
+                )
+                for episodes, q in zip(self._base(number), queries, strict=True)
+            )
+
+        mean = mean_likeness(measure(0), measure)
+        numbers = {name: found for name, found in mean._asdict().items() if found is not None}
+        if is_one_step(model) and isinstance(reference, GradientDescent):
+            comparison = Comparison(self._base, classification=False)
+            comparison.add("", interpolated(model, reference.step_size, 0.5))
+            found = comparison.summaries("", "half_mse")[-2]
+            assert found is not None  # the query is scored in every episode
+            numbers["half_mse_of_mean_weights"] = found
+        return numbers
+
+    def _base(self, number: int) -> Iterator[Episodes]:
+        return evaluation_batches(self.spec, self.num_episodes, self.device, number)
+
+
+def check_widths(model: Predictor, spec: EpisodeSpec) -> None:
+    """Raises ValueError if a model has other widths than episodes."""
+    for name in ("d_x", "d_y"):
+        takes, has = getattr(model, name), getattr(spec, name)
+        if takes != has:
+            raise ValueError(f"it takes {name} = {takes}, this setting has {has}")
+
+
+def evaluate(
+    evaluation: Evaluation, suites: Mapping[str, Suite], imitates: list[Entry], console: Console
+) -> list[Row]:
+    """Measures everything; the rows of `results.json`."""
+    rows: list[Row] = []
+    num_settings = sum(len(suite.settings) for suite in suites.values())
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=num_settings + len(imitates))
+        for name, suite in suites.items():
+            for label, setting in suite.settings.items():
+                progress.update(task, description=f"{name} {label}")
+                rows += evaluation.setting(name, label, setting)
+                progress.advance(task)
+        for algorithm in imitates:
+            progress.update(task, description=f"{IMITATION} of {algorithm.label}")
+            rows += evaluation.imitation(algorithm)
+            progress.advance(task)
+    return rows

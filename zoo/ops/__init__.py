@@ -1,0 +1,1 @@
+"""Functions of tensors: recurrences and scans, each fast form beside a slow one."""
