@@ -1,6 +1,6 @@
 """`docs/paper.md`, from the results file.
 
-python -m paper.page
+python -m studies.page
 """
 
 import json
@@ -14,7 +14,7 @@ from studies.claims import Claim, OverSeeds
 from zoo.files import ROOT, write_text
 from zoo.metrics.text import with_interval
 
-PAGE = ROOT / "docs" / "studies.paper.md"
+PAGE = ROOT / "docs" / "paper.md"
 RESULTS = ROOT / "docs" / "figures" / "paper" / "results.json"
 LAYOUT = 2  # of the results file; 2: claims say why they have one bound alone
 
@@ -73,7 +73,7 @@ def read_results(path: Path) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(text)
         if results["layout"] != LAYOUT:
             raise ValueError(f"layout {results['layout']}, this version has {LAYOUT}")
-        page(results, path.with_name("studies.paper.md"), path)
+        page(results, path.with_name("paper.md"), path)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         text = f"{path} holds no results that can be read ({error}); move it away to begin anew"
         raise ValueError(text) from error

@@ -60,7 +60,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def again(directory: Path, letters: list[str]) -> dict[str, Any]:
-    places = directory / "studies.paper.md", directory / "figures" / "results.json"
+    places = directory / "paper.md", directory / "figures" / "results.json"
     return reproduce(letters, TINY, directory / "runs", 2, *places, silent())
 
 
@@ -283,7 +283,7 @@ def test_curves_of_seeds_have_the_steps_that_all_of_them_have(reproduced: Path) 
 
 
 def test_the_page_follows_from_the_results_file(reproduced: Path) -> None:
-    places = reproduced / "studies.paper.md", reproduced / "figures" / "results.json"
+    places = reproduced / "paper.md", reproduced / "figures" / "results.json"
     results = json.loads(places[1].read_text())
     text = places[0].read_text()
     assert text == page(results, *places)
@@ -297,7 +297,7 @@ def test_the_page_follows_from_the_results_file(reproduced: Path) -> None:
 
 
 def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> None:
-    places = reproduced / "studies.paper.md", reproduced / "figures" / "results.json"
+    places = reproduced / "paper.md", reproduced / "figures" / "results.json"
     results = json.loads(places[1].read_text())
     claim = results["figures"]["a"]["claims"][0]
     for value, ci95, verdict in (
@@ -315,7 +315,7 @@ def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> 
 
 def test_the_shipped_page_is_that_of_the_shipped_results() -> None:
     results = read_results(RESULTS)
-    stale = "docs/paper.md is stale: python -m paper.page"
+    stale = "docs/paper.md is stale: python -m studies.page"
     assert PAGE.read_text() == page(results, PAGE, RESULTS), stale
     assert sorted(results["figures"]) == list(FIGURES)
     for entry in results["figures"].values():
@@ -326,13 +326,13 @@ def test_the_shipped_page_is_that_of_the_shipped_results() -> None:
 
 def test_a_page_needs_results(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        write_page(tmp_path / "studies.paper.md", tmp_path / "results.json")
-    assert not (tmp_path / "studies.paper.md").exists()
+        write_page(tmp_path / "paper.md", tmp_path / "results.json")
+    assert not (tmp_path / "paper.md").exists()
 
 
 def test_a_model_that_was_not_trained_reproduces_nothing(tmp_path: Path) -> None:
     untrained = Effort(seeds=(0, 1), share=1e-9, num_episodes=50, num_steps=(2,))
-    places = tmp_path / "studies.paper.md", tmp_path / "figures" / "results.json"
+    places = tmp_path / "paper.md", tmp_path / "figures" / "results.json"
     letters = ["a", "b", "c", "e", "f"]
     results = reproduce(letters, untrained, tmp_path / "runs", 2, *places, silent())
     rows = summary_rows(results["figures"])
@@ -344,8 +344,8 @@ def test_a_model_that_was_not_trained_reproduces_nothing(tmp_path: Path) -> None
 def test_the_page_is_written_without_training(reproduced: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     results.write_text((reproduced / "figures" / "results.json").read_text())
-    write_page(tmp_path / "studies.paper.md", results)
-    assert "](./a_loss_over_training.svg)" in (tmp_path / "studies.paper.md").read_text()
+    write_page(tmp_path / "paper.md", results)
+    assert "](./a_loss_over_training.svg)" in (tmp_path / "paper.md").read_text()
 
 
 SAID = {"paper": "same", "source": V1}

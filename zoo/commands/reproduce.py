@@ -142,7 +142,7 @@ def command(config: DictConfig) -> None:
         settings = ReproduceSettings(**plain)
         letters = letters_of(settings.figure)
         quick = settings.quick
-        page_path = QUICK_OUTPUT / "studies.paper.md" if quick else PAGE
+        page_path = QUICK_OUTPUT / "paper.md" if quick else PAGE
         results_path = QUICK_OUTPUT / "results.json" if quick else RESULTS
         results = reproduce(
             letters,
