@@ -1,18 +1,23 @@
 """Every shipped configuration composes, builds and trains."""
 
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import zoo
+from datamodules import EpisodeSpec
+from zoo import registry
 from zoo.commands.train import train
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import read_index
@@ -39,6 +44,22 @@ SHORT = ["max_steps=2", "val_every=1", "batch_size=4", "eval_episodes=20", "chec
 def config_of(*overrides: str) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         return compose("train", list(overrides))
+
+
+def settings_of(*overrides: str) -> dict[str, Any]:
+    """What `python train.py` trains with these overrides, resolved."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("train", [*overrides, "run_dir=run"], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # names of checkpoints come from the choices
+    try:
+        plain: dict[str, Any] = {
+            name: OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part
+            for name, part in config.items()
+            if name != "hydra"
+        }
+    finally:
+        HydraConfig.instance().cfg = None
+    return plain
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +154,34 @@ def test_shipped_checkpoints_come_from_experiments_of_the_zoo(zoo_experiments: l
         or found[1] not in zoo_experiments
     }
     assert strange == {}
+
+
+@pytest.mark.parametrize("name", read_index(CHECKPOINTS).checkpoints)
+def test_the_command_of_a_card_still_trains_its_model(name: str) -> None:
+    card = read_card(CHECKPOINTS / name)
+    python, script, *overrides = shlex.split(card.command)
+    assert (python, script) == ("python", "train.py")
+    settings = settings_of(*overrides)
+    architecture = settings["model"].pop("name")
+    assert f"{architecture}.{settings['checkpoint_tag']}" == name
+    assert architecture == card.architecture
+    # Arguments that are newer than the card are at the values that its model has.
+    config = registry._models[architecture][0]
+    spec = EpisodeSpec(**settings["data"])
+    widths = {"d_x": spec.d_x, "d_y": spec.d_y}
+    if spec.output != "value":
+        widths["output"] = spec.output
+    assert config(**settings["model"], **widths) == config(**card.model_args)
+    assert spec == EpisodeSpec(**card.data)
+    optim = settings["optim"]
+    schedule = {part: optim.pop(part) for part in ("warmup_steps", "decay_fraction")}
+    training = card.training
+    assert {"name": "AdamW", **optim} == training.optimizer
+    assert {"name": "linear warm-up and decay", **schedule} == training.schedule
+    numbers = {field: settings[field] for field in ("max_steps", "batch_size", "seed")}
+    assert numbers == {
+        "max_steps": training.steps,
+        "batch_size": training.batch_size,
+        "seed": training.seed,
+    }
+    assert settings["batch_size"] * settings["max_steps"] == training.episodes
