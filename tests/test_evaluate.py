@@ -446,6 +446,37 @@ def test_the_command_line_measures_and_refuses_without_a_trace(tmp_path: Path) -
     assert wrong.returncode == 1
     assert "neither a solver nor a checkpoint" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+    for device in ("foo", "cuda:99"):
+        wrong = run(*short, f"device={device}")
+        assert wrong.returncode == 1
+        assert f"ValueError: device={device} cannot be used" in wrong.stderr
+        assert "Traceback" not in wrong.stderr
+    # Not told how many steps: said once more at the end, and no success.
+    wrong = run(*short, "predictors=[newton]", "imitates=[]")
+    assert wrong.returncode == 1
+    assert "'num_steps' is missing" in wrong.stdout
+    assert "newton could not be measured in any setting" in wrong.stderr
+
+
+def test_what_is_refused_leaves_no_directory(tmp_path: Path) -> None:
+    command = [sys.executable, "evaluate.py", f"hydra.run.dir={tmp_path}/out"]
+    done = subprocess.run([*command, "predictors=[nonsense]"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_that_is_there_is_no_pattern(make_checkpoint: MakeCheckpoint) -> None:
+    directory = make_checkpoint()
+    odd = directory.parent / "[b]*"
+    directory.rename(odd)
+    (entry,) = entries_of([f"{odd}"])
+    assert entry.card is not None
+    assert entry.place.endswith("[b]*")
+    run = odd.parent / "[run]"
+    (run / "checkpoint").mkdir(parents=True)
+    odd.rename(run / "checkpoint" / "inner")
+    with pytest.raises(ValueError, match=r"has no card.json"):
+        entries_of([f"{run}"])
 
 
 @pytest.mark.parametrize("function", ["linear", "linear_drift", "sine", "relu_network"])

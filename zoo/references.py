@@ -247,7 +247,6 @@ def grids(name: str, spec: EpisodeSpec) -> dict[str, tuple[float, ...]]:
     # The largest eigenvalue of A is about the first; a step beyond 2 over it diverges.
     of_sum = 1 / (spec.input_variance * (spec.num_context + spec.d_x))
     of_example = 1 / (spec.input_variance * spec.d_x)
-    penalties = {"penalty": _times(spec.input_variance, log_grid(1e-4, 1e2, 19))}
     steps = {"step_size": _times(of_sum, log_grid(0.02, 5.0, 25))}
     return {
         "gradient_descent": steps,
@@ -264,7 +263,8 @@ def grids(name: str, spec: EpisodeSpec) -> dict[str, tuple[float, ...]]:
         },
         "longhorn": {"step_size": _times(of_example, log_grid(0.1, 1e4, 21))},
         "ridge": {"penalty": _times(spec.input_variance, log_grid(1e-10, 1e2, 37))},
-        "lasso": penalties,
+        # Without noise the error falls with the square of the penalty.
+        "lasso": {"penalty": _times(spec.input_variance, log_grid(1e-10, 1e2, 37))},
         "logistic_regression": {"penalty": log_grid(1e-2, 1e2, 9)},
         "random_features_ridge": {
             "bandwidth": _times(math.sqrt(spec.input_variance * spec.d_x), log_grid(0.1, 10.0, 7)),

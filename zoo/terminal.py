@@ -87,5 +87,6 @@ class _Outliving(io.FileIO):
             return super().write(data)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO, errno.ECONNRESET):
+                error.filename = "the output of this command"  # as for /dev/full
                 raise
             return memoryview(data).nbytes

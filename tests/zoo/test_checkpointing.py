@@ -172,6 +172,15 @@ def test_a_damaged_state_is_refused_and_says_what_is_wrong(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("tenths", range(10))
+def test_a_state_cut_off_anywhere_is_refused(saved: Saved, tmp_path: Path, tenths: int) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save(saved, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * tenths // 10])
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged"):
+        check_state(path, new_trainer(tmp_path), new_module())
+
+
 @pytest.mark.parametrize("content", [[1], torch.zeros(2), "text", {}])
 def test_what_is_no_state_at_all_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "last.ckpt")

@@ -21,7 +21,7 @@ import zoo
 from tests.conftest import MakeCheckpoint
 from zoo.hub.card import CheckpointError
 from zoo.hub.export import BEGIN, END, export
-from zoo.hub.io import MAX_COUNT, MAX_SIZE
+from zoo.hub.io import MAX_COUNT, MAX_SIZE, check_checkpoint, load_checkpoint, read_card
 from zoo.registry import model_arguments
 
 WEIGHTS = "model.safetensors"
@@ -198,6 +198,27 @@ def test_a_card_that_cannot_be_shown_is_not_exported(
         export(checkpoint, "gd_ssm.test", shipped)
     assert not [path for path in shipped.glob("*") if path.name != ".lock"]
     assert sorted(path.name for path in shipped.with_name("docs").iterdir()) == ["zoo.md"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_context": "x"}, "data.num_context must be a whole number"),
+        ({"num_context": -1}, "data.num_context must be a whole number"),
+        ({"num_context": 10**12}, "data.num_context must be a whole number from 1 to 1048576"),
+        ({"num_context": True}, "data.num_context must be a whole number"),
+        ({"d_x": 10**9}, "data.d_x must be a whole number"),
+        ({"d_y": 4}, "data.d_y is 4, model_args.d_y is 3"),
+    ],
+)
+def test_episodes_that_do_not_fit_the_model_are_no_card(
+    make_checkpoint: MakeCheckpoint, change: dict[str, Any], message: str
+) -> None:
+    checkpoint = make_checkpoint()
+    edit_card(checkpoint, lambda card: card["data"].update(change))
+    for read in (read_card, check_checkpoint, load_checkpoint):
+        with pytest.raises(CheckpointError, match=message):
+            read(checkpoint)
 
 
 def test_names_from_a_card_are_no_formulas(make_checkpoint: MakeCheckpoint, shipped: Path) -> None:

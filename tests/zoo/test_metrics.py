@@ -11,6 +11,7 @@ from zoo.metrics.errors import (
     error_summaries,
     error_summary,
     half_squared_error,
+    is_rounding,
     mean_interval,
     mean_of_scored,
     ratio_interval,
@@ -131,6 +132,18 @@ def test_a_mean_that_few_episodes_carry_has_no_interval_but_the_range_of_further
     assert heavy.lowest < 0.6 < heavy.highest
     assert "± " not in number_text(heavy)
     assert "heavy tail" in number_text(heavy)
+
+
+def test_a_small_mean_that_one_wrong_episode_makes_is_no_rounding() -> None:
+    errors = torch.full((10_000,), 1e-15, dtype=torch.float64)
+    assert is_rounding(errors, 1e-6)
+    assert error_summary(errors, negligible=1e-6).tail_share is None
+    errors[0] = 0.005
+    assert errors.mean() < 1e-6
+    assert not is_rounding(errors, 1e-6)
+    found = error_summary(errors, negligible=1e-6, apart=[1e-7, 2e-6])
+    assert (found.ci95, found.lowest, found.highest) == (None, 1e-7, 2e-6)
+    assert found.tail_share == pytest.approx(1)
 
 
 @pytest.mark.parametrize("size", [2, 3, 20, 500])

@@ -58,7 +58,9 @@ def test_no_encoding_makes_output_fail(encoding: str) -> None:
 
 
 def test_a_full_disk_behind_the_output_is_still_an_error() -> None:
-    assert shell('$PYTHON -c "$PRINT" > /dev/full').returncode != 0
+    done = shell('$PYTHON -c "$PRINT" > /dev/full')
+    assert done.returncode != 0
+    assert "No space left on device: 'the output of this command'" in done.stderr
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from zoo.metrics.errors import (
     error_summary,
     half_squared_error,
     is_heavy,
+    is_rounding,
     mean_interval,
     mean_of_scored,
     means_apart,
@@ -20,7 +21,7 @@ from zoo.predictor import Predictor
 
 NUMBERS_AT_ONCE = 2**23
 
-# A loss below this fraction of that of predicting zero is rounding.
+# A loss that in the worst episodes too is below this fraction of that of zero is rounding.
 NEGLIGIBLE = 1e-6
 
 # x, y, target and scored, as `datamodules.Episodes` has them.
@@ -106,7 +107,7 @@ class Comparison:
 
     def is_rounding(self, name: str, loss: str) -> bool:
         """Whether a loss at the query is rounding: no ratio to it means anything."""
-        return self.errors[name][loss][-2].double().mean().item() <= self._negligible
+        return is_rounding(self.errors[name][loss][-2], self._negligible)
 
     def summaries(self, name: str, loss: str) -> list[Summary | None]:
         """A loss at every position and, last, over all of them.

@@ -2,10 +2,13 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
@@ -14,7 +17,7 @@ from datamodules.suites import Suite
 from zoo.errors import first_line
 from zoo.evaluation.entries import entries_of, solvers_of, spec_of, with_reference
 from zoo.evaluation.measure import Evaluation, FitOn, evaluate
-from zoo.evaluation.results import tables_of, write_results
+from zoo.evaluation.results import measured_nowhere, tables_of, write_results
 from zoo.files import CONFIGS, refuse_links, write_json
 from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
 from zoo.training.overrides import typed_path
@@ -40,11 +43,13 @@ class EvaluateSettings(BaseModel):
 def command(config: DictConfig) -> None:
     """What is done with the composed settings. What a user got wrong is one line, not a trace."""
     console = Console(markup=False, emoji=False)  # labels and notes quote what others wrote
+    made_by_hydra = Path(HydraConfig.get().runtime.output_dir)
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         for suite in plain.get("suites", {}).values():
             suite["settings"] = {str(name): s for name, s in suite["settings"].items()}
         settings = EvaluateSettings(**plain)
+        check_device(settings.device)
         output = Path(settings.output)
         entries = entries_of(settings.predictors, settings.device)
         spec = spec_of(settings.data, settings.num_episodes, entries)
@@ -62,6 +67,9 @@ def command(config: DictConfig) -> None:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(f"{type(error).__name__}: {first_line(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
+    finally:
+        with suppress(OSError):  # not empty: results are there
+            made_by_hydra.rmdir()
     for table in tables_of(rows, settings.suites, compare_with):
         console.print(table)
     for row in rows:
@@ -72,6 +80,16 @@ def command(config: DictConfig) -> None:
     console.print(f"figures  {output / 'figures'}", soft_wrap=True)
     logdir = typed_path(output / "tensorboard")
     console.out(f"runs     tensorboard --logdir {logdir}", highlight=False)
+    if nowhere := measured_nowhere(rows):
+        sys.exit(f"ValueError: {', '.join(nowhere)} could not be measured in any setting")
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError if torch does not know a device or this machine does not have it."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device} cannot be used: {first_line(error)}") from None
 
 
 def main() -> None:

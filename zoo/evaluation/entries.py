@@ -151,8 +151,12 @@ def _checkpoint(directory: Path, device: str) -> Entry:
 def _directories(given: str) -> list[Path]:
     """The checkpoint directories that a name, path or pattern stands for."""
     pattern = Path(given) if os.sep in given else CHECKPOINTS / given
-    found = [Path(path) for path in sorted(glob.glob(str(pattern)))]
+    # A path that is there is no pattern, whatever brackets it has.
+    literal = [pattern] if pattern.is_dir() else []
+    found = literal or [Path(path) for path in sorted(glob.glob(str(pattern)))]
     found = [path for path in found if (path / CARD).is_file()]
+    if not found and literal:
+        read_card(pattern)  # says what is missing, and where else there is one
     if not found and glob.has_magic(given):
         raise ValueError(f"the pattern {given!r} matches no checkpoint")
     if not found:

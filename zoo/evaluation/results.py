@@ -65,6 +65,13 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
     return tables
 
 
+def measured_nowhere(rows: list[Row]) -> list[str]:
+    """The predictors that no setting of a suite could be measured with."""
+    of_suites = [row for row in rows if row.suite != IMITATION]
+    measured = {row.predictor for row in of_suites if row.value is not None}
+    return [name for name in dict.fromkeys(r.predictor for r in of_suites) if name not in measured]
+
+
 def main_metric(rows: list[Row]) -> str:
     """The metric that a suite is shown by."""
     return "accuracy" if any(row.metric == "accuracy" for row in rows) else "half_mse"

@@ -14,10 +14,13 @@ from pydantic import (
     NonNegativeFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 SCHEMA_VERSION = 2
 # A card is read into memory before anything is known about it.
+# In the sizes of the episodes that a card names.
+MAX_EPISODE_SIZE = 2**20
 MAX_CARD_BYTES = 1_000_000
 
 # What a person reads on a terminal: no control characters but tabs and new lines, and nothing that
@@ -257,6 +260,20 @@ class Card(Plain):
     license: Text
     paper: Text
     notes: Text = ""
+
+    @model_validator(mode="after")
+    def _sizes_of_episodes_are_those_of_the_model(self) -> "Card":
+        for name in ("d_x", "d_y", "num_context"):
+            size, widths = self.data.get(name), self.model_args.get(name)
+            if size is None:
+                continue
+            if type(size) is not int or not 1 <= size <= MAX_EPISODE_SIZE:
+                raise ValueError(
+                    f"data.{name} must be a whole number from 1 to {MAX_EPISODE_SIZE}, got {size!r}"
+                )
+            if widths is not None and size != widths:
+                raise ValueError(f"data.{name} is {size}, model_args.{name} is {widths!r}")
+        return self
 
 
 def parse_card(data: bytes, source: object) -> Card:

@@ -109,6 +109,15 @@ def tail_share(values: Tensor) -> float:
     return 0.0 if total == 0 else carried.item() / total
 
 
+def is_rounding(values: Tensor, negligible: float) -> bool:
+    """Whether errors (num_episodes,) are at or below `negligible` even in the worst 0.1 %.
+
+    A small mean alone would not tell: one wrong episode in ten thousand is no rounding.
+    """
+    of_worst = tail_share(values) * values.double().mean().item() / WORST
+    return of_worst <= negligible
+
+
 def is_heavy(values: Tensor) -> bool:
     """Whether the mean of errors (num_episodes,) says little: its tail is heavy.
 
@@ -126,7 +135,8 @@ def error_summary(
 
     Args:
         values: Errors, none below zero, (num_episodes,), of at least two episodes.
-        negligible: A mean at or below it is rounding, which has neither interval nor tail.
+        negligible: Errors that are at or below it are rounding, as `is_rounding` has it, with
+            neither interval nor tail.
         apart: Means of further sets, as `means_apart` gives them; needed where a tail is heavy.
 
     Raises:
@@ -135,7 +145,7 @@ def error_summary(
     value, ci95 = mean_interval(values)
     ordered = values.double().sort().values
     median = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]).item() / 2
-    if 0 < value <= negligible:
+    if value > 0 and is_rounding(values, negligible):
         return Summary(value, median=median)
     share = tail_share(values)
     if not is_heavy(values):

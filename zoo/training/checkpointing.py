@@ -1,6 +1,7 @@
 """Saving the state of a run so that no kill and no full disk can damage it."""
 
 import copy
+import io
 import math
 from importlib.metadata import version
 from pathlib import Path
@@ -48,10 +49,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ValueError: If the file is damaged or is none of ours.
         """
         checkpoint: dict[str, Any]
+        content = io.BytesIO(Path(path).read_bytes())  # what fails from here on is the content
         try:
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-        except OSError:
-            raise
+            checkpoint = torch.load(content, map_location=map_location, weights_only=True)
         except Exception as error:  # what a damaged file brings the unpickler to is anything
             raise _damaged(path, str(error).partition(".")[0] or type(error).__name__) from None
         return checkpoint
