@@ -56,7 +56,10 @@ def settings_of(**given: Any) -> EvaluateSettings:
 def rows_and_entries(settings: EvaluateSettings) -> tuple[list[Row], list[Entry]]:
     entries, compare_with = with_reference(entries_of(settings.predictors), "gradient_descent")
     evaluation = Evaluation(
-        spec_of(settings, entries), entries, compare_with, settings.num_episodes
+        spec_of(settings.data, settings.num_episodes, entries),
+        entries,
+        compare_with,
+        settings.num_episodes,
     )
     imitates = solvers_of(settings.imitates or [])
     return evaluate(evaluation, settings.suites, imitates, Console(quiet=True)), entries
@@ -261,7 +264,7 @@ def test_what_does_not_converge_or_is_not_installed_costs_no_other_result(
 def test_a_curriculum_is_over_when_a_model_is_evaluated() -> None:
     curriculum = {"points": {"start": 3, "end": 7, "increment": 1, "every": 10}}
     settings = settings_of(data={"d_x": 3, "num_context": 6, "curriculum": curriculum})
-    assert spec_of(settings, []).curriculum is None
+    assert spec_of(settings.data, settings.num_episodes, []).curriculum is None
 
 
 def test_what_others_are_compared_with_may_be_a_checkpoint(make_checkpoint: MakeCheckpoint) -> None:
@@ -279,20 +282,18 @@ def test_episodes_come_from_the_cards_or_have_to_be_said(
     entries = entries_of([f"{directory}"])
     card = entries[0].card
     assert card is not None
-    assert spec_of(settings_of(data=None), entries) == EpisodeSpec(**card.data)
-    assert spec_of(settings_of(data=None), entries_of(["zero"])) == EpisodeSpec()
+    assert spec_of(None, 10_000, entries) == EpisodeSpec(**card.data)
+    assert spec_of(None, 10_000, entries_of(["zero"])) == EpisodeSpec()
     other = entries[0]._replace(card=card.model_copy(update={"data": {"d_x": 7, "d_y": 7}}))
     with pytest.raises(ValueError, match="as in data=linear"):
-        spec_of(settings_of(data=None), [*entries, other])
+        spec_of(None, 10_000, [*entries, other])
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        {"num_context": 10**8},
+        {"num_context": 10**6},
         {"num_context": 20_000},
-        {"d_x": 10**6},
-        {"d_y": 10**6},
         {"function": {"name": "relu_network", "hidden": 10**7}},
         {"function": {"name": "decision_tree", "depth": 20}},
         {"function": {"name": "linear_pool", "pool_size": 10**9}},
@@ -307,7 +308,7 @@ def test_a_card_does_not_ask_for_more_episodes_than_can_be_drawn(
     (checkpoint / "card.json").write_text(json.dumps(card))
     settings = settings_of(predictors=[str(checkpoint)], data=None, num_episodes=1000)
     with pytest.raises(ValueError, match="the card's data ask for .* numbers in 2000 episodes"):
-        spec_of(settings, entries_of(settings.predictors))
+        spec_of(settings.data, settings.num_episodes, entries_of(settings.predictors))
 
 
 @pytest.mark.parametrize(

@@ -640,7 +640,7 @@ def test_the_state_of_the_code_is_marked_where_it_differs_from_its_commit(
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True)
 
-    monkeypatch.setattr("results.ROOT", tmp_path)
+    monkeypatch.setattr("zoo.training.results.ROOT", tmp_path)
     assert git_commit() is None
     (tmp_path / "a.py").write_text("one\n")
     git("init", "-q")

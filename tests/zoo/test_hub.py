@@ -124,7 +124,9 @@ def test_a_bare_name_is_not_a_directory(checkpoint: Path, monkeypatch: pytest.Mo
             "argument of gd_ssm 'depth'",
         ),
         (
-            lambda c: edit_card(c, lambda card: card["model_args"].update(d_x=4)),
+            lambda c: edit_card(
+                c, lambda card: [card[key].update(d_x=4) for key in ("model_args", "data")]
+            ),
             r"has shape \(3, .*the model has \(4, ",
         ),
         (
@@ -197,7 +199,7 @@ def test_a_failed_save_leaves_the_checkpoint_before_it(
         path.write_bytes(data[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.hub.io.write_file", full_disk)
+    monkeypatch.setattr("zoo.files.write_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(checkpoint, model, card_fields)
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["checkpoint"]
