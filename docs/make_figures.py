@@ -23,7 +23,7 @@ from datamodules.stream import Generators
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.files import write_figure
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 from zoo.models.gd_ssm_layer import GDSSMLayer

@@ -15,7 +15,8 @@ from zoo.analysis.report import create_report
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.files import write_file
 from zoo.hub.card import SCHEMA_VERSION, Card
-from zoo.hub.io import CARD, card_bytes, load_checkpoint, read_card
+from zoo.hub.directory import CARD, card_bytes, read_card
+from zoo.hub.io import load_checkpoint
 from zoo.metrics.text import number_text
 from zoo.references import closed_form_of, references_of
 from zoo.training.results import measured_fields

@@ -17,7 +17,7 @@ from datamodules.suites import Suite
 from studies.claims import Claim, compared
 from zoo.evaluation.episodes import evaluation_episodes
 from zoo.files import ROOT
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error
 from zoo.predictor import Predictor
 from zoo.references import create_reference, linear_moments

@@ -20,7 +20,7 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from tests.test_configs import config_of
 from zoo.commands.train import train
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 from zoo.hub.pages import card_page, number
 from zoo.training.callbacks import Board
 from zoo.training.callbacks.board import HYPERPARAMETERS, METRICS

@@ -15,7 +15,7 @@ from zoo.analysis.compare import losses
 from zoo.evaluation.entries import CHECKPOINTS
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.hub.card import SCHEMA_VERSION
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 
 NAMES = sorted(path.parent.name for path in CHECKPOINTS.glob("*/card.json"))
 OLD = Path(__file__).parent / "data" / "schema_1" / "gd_ssm.linear"

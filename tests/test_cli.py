@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from tests.conftest import MakeCheckpoint
 from zoo.commands import zoo as cli
+from zoo.hub.directory import read_card
 from zoo.hub.export import export
-from zoo.hub.io import read_card
 
 Run = Callable[..., tuple[int, str, str]]
 KINDS = {

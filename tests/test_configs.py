@@ -19,9 +19,9 @@ import zoo
 from datamodules import EpisodeSpec
 from zoo import registry
 from zoo.commands.train import train
+from zoo.hub.directory import read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import read_index
-from zoo.hub.io import read_card
 from zoo.training.module import NonFiniteError
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import datamodules
+import zoo
+
 ROOT = Path(__file__).parents[1]
 PARTS = ("zoo", "datamodules", "studies", "benchmarks")
 
@@ -14,7 +17,7 @@ DOORS = [path.stem for path in ROOT.glob("*.py")]
 
 # What a part of the project may import of the project beside itself. A part is named by its longest
 # prefix here.
-GROUND = {"zoo.errors", "zoo.files", "zoo.predictor", "zoo.terminal"}
+GROUND = {"zoo.errors", "zoo.files", "zoo.lazy", "zoo.predictor", "zoo.terminal"}
 CONTRACT = GROUND | {"zoo.registry"}
 LEARNERS = {"zoo.ops", "zoo.layers", "zoo.models", "zoo.solvers", "zoo.metrics"}
 HUB = CONTRACT | LEARNERS | {"zoo", "zoo.hub", "zoo.analysis"}
@@ -23,6 +26,7 @@ ALLOWED = {
     "datamodules": set(),
     "zoo.errors": set(),
     "zoo.files": set(),
+    "zoo.lazy": set(),
     "zoo.terminal": set(),
     "zoo.predictor": set(),
     "zoo.registry": GROUND,
@@ -30,14 +34,14 @@ ALLOWED = {
     "zoo.layers": {"zoo.ops"},
     "zoo.models": CONTRACT | {"zoo.ops", "zoo.layers"},
     "zoo.solvers": CONTRACT,
-    "zoo.metrics": {"zoo.predictor"},
+    "zoo.metrics": GROUND,
     "zoo.hub": CONTRACT | LEARNERS,
     "zoo.analysis": CONTRACT | LEARNERS,
     "zoo.references": HUB | {"datamodules"},
     "zoo.evaluation": HUB | {"datamodules", "zoo.references"},
     "zoo.training": HUB | {"datamodules", "zoo.references"},
     "zoo.commands": EPISODES | {"studies"},
-    "zoo": CONTRACT | LEARNERS | {"zoo.hub", "zoo.commands"},
+    "zoo": CONTRACT | LEARNERS | {"zoo.hub", "zoo.analysis", "zoo.commands"},
     "studies": EPISODES,
     "benchmarks": EPISODES | {"zoo.commands"},
 }
@@ -73,14 +77,51 @@ def test_imports_point_one_way(path: Path) -> None:
         assert imported.partition(".")[0] not in (*DOORS, "tests"), f"{module} imports {imported}"
 
 
-def test_importing_zoo_brings_torch_and_no_framework() -> None:
-    code = "import sys, zoo; print(sorted({m.split('.')[0] for m in sys.modules}))"
+def modules_after(code: str) -> set[str]:
+    """Top-level modules, and our own, that are there after some code in a fresh process."""
+    code += "; import sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = set(ast.literal_eval(run.stdout))
-    assert {"torch", "safetensors", "pydantic"} <= modules
-    heavy = {"lightning", "torchmetrics", "hydra", "tensorboard", "matplotlib", "rich", "typer"}
-    assert not modules & heavy
+    return {*ast.literal_eval(run.stdout.splitlines()[-1])}
+
+
+FRAMEWORKS = {"lightning", "torchmetrics", "hydra", "tensorboard", "matplotlib", "rich", "typer"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import zoo, datamodules",
+        "import zoo; zoo.list_models(), zoo.list_solvers(), dir(zoo), zoo.models, zoo.hub",
+        "import zoo; zoo.list_checkpoints()",
+        "import zoo.hub.find, zoo.hub.download, zoo.hub.index, zoo.hub.pages",
+        "import zoo.metrics.text",
+    ],
+)
+def test_names_are_known_without_torch(code: str) -> None:
+    assert not modules_after(code) & {"torch", "numpy", "safetensors", "datamodules.episodes"}
+
+
+@pytest.mark.parametrize("create", ["model('gdssm')", "solver('ridg')"])
+def test_an_unknown_name_is_refused_without_torch(create: str) -> None:
+    code = f"import contextlib, zoo\nwith contextlib.suppress(ValueError): zoo.create_{create}\n0"
+    assert "torch" not in modules_after(code)
+
+
+def test_models_and_episodes_need_no_framework() -> None:
+    code = "import zoo, datamodules; zoo.create_model('gd_ssm', d_x=2, d_y=2); zoo.load"
+    modules = modules_after(f"{code}; datamodules.create_sampler")
+    assert {"torch", "pydantic"} <= modules
+    assert not modules & FRAMEWORKS
     assert not modules & {"fsspec", "filelock", "aiohttp"}, (
         "what fetches checkpoints waits until one is"
     )
-    assert "datamodules" not in modules
+
+
+def test_what_packages_offer_is_there() -> None:
+    for package in (zoo, datamodules):
+        for name in package.__all__:
+            assert getattr(package, name).__name__ == name
+        assert {*package.__all__} <= {*dir(package)}
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            package.nothing  # noqa: B018
+    assert zoo.hub.card.CheckpointError is zoo.hub.find.CheckpointError

@@ -26,7 +26,7 @@ from studies.runner import TrainingFailed, train_all
 from zoo.commands import train  # registers the resolvers of the configs
 from zoo.commands.reproduce import ReproduceSettings, measured, reproduce
 from zoo.files import sole_writer
-from zoo.hub.io import card_bytes, read_card
+from zoo.hub.directory import card_bytes, read_card
 from zoo.metrics.text import with_interval
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from datamodules import EpisodeDataModule, EpisodeSpec
 from studies import sweep
 from tests.ranks import SETTINGS
 from zoo.files import sole_writer
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error, mean_interval
 from zoo.training.results import git_commit
 from zoo.training.run import num_test_of

@@ -1,12 +1,62 @@
-"""Architectures and solvers by name: one name, one frozen config, one class."""
+"""Architectures and solvers by name: one name, one frozen config, one class.
+
+A file is imported once one of its names is asked for, so that the names are known without torch.
+"""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from zoo.errors import explain, unknown
-from zoo.predictor import Predictor
+
+if TYPE_CHECKING:
+    from zoo.predictor import Predictor
+
+# The file of each name, in zoo/models.
+MODELS = {
+    "gd_ssm": "gd_ssm",
+    "gd_ssm_deep": "gd_ssm_deep",
+    "gd_ssm_embedded": "gd_ssm_embedded",
+    "gd_ssm_features": "gd_ssm_features",
+    "linear_transformer": "linear_transformer",
+    "mamba": "mamba",
+    "s5": "s5",
+    "transformer": "transformer",
+}
+# The same, in zoo/solvers.
+SOLVERS = {
+    "averaging": "moment",
+    "boosted_trees": "trees",
+    "conjugate_gradient": "least_squares",
+    "decision_tree": "trees",
+    "dmmse": "filters",
+    "fixed_features": "kernel",
+    "gradient_descent": "moment",
+    "gradient_descent_plus_plus": "descent",
+    "kalman_filter": "filters",
+    "knn": "memory",
+    "lasso": "lasso",
+    "least_squares": "least_squares",
+    "logistic_regression": "classification",
+    "longhorn": "online",
+    "mean": "online",
+    "minibatch_gradient_descent": "online",
+    "newton": "least_squares",
+    "normalized_lms": "online",
+    "online_gradient_descent": "online",
+    "preconditioned_gradient_descent": "descent",
+    "random_features_ridge": "kernel",
+    "recursive_least_squares": "filters",
+    "ridge": "least_squares",
+    "ridge_evidence": "least_squares",
+    "scheduled_gradient_descent": "moment",
+    "softmax_gradient_descent": "classification",
+    "two_layer_network": "memory",
+    "weighted_gradient_descent": "online",
+    "zero": "moment",
+}
 
 
 class PredictorConfig(BaseModel):
@@ -18,44 +68,100 @@ class PredictorConfig(BaseModel):
     d_y: PositiveInt
 
 
-T = TypeVar("T", bound=type[Predictor])
+T = TypeVar("T", bound="type[Predictor]")
 
-_Entries = dict[str, tuple[type[PredictorConfig], type[Predictor]]]
-_models: _Entries = {}
-_solvers: _Entries = {}
+
+class _Registry:
+    """Names of one kind, those of our own files and those that others register.
+
+    Args:
+        kind: What errors call it.
+        package: Of our own files.
+        files: The file of each of our names.
+    """
+
+    def __init__(self, kind: str, package: str, files: dict[str, str]) -> None:
+        self.kind = kind
+        self.own = {name: f"{package}.{file}" for name, file in files.items()}
+        self.entries: dict[str, tuple[type[PredictorConfig], type[Predictor]]] = {}
+
+    def names(self) -> list[str]:
+        return sorted({*self.own, *self.entries})
+
+    def register(self, name: str, config: type[PredictorConfig]) -> Callable[[T], T]:
+        def decorate(cls: T) -> T:
+            if name in self.entries:
+                taken = self.entries[name][1].__name__
+                raise ValueError(f"{name!r} is already registered by {taken}")
+            if name in self.own and cls.__module__ != self.own[name]:
+                raise ValueError(f"{name!r} is already registered by {self.own[name]}")
+            self.entries[name] = (config, cls)
+            return cls
+
+        return decorate
+
+    def find(self, name: str) -> "tuple[type[PredictorConfig], type[Predictor]]":
+        if name in self.own and name not in self.entries:
+            import_module(self.own[name])  # registers it
+        if name not in self.entries:
+            raise ValueError(unknown(self.kind, name, self.names()))
+        return self.entries[name]
+
+    def create(self, name: str, arguments: dict[str, Any]) -> "Predictor":
+        config_class, predictor_class = self.find(name)
+        for argument in arguments:
+            if argument not in config_class.model_fields:
+                what = f"argument of {name}"
+                raise ValueError(unknown(what, argument, config_class.model_fields))
+        try:
+            config = config_class(**arguments)
+        except ValidationError as error:
+            raise ValueError(f"{self.kind} {name}: {explain(error)}") from None
+        build: Any = predictor_class  # registered classes take their own config
+        predictor: Predictor = build(config)
+        return predictor
+
+
+_models = _Registry("model", "zoo.models", MODELS)
+_solvers = _Registry("solver", "zoo.solvers", SOLVERS)
 
 
 def register_model(name: str, config: type[PredictorConfig]) -> Callable[[T], T]:
     """Class decorator that registers an architecture; its constructor takes one `config`."""
-    return _register(_models, name, config)
+    return _models.register(name, config)
 
 
 def register_solver(name: str, config: type[PredictorConfig]) -> Callable[[T], T]:
     """Class decorator that registers an exact algorithm; its constructor takes one `config`."""
-    return _register(_solvers, name, config)
+    return _solvers.register(name, config)
 
 
-def create_model(name: str, **arguments: Any) -> Predictor:
+def create_model(name: str, **arguments: Any) -> "Predictor":
     """Builds a model from its registered name, e.g. `create_model("gd_ssm", d_x=10, d_y=10)`.
 
     Raises:
         ValueError: If the name or an argument is unknown or an argument has a wrong value.
     """
-    return _create(_models, "model", name, arguments)
+    return _models.create(name, arguments)
 
 
-def create_solver(name: str, **arguments: Any) -> Predictor:
+def create_solver(name: str, **arguments: Any) -> "Predictor":
     """Builds an exact algorithm by name, e.g. `create_solver("least_squares", d_x=10, d_y=1)`.
 
     Raises:
         ValueError: If the name or an argument is unknown or an argument has a wrong value.
     """
-    return _create(_solvers, "solver", name, arguments)
+    return _solvers.create(name, arguments)
 
 
 def list_models() -> list[str]:
     """Names that `create_model` knows."""
-    return sorted(_models)
+    return _models.names()
+
+
+def list_solvers() -> list[str]:
+    """Names that `create_solver` knows."""
+    return _solvers.names()
 
 
 def model_arguments(name: str) -> list[str]:
@@ -64,7 +170,7 @@ def model_arguments(name: str) -> list[str]:
     Raises:
         ValueError: If the name is unknown.
     """
-    return _arguments(_models, "model", name)
+    return list(_models.find(name)[0].model_fields)
 
 
 def solver_arguments(name: str) -> list[str]:
@@ -73,41 +179,4 @@ def solver_arguments(name: str) -> list[str]:
     Raises:
         ValueError: If the name is unknown.
     """
-    return _arguments(_solvers, "solver", name)
-
-
-def list_solvers() -> list[str]:
-    """Names that `create_solver` knows."""
-    return sorted(_solvers)
-
-
-def _register(entries: _Entries, name: str, config: type[PredictorConfig]) -> Callable[[T], T]:
-    def decorate(cls: T) -> T:
-        if name in entries:
-            raise ValueError(f"{name!r} is already registered by {entries[name][1].__name__}")
-        entries[name] = (config, cls)
-        return cls
-
-    return decorate
-
-
-def _create(entries: _Entries, kind: str, name: str, arguments: dict[str, Any]) -> Predictor:
-    if name not in entries:
-        raise ValueError(unknown(kind, name, entries))
-    config_class, predictor_class = entries[name]
-    for argument in arguments:
-        if argument not in config_class.model_fields:
-            raise ValueError(unknown(f"argument of {name}", argument, config_class.model_fields))
-    try:
-        config = config_class(**arguments)
-    except ValidationError as error:
-        raise ValueError(f"{kind} {name}: {explain(error)}") from None
-    build: Any = predictor_class  # registered classes take their own config
-    predictor: Predictor = build(config)
-    return predictor
-
-
-def _arguments(entries: _Entries, kind: str, name: str) -> list[str]:
-    if name not in entries:
-        raise ValueError(unknown(kind, name, entries))
-    return list(entries[name][0].model_fields)
+    return list(_solvers.find(name)[0].model_fields)

@@ -6,7 +6,7 @@ from studies.measure import Runs, metrics_of, of_each
 from studies.paper.more_steps import training as steps_training
 from studies.paper.one_step import BASE
 from studies.plan import Effort, Training
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 
 # Tokens, rates and positions are those of `configs/experiment/compared`, with widths for 50,000 to
 # 75,000 parameters. S5 gets a state with room for the hundred numbers of sum_i y_i x_i^T.

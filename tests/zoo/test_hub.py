@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from zoo.hub.card import SCHEMA_VERSION, CheckpointError
-from zoo.hub.io import read_card, save_checkpoint
+from zoo.hub.directory import read_card
+from zoo.hub.io import save_checkpoint
 from zoo.predictor import Predictor
 
 

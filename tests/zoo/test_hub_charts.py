@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import MakeCheckpoint
 from zoo.hub.card import Card
 from zoo.hub.charts import chart, shows
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 from zoo.hub.pages import comparisons
 
 CURVES = {

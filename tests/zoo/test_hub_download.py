@@ -20,10 +20,11 @@ import zoo
 from tests.conftest import MakeCheckpoint
 from zoo.hub import download as downloads
 from zoo.hub.card import CheckpointError
+from zoo.hub.directory import read_card
 from zoo.hub.download import DownloadError, cache_directory
 from zoo.hub.export import write_generated
 from zoo.hub.find import find_card, find_checkpoint
-from zoo.hub.io import check_checkpoint, read_card, save_checkpoint
+from zoo.hub.io import check_checkpoint, save_checkpoint
 
 NAME = "gd_ssm.test"
 PRELOAD = ["pytest", "zoo", "torch._dynamo", "filelock", "fsspec.implementations.http"]

@@ -14,10 +14,11 @@ from filelock import FileLock
 import zoo
 from tests.conftest import MakeCheckpoint
 from zoo.hub.card import Card, CheckpointError
+from zoo.hub.directory import WEIGHTS, read_card
 from zoo.hub.export import BEGIN, CHARTS, END, PAGE, export, stale_files, write_generated
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import build_index, read_index
-from zoo.hub.io import WEIGHTS, check_checkpoint, read_card
+from zoo.hub.io import check_checkpoint
 from zoo.hub.pages import card_page, comparisons, leaderboard, model_card
 from zoo.metrics.text import number_text
 

@@ -1,8 +1,13 @@
 """Errors of the registry: what was given, what is near, what is allowed."""
 
+import importlib
+import pkgutil
+from types import ModuleType
+
 import pytest
 
 import zoo
+from zoo import registry
 
 
 def test_unknown_names_come_with_the_nearest() -> None:
@@ -34,10 +39,29 @@ def test_wrong_values_are_named(arguments: dict[str, object], message: str) -> N
 
 def test_a_name_is_registered_once() -> None:
     from zoo.models.gd_ssm import GDSSM, GDSSMConfig
-    from zoo.registry import register_model
 
     with pytest.raises(ValueError, match="'gd_ssm' is already registered by GDSSM"):
-        register_model("gd_ssm", GDSSMConfig)(GDSSM)
+        registry.register_model("gd_ssm", GDSSMConfig)(GDSSM)
+
+
+@pytest.mark.parametrize(
+    ("package", "registry"), [(zoo.models, registry._models), (zoo.solvers, registry._solvers)]
+)
+def test_the_files_of_all_names_are_known(
+    package: ModuleType, registry: registry._Registry
+) -> None:
+    modules = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    for module in modules:
+        importlib.import_module(module.name)
+    registered = {name: cls.__module__ for name, (_, cls) in registry.entries.items()}
+    own = {name: module for name, module in registered.items() if module.startswith("zoo.")}
+    assert own == registry.own
+
+
+def test_a_name_of_ours_is_taken_before_its_file_is_imported() -> None:
+    own = registry._Registry("model", "zoo.models", {"s5": "s5"})
+    with pytest.raises(ValueError, match=r"'s5' is already registered by zoo\.models\.s5"):
+        own.register("s5", registry.PredictorConfig)(zoo.Predictor)
 
 
 def test_lists_are_sorted_names() -> None:

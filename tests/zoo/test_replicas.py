@@ -23,7 +23,7 @@ from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.episodes import Episodes
 from zoo.analysis.seeds import first_step_over_seeds, seeds_table, summary_over_seeds
 from zoo.commands import train as script
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 from zoo.predictor import Predictor
 from zoo.terminal import StoppedBySignal
 from zoo.training.module import LitPredictor, NonFiniteError

@@ -21,7 +21,7 @@ from studies.plan import FULL, QUICK, Effort, Job, plan, run_dirs
 from studies.runner import TrainingFailed, train_all
 from zoo.errors import explain
 from zoo.files import CONFIGS, ROOT, sole_writer, write_figure, write_json
-from zoo.hub.io import read_card
+from zoo.hub.directory import read_card
 from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
 
 QUICK_OUTPUT = ROOT / "runs" / "paper-quick"

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from zoo.files import STAGING
 from zoo.hub.card import Card, CheckpointError, MetricEntry, one_line
+from zoo.hub.directory import read_card
 from zoo.hub.download import Progress, cache_directory, download
 from zoo.hub.export import export, stale_files, write_generated
 from zoo.hub.find import (
@@ -32,7 +33,7 @@ from zoo.hub.find import (
     locate,
 )
 from zoo.hub.index import IndexEntry, read_index
-from zoo.hub.io import check_checkpoint, read_card
+from zoo.hub.io import check_checkpoint
 from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number, tail
 from zoo.metrics.text import in_cell, number_text, plain
 from zoo.terminal import outlive_readers

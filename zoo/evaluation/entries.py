@@ -9,8 +9,8 @@ import zoo
 from datamodules import EpisodeSpec
 from zoo.errors import unknown
 from zoo.hub.card import Card, one_line
+from zoo.hub.directory import CARD, read_card
 from zoo.hub.find import CHECKPOINTS
-from zoo.hub.io import CARD, read_card
 from zoo.predictor import Predictor
 from zoo.references import TUNE_EPISODES
 from zoo.registry import solver_arguments

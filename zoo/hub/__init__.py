@@ -1,1 +1,8 @@
 """Checkpoints: directories that explain themselves."""
+
+from typing import TYPE_CHECKING
+
+from zoo.lazy import attributes
+
+if not TYPE_CHECKING:
+    __getattr__ = attributes(__name__)

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from zoo.files import sha256_of, write_file
 from zoo.hub.card import MAX_CARD_BYTES, CheckpointError, FileEntry, parse_card
+from zoo.hub.directory import CARD, WEIGHTS, weights_entry
 from zoo.hub.index import INDEX, MAX_INDEX_BYTES, Index, IndexEntry, parse_index
-from zoo.hub.io import CARD, WEIGHTS, check_checkpoint, weights_entry
 
 CACHE_VARIABLE = "ICL_ZOO_CACHE"
 # Waits before the second and later attempts.
@@ -159,7 +159,7 @@ def download(address: str, entry: IndexEntry | None, progress: Progress | None =
             staging.mkdir()
             _fetch_file(join(address, WEIGHTS), staging / WEIGHTS, weights, progress)
             write_file(staging / CARD, card_data)
-            check_checkpoint(staging)
+            _check(staging)
             shutil.rmtree(final, ignore_errors=True)  # damaged, or it would have been returned
             staging.rename(final)
         finally:
@@ -175,10 +175,16 @@ def join(address: str, name: str) -> str:
 def is_whole(directory: Path) -> bool:
     """Whether a checkpoint in the cache is what it is filed under."""
     try:
-        check_checkpoint(directory)
+        _check(directory)
     except CheckpointError:
         return False
     return True
+
+
+def _check(directory: Path) -> None:
+    from zoo.hub.io import check_checkpoint  # brings torch, which most commands do without
+
+    check_checkpoint(directory)
 
 
 def _index_path(url: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zoo.files import sha256_of, write_directory, write_file
 from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError, parse_card
+from zoo.hub.directory import CARD, WEIGHTS, card_bytes, read_card
 from zoo.hub.find import CHECKPOINTS, CLONE
 from zoo.hub.index import (
     INDEX,
@@ -16,7 +17,7 @@ from zoo.hub.index import (
     index_bytes,
     index_entry,
 )
-from zoo.hub.io import CARD, WEIGHTS, card_bytes, check_checkpoint, read_card
+from zoo.hub.io import check_checkpoint
 from zoo.hub.pages import comparisons, leaderboard, model_card
 
 README = "README.md"

@@ -4,12 +4,12 @@ import difflib
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
 from zoo.hub.card import Card, CheckpointError, CheckpointName, parse_card
+from zoo.hub.directory import CARD, read_card
 from zoo.hub.download import (
     Progress,
     cached_checkpoint,
@@ -21,8 +21,11 @@ from zoo.hub.download import (
     join,
 )
 from zoo.hub.index import IndexEntry, read_index
-from zoo.hub.io import CARD, load_checkpoint, read_card
-from zoo.predictor import Predictor
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.predictor import Predictor
 
 # The clone that this package is used from, None where it was installed from a wheel, which has the
 # checkpoints inside.
@@ -46,10 +49,10 @@ class Remote(NamedTuple):
 
 def load(
     name_or_path: str | os.PathLike[str],
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    device: "torch.device | str" = "cpu",
+    dtype: "torch.dtype | None" = None,
     url: str | None = None,
-) -> Predictor:
+) -> "Predictor":
     """The model of a checkpoint, ready for predictions; fetched if need be.
 
     It is in eval mode and its parameters require no gradient, so that a stream of any length keeps
@@ -71,7 +74,10 @@ def load(
         zoo.hub.card.CheckpointError: If the checkpoint cannot be fetched, is not what its card and
             index say, or cannot be used.
     """
-    return load_checkpoint(find_checkpoint(name_or_path, url), device, dtype)
+    directory = find_checkpoint(name_or_path, url)
+    from zoo.hub.io import load_checkpoint  # brings torch, which a wrong name does not need
+
+    return load_checkpoint(directory, device, dtype)
 
 
 def list_checkpoints(pattern: str = "*", url: str | None = None) -> list[str]:

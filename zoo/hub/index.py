@@ -22,7 +22,7 @@ from zoo.hub.card import (
     Text,
     parse_plain,
 )
-from zoo.hub.io import CARD, read_card
+from zoo.hub.directory import CARD, read_card
 
 INDEX = "index.json"
 # An index is read into memory before anything is known about it.

@@ -1,6 +1,5 @@
-"""Writing and reading checkpoint directories: `model.safetensors` and `card.json`."""
+"""From models to checkpoint directories and back."""
 
-import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from zoo.files import sha256_of, write_directory
-from zoo.hub.card import (
-    MAX_CARD_BYTES,
-    SCHEMA_VERSION,
-    Card,
-    CheckpointError,
-    FileEntry,
-    parse_card,
-    strict_json,
-)
+from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError, FileEntry, strict_json
+from zoo.hub.directory import CARD, WEIGHTS, card_bytes, read_card, weights_entry
 from zoo.predictor import Predictor
 from zoo.registry import create_model
 
-WEIGHTS = "model.safetensors"
-CARD = "card.json"
-# Beyond these, nothing is read into memory.
-MAX_WEIGHTS_BYTES = 2**30
+# Beyond this, nothing is read into memory.
 MAX_HEADER_BYTES = 2**24
 # The work that a card may ask for, whatever its weights say: sizes, and things counted, for which
 # there are loops.
@@ -66,11 +55,6 @@ def save_checkpoint(directory: Path, model: Predictor, card: dict[str, Any]) -> 
     return full_card
 
 
-def card_bytes(card: Card) -> bytes:
-    """The content of `card.json`."""
-    return card.model_dump_json(indent=2).encode() + b"\n"
-
-
 def load_checkpoint(
     directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Predictor:
@@ -100,51 +84,6 @@ def check_checkpoint(directory: Path) -> Card:
         CheckpointError: As `load_checkpoint`.
     """
     return _rebuild(directory)[0]
-
-
-def read_card(directory: Path) -> Card:
-    """Reads and checks the card of a checkpoint directory.
-
-    A directory named by a hash, as those of the cache, holds the card of that hash.
-
-    Raises:
-        CheckpointError: If it is missing, altered, malformed or of a newer schema.
-    """
-    path = directory / CARD
-    if not path.is_file():
-        what = "has no" if directory.is_dir() else "is not a directory with a"
-        # In a run, and in a run of several seeds.
-        inside = (
-            *directory.glob(f"checkpoint/{CARD}"),
-            *directory.glob(f"seed_*/checkpoint/{CARD}"),
-        )
-        hint = f"; {min(inside).parent} has one" if inside else ""
-        raise CheckpointError(f"{directory} {what} {CARD}{hint}")
-    with path.open("rb") as file:
-        data = file.read(MAX_CARD_BYTES + 1)
-    filed_under = directory.absolute().name  # in the cache: the hash of the card, links included
-    if re.fullmatch("[0-9a-f]{64}", filed_under) and sha256_of(data) != filed_under:
-        raise CheckpointError(f"{path} has sha256 {sha256_of(data)}: altered")
-    return parse_card(data, path)
-
-
-def weights_entry(card: Card, source: object) -> FileEntry:
-    """Hash and size of the weights.
-
-    Raises:
-        CheckpointError: If the card lists anything else, or weights beyond the limit.
-    """
-    if set(card.files) != {WEIGHTS}:
-        raise CheckpointError(
-            f"{source} lists the files {sorted(card.files)}, expected {WEIGHTS} alone"
-        )
-    entry = card.files[WEIGHTS]
-    if entry.bytes > MAX_WEIGHTS_BYTES:
-        raise CheckpointError(
-            f"{source} says that {WEIGHTS} has {entry.bytes} bytes, at most {MAX_WEIGHTS_BYTES} "
-            "are read"
-        )
-    return entry
 
 
 def _rebuild(directory: Path) -> tuple[Card, Predictor]:

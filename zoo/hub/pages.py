@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zoo.hub.card import Card, MetricEntry
+from zoo.hub.directory import card_bytes
 from zoo.hub.index import IndexEntry, index_entry
-from zoo.hub.io import card_bytes
 from zoo.metrics.text import number_text, optional, share_text
 
 # The algorithm whose loss others' are divided by.
