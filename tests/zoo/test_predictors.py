@@ -345,7 +345,8 @@ def test_a_checkpoint_gives_the_same_predictions(
     name: str, make_pairs: MakePairs, tmp_path: Any, card_fields: dict[str, Any]
 ) -> None:
     model = create("model", name, 4, 3)
-    card_fields |= {"architecture": name, "model_args": {"d_x": 4, "d_y": 3}}
+    sizes = {"d_x": 4, "d_y": 3}
+    card_fields |= {"architecture": name, "model_args": sizes, "data": sizes}
     save_checkpoint(tmp_path / "checkpoint", model, card_fields)
     x, y = make_pairs(4, 3, 5)
     loaded = load_checkpoint(tmp_path / "checkpoint")
