@@ -40,7 +40,7 @@ def test_python_examples_run_and_print_what_is_below_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     checkpoint = tmp_path / "runs" / "TIME" / "checkpoint"
-    card_fields["model_args"] = {"d_x": 10, "d_y": 10}
+    card_fields["model_args"] = card_fields["data"] = {"d_x": 10, "d_y": 10}
     save_checkpoint(checkpoint, zoo.create_model("gd_ssm", d_x=10, d_y=10), card_fields)
     exec(compile(code.replace("runs/TIME/checkpoint", str(checkpoint)), "README", "exec"), {})
     if output:

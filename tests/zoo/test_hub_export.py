@@ -179,6 +179,7 @@ def test_the_leaderboard_shows_what_the_card_says(checkpoint: Path) -> None:
         "",
         "",
         "1.250 ± 0.010",
+        "100",
         "64",
         "1",
     ]

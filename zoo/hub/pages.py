@@ -136,21 +136,20 @@ def _leaderboard_section(comparison: Comparison) -> str:
         f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
         f"| predictor | parameters | state | {METRIC_LABELS[comparison.metric]} | median | "
-        f"worst 0.1 % | / {REFERENCE} | training episodes | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"worst 0.1 % | / {REFERENCE} | test episodes | training episodes | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in comparison.rows:
         entry, ratio = row.entry, "" if row.ratio is None else number_text(row.ratio)
-        error = [number_text(row.error), *tail(row.error)]
+        error = [number_text(row.error), *tail(row.error), ratio, f"{row.error.num_episodes:,}"]
         if entry is None:
-            cells = [f"*{_plain(row.name)}*", "", "", *error, ratio, "", ""]
+            cells = [f"*{_plain(row.name)}*", "", "", *error, "", ""]
         else:
             cells = [
                 f"`{row.name}`",
                 f"{entry.num_parameters:,}",
                 f"{entry.state_size:,}",
                 *error,
-                ratio,
                 f"{entry.episodes:,}",
                 f"{entry.wall_time_s:,.0f}",
             ]
@@ -177,7 +176,11 @@ def model_card(card: Card) -> str:
 def card_page(card: Card) -> str:
     """Markdown: what the card says, for people."""
     entry = index_entry(card, card_bytes(card), card.name)
-    metrics = [_metric_line(name, value) for name, value in card.metrics.items()]
+    metrics = [
+        _metric_line(name, value)
+        for name, value in card.metrics.items()
+        if not name.endswith("_first_tenth")  # by which the card is checked
+    ]
     references = [_metric_line(name, value) for name, value in card.reference_metrics.items()]
     arguments = ", ".join(f"{name}={value!r}" for name, value in card.model_args.items())
     training = card.training
