@@ -28,8 +28,8 @@ from rich.table import Table
 from torch import Tensor
 
 from zoo.files import write_figure
-from zoo.models.mamba import MambaLayer
-from zoo.models.s5 import S5Layer
+from zoo.layers.mamba import MambaLayer
+from zoo.layers.s5 import S5Layer
 from zoo.terminal import outlive_readers
 
 FIGURE = Path("docs/figures/layer_times.svg")

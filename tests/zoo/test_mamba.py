@@ -8,7 +8,7 @@ import torch
 
 import zoo
 from tests.conftest import MakePairs
-from zoo.models.mamba import MambaLayer
+from zoo.layers.mamba import MambaLayer
 from zoo.training.optim import OptimConfig, parameter_groups
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

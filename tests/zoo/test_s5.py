@@ -11,7 +11,8 @@ import zoo
 from tests.conftest import MakePairs
 from zoo.layers.discretization import bilinear, zoh
 from zoo.layers.initialization import diagonal_hippo, hippo_normal, lecun_normal
-from zoo.models.s5 import S5, S5Block, S5Layer
+from zoo.layers.s5 import S5Block, S5Layer
+from zoo.models.s5 import S5
 
 discretizations = pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
 

@@ -1,8 +1,11 @@
-"""Causal softmax attention that can go on from earlier keys and values."""
+"""Causal softmax attention that can go on from earlier keys and values, and its block."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+
+from zoo.layers.block import BlockState, SequenceBlock
+from zoo.layers.mlp import MLP
 
 
 class CausalAttention(nn.Module):
@@ -59,3 +62,37 @@ class CausalAttention(nn.Module):
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen.tril(num_before))
         output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (batch, length, d_model)
         return output + undefined[..., None].to(output.dtype), k, v, undefined[:, -1]
+
+
+class TransformerBlock(SequenceBlock):
+    """u + attention(norm(u)), then u + mlp(norm(u)).
+
+    The state is keys and values of all tokens so far, and so it grows, and whether one of them was
+    not finite.
+
+    Args:
+        d_model: Width of a token.
+        num_heads: Attention heads; divides d_model.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention = CausalAttention(d_model, num_heads)
+        self.mlp_norm = nn.LayerNorm(d_model)
+        self.mlp = MLP(d_model, 4 * d_model)
+
+    def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        mixed, *after = self.attention(self.attention_norm(u), *state)
+        u = u + mixed
+        return u + self.mlp(self.mlp_norm(u)), tuple(after)
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
+        heads = self.attention.num_heads
+        shape = (batch_size, heads, 0, self.d_model // heads)
+        k = torch.zeros(shape, device=device, dtype=dtype)
+        return k, k, k.new_zeros(batch_size)
+
+    def state_size(self, num_tokens: int) -> int:
+        return 2 * num_tokens * self.d_model

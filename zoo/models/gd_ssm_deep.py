@@ -11,10 +11,11 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from zoo.layers.block import BlockState, SequenceBlock
 from zoo.layers.discretization import at_most_zero
 from zoo.layers.mlp import MLP
 from zoo.models.gd_ssm_layer import Decay
-from zoo.models.sequence import BlockState, SequenceBlock, SequenceConfig, SequenceModel
+from zoo.models.sequence import SequenceConfig, SequenceModel
 from zoo.ops.precision import without_autocast
 from zoo.ops.scan import Method
 from zoo.ops.windows import read_states, window_states

@@ -2,48 +2,12 @@
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from zoo.layers.attention import CausalAttention
-from zoo.layers.mlp import MLP
-from zoo.models.sequence import BlockState, SequenceBlock, SequenceConfig, SequenceModel
+from zoo.layers.attention import TransformerBlock
+from zoo.models.sequence import SequenceConfig, SequenceModel
 from zoo.registry import register_model
-
-
-class TransformerBlock(SequenceBlock):
-    """u + attention(norm(u)), then u + mlp(norm(u)).
-
-    The state is keys and values of all tokens so far, and so it grows, and whether one of them was
-    not finite.
-
-    Args:
-        d_model: Width of a token.
-        num_heads: Attention heads; divides d_model.
-    """
-
-    def __init__(self, d_model: int, num_heads: int) -> None:
-        super().__init__()
-        self.d_model = d_model
-        self.attention_norm = nn.LayerNorm(d_model)
-        self.attention = CausalAttention(d_model, num_heads)
-        self.mlp_norm = nn.LayerNorm(d_model)
-        self.mlp = MLP(d_model, 4 * d_model)
-
-    def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
-        mixed, *after = self.attention(self.attention_norm(u), *state)
-        u = u + mixed
-        return u + self.mlp(self.mlp_norm(u)), tuple(after)
-
-    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
-        heads = self.attention.num_heads
-        shape = (batch_size, heads, 0, self.d_model // heads)
-        k = torch.zeros(shape, device=device, dtype=dtype)
-        return k, k, k.new_zeros(batch_size)
-
-    def state_size(self, num_tokens: int) -> int:
-        return 2 * num_tokens * self.d_model
 
 
 class TransformerConfig(SequenceConfig):
