@@ -12,7 +12,7 @@ from datamodules.spec import Probability, Spec
 
 
 class Distractors(Spec):
-    """Labels that say nothing: a random subset of the context, a new one for each episode.
+    """Random labels: a random subset of the context, a new one for each episode.
 
     Source: von Oswald et al. 2022 (arXiv 2212.07677). The targets stay clean.
 
