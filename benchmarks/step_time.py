@@ -70,8 +70,9 @@ def bare_step_ms(batch: int, d: int, num_context: int, steps: int, as_in_train: 
     for step in range(steps + WARM_UP):
         if step == WARM_UP:
             start = time.perf_counter()
-        x, y, target, _ = data.train_episodes(step)
-        loss = half_squared_error(model.predict_query(x, y), target[:, -1]).mean()
+        episodes = data.train_episodes(step)
+        prediction = model.predict_query(episodes.x, episodes.y)
+        loss = half_squared_error(prediction, episodes.target[:, -1]).mean()
         optimizer.zero_grad()
         loss.backward()
         if as_in_train:

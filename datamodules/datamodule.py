@@ -125,7 +125,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         """Draws the training rows on the device, moves evaluation batches to it."""
         trainer = self._trainer()
         if not trainer.training:
-            return Episodes(*batch).to(device)
+            episodes: Episodes = batch.to(device)
+            return episodes
         if self._batch is None or self._step != trainer.global_step:
             self._step, self._num_taken = trainer.global_step, 0
             self._batch = self.train_episodes(self._step, device)
@@ -170,8 +171,7 @@ class ReplicaDataModule(EpisodeDataModule):
     def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
         """The batches of an optimizer step, every part (num_seeds, batch, length, ...)."""
         generators = (Generators(seed, "train", step, device) for seed in self.seeds)
-        batches = [self.sampler.sample(self.batch_size, g, step) for g in generators]
-        return Episodes(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
+        return Episodes.stacked(self.sampler.sample(self.batch_size, g, step) for g in generators)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

@@ -40,6 +40,11 @@ class Episodes(NamedTuple):
         """Episodes start, ..., stop - 1 of the batch."""
         return Episodes(*(part[start:stop] for part in self))
 
+    def split(self, size: int) -> "Iterator[Episodes]":
+        """The batch in parts of `size` episodes; the last may hold fewer."""
+        parts = (torch.split(part, size) for part in self)
+        return (Episodes(*tensors) for tensors in zip(*parts, strict=True))
+
     def to(self, device: torch.device | str) -> "Episodes":
         """The same episodes on a device."""
         return Episodes(*(part.to(device) for part in self))
@@ -48,6 +53,15 @@ class Episodes(NamedTuple):
     def joined(batches: "Iterable[Episodes]") -> "Episodes":
         """Batches as one."""
         return Episodes(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+    @staticmethod
+    def stacked(batches: "Iterable[Episodes]") -> "Episodes":
+        """Batches side by side, every part (num_batches, batch, length, ...)."""
+        return Episodes(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
+
+    def unbind(self) -> "Iterator[Episodes]":
+        """The batches of which this is the stack."""
+        return (Episodes(*parts) for parts in zip(*self, strict=True))
 
 
 class EpisodeSpec(Spec):

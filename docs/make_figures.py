@@ -52,7 +52,8 @@ def tokens() -> Figure:
     model = zoo.create_model("gd_ssm", d_x=d, d_y=d)
     assert isinstance(model, GDSSM)
     construct_gradient_descent_(model, 1.0)
-    x, y, _, _ = drawn(EpisodeSpec(d_x=d, d_y=d, num_context=4), 1)
+    episode = drawn(EpisodeSpec(d_x=d, d_y=d, num_context=4), 1)
+    x, y = episode.x, episode.y
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1)
     axes = top.subplots()
@@ -181,7 +182,8 @@ def features() -> Figure:
     """Sine waves from ten examples: descent on learned features, and on x itself."""
     model = zoo.load("gd_ssm_features.sine")
     spec = spec_of("gd_ssm_features.sine")
-    x, y, _, _ = drawn(spec, 3)
+    episodes = drawn(spec, 3)
+    x, y = episodes.x, episodes.y
     grid = torch.linspace(-5, 5, 200)[None, :, None].expand(3, -1, -1)
     on_x = zoo.create_solver("least_squares", d_x=1, d_y=1)
     figure = Figure(figsize=(9.0, 2.8), layout="constrained")
@@ -278,9 +280,9 @@ def explained(model: GDSSM, eigenvalues: Tensor) -> Tensor:
 @torch.no_grad()
 def curves(axes: Axes, spec: EpisodeSpec, predictors: Mapping[str, Predictor]) -> None:
     """Draws 0.5*MSE over the number of examples."""
-    x, y, target, _ = drawn(spec, NUM_EPISODES)
+    episodes = drawn(spec, NUM_EPISODES)
     for label, predictor in predictors.items():
-        error = half_squared_error(predictor(x, y), target).mean(0)
+        error = half_squared_error(predictor(episodes.x, episodes.y), episodes.target).mean(0)
         axes.plot(range(len(error)), error, label=label)
     axes.set_xlabel("examples in the context")
     axes.set_ylabel("0.5*MSE")

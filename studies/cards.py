@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from datamodules import EpisodeSpec
-from zoo.analysis.report import create_report
 from zoo.evaluation.episodes import evaluation_batches
+from zoo.evaluation.report import create_report
 from zoo.files import write_file
 from zoo.hub.card import SCHEMA_VERSION, Card
 from zoo.hub.directory import CARD, card_bytes, read_card

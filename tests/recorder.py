@@ -19,4 +19,4 @@ class Recorder(pl.Callback):
         part = batch_idx % trainer.accumulate_grad_batches
         name = f"{trainer.global_step:04d}-{part}-{trainer.global_rank}.pt"
         self.directory.mkdir(exist_ok=True)
-        torch.save(batch[0].clone(), self.directory / name)
+        torch.save(batch.x.clone(), self.directory / name)

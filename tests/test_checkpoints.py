@@ -11,7 +11,7 @@ import torch
 import zoo
 from datamodules import EpisodeSpec
 from studies.cards import measured_again
-from zoo.analysis.compare import losses
+from zoo.evaluation.compare import losses
 from zoo.evaluation.entries import CHECKPOINTS
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.hub.card import SCHEMA_VERSION
@@ -28,9 +28,9 @@ def measured_error(name: str, share: int) -> float:
     metric = "half_mse" if spec.output == "value" else "cross_entropy"
     number = card.metrics[f"test/{metric}_query"].num_episodes
     left, found = number // share, []
-    for x, y, target, _ in evaluation_batches(spec, number):
-        rows = (part[:left] for part in (x, y, target))
-        found.append(losses(model, *rows, spec.output == "logits")[metric][:, -1].double())
+    for batch in evaluation_batches(spec, number):
+        rows = batch.rows(0, left)
+        found.append(losses(model, rows, spec.output == "logits")[metric][:, -1].double())
         left -= len(found[-1])
         if left == 0:
             break

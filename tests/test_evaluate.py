@@ -23,12 +23,12 @@ from datamodules.episodes import Episodes, EpisodeSampler
 from datamodules.suites import Setting, Suite
 from tests.conftest import MakeCheckpoint
 from zoo.analysis.imitation import behaviour, implicit_weights, likeness, mean_likeness
-from zoo.analysis.sweeps import Row
 from zoo.commands.evaluate import EvaluateSettings
 from zoo.evaluation.entries import Entry, entries_of, solvers_of, spec_of, with_reference
 from zoo.evaluation.episodes import evaluation_batches, evaluation_episodes, fresh_queries
 from zoo.evaluation.measure import Evaluation, evaluate
 from zoo.evaluation.results import tables_of, write_results
+from zoo.evaluation.sweeps import Row
 from zoo.models.gd_ssm import construct_gradient_descent_
 from zoo.references import TUNE_EPISODES, create_reference
 from zoo.solvers.least_squares import LeastSquares
@@ -110,8 +110,9 @@ def test_a_solver_is_fitted_to_the_setting_or_to_where_the_settings_start() -> N
         (found[fit_on],) = [row.value for row in rows if row.at_query]
     for fit_on, of in (("setting", setting.apply(spec)), ("base", spec)):
         solver = create_reference("gradient_descent", of, {})
-        x, y, target, _ = evaluation_episodes(setting.apply(spec), 300, "cpu")
-        error = (solver.predict_query(x, y) - target[:, -1]).square().mean().item()
+        episodes = evaluation_episodes(setting.apply(spec), 300, "cpu")
+        prediction = solver.predict_query(episodes.x, episodes.y)
+        error = (prediction - episodes.target[:, -1]).square().mean().item()
         assert found[fit_on] == pytest.approx(0.5 * error, rel=1e-4)
 
 
@@ -131,10 +132,11 @@ def test_positions_that_are_not_scored_do_not_count() -> None:
     data = {"d_x": 3, "d_y": 1, "num_context": 4, "outliers": {"probability": 0.5}}
     suites = {"same": {"axis": "examples", "settings": {"same": {}}}}
     rows = rows_of(settings_of(data=data, suites=suites, predictors=["zero"]))
-    _, _, target, scored = evaluation_episodes(EpisodeSpec(**data), 300, "cpu")
+    episodes = evaluation_episodes(EpisodeSpec(**data), 300, "cpu")
     for row in rows:
         if (row.predictor, row.metric) == ("zero", "half_mse"):
-            values = 0.5 * target[scored[:, row.num_examples], row.num_examples].square()
+            scored = episodes.scored[:, row.num_examples]
+            values = 0.5 * episodes.target[scored, row.num_examples].square()
             assert row.num_episodes == len(values)
             assert row.value == pytest.approx(values.mean().item(), rel=1e-5)
     assert rows[-1].at_query
@@ -184,7 +186,8 @@ def test_a_constructed_model_is_found_to_be_its_algorithm() -> None:
     assert of_three_steps["model_difference"] == pytest.approx(0, abs=1e-4)
     assert "best_matching_steps" not in of_three_steps
     one_step = create_reference("gradient_descent", spec, {})
-    x, y, target, _ = evaluation_episodes(spec, 200, "cpu")
+    episodes = evaluation_episodes(spec, 200, "cpu")
+    x, y, target = episodes.x, episodes.y, episodes.target
     f, g = algorithm.predict_query(x, y), one_step.predict_query(x, y)
     assert of_one_step["prediction_difference"] == pytest.approx(
         (f - g).norm(dim=1).mean().item(), rel=1e-4
@@ -204,7 +207,8 @@ def test_a_constructed_model_is_found_to_be_its_algorithm() -> None:
 def test_implicit_weights_of_a_linear_predictor_are_its_own() -> None:
     spec = EpisodeSpec(d_x=3, d_y=2, num_context=6)
     ridge = create_reference("ridge", spec, {"penalty": 0.3})
-    x, y, _, _ = evaluation_episodes(spec, 50, "cpu")
+    episodes = evaluation_episodes(spec, 50, "cpu")
+    x, y = episodes.x, episodes.y
     expected = ridge.predict(
         ridge.observe(ridge.init_state(50), x[:, :-1], y[:, :-1]), torch.eye(3).expand(50, 3, 3)
     )

@@ -39,7 +39,7 @@ ALLOWED = {
     "zoo.analysis": CONTRACT | LEARNERS,
     "zoo.references": HUB | {"datamodules"},
     "zoo.evaluation": HUB | {"datamodules", "zoo.references"},
-    "zoo.training": HUB | {"datamodules", "zoo.references"},
+    "zoo.training": HUB | {"datamodules", "zoo.references", "zoo.evaluation"},
     "zoo.commands": EPISODES | {"studies"},
     "zoo": CONTRACT | LEARNERS | {"zoo.hub", "zoo.analysis", "zoo.commands"},
     "studies": EPISODES,

@@ -67,7 +67,8 @@ def test_the_best_schedule_knows_the_scale_of_functions() -> None:
 def test_models_of_several_steps_meet_the_best_schedule() -> None:
     spec = spec_of(function={"scale": 2.0})
     found = references_of(spec, {"name": "gd_ssm", "num_steps": 2})
-    x, y, target, _ = create_sampler(spec).sample(20_000, Generators(EVAL_SEED, "test", 0, "cpu"))
+    test = create_sampler(spec).sample(20_000, Generators(EVAL_SEED, "test", 0, "cpu"))
+    x, y, target = test.x, test.y, test.target
     losses = {
         name: 0.5 * (solver.predict_query(x, y) - target[:, -1]).square().flatten(1).mean(1)
         for name, solver in found.items()
@@ -85,13 +86,13 @@ def test_algorithms_made_for_a_family_stand_beside_it() -> None:
     one = {"num_steps": 1}
     sine = spec_of(function={"name": "sine"}, d_x=1)  # type: ignore[arg-type]
     assert {"fixed_features", "random_features_ridge", "knn"} <= set(references_of(sine, one))
-    x, y, target, _ = create_sampler(sine).sample(500, Generators(EVAL_SEED, "test", 0, "cpu"))
+    test = create_sampler(sine).sample(500, Generators(EVAL_SEED, "test", 0, "cpu"))
     exact = references_of(sine, one)["fixed_features"]
-    assert (exact.predict_query(x, y) - target[:, -1]).abs().max() < 1e-4
+    assert (exact.predict_query(test.x, test.y) - test.target[:, -1]).abs().max() < 1e-4
     sparse = spec_of(function={"name": "sparse_linear"}, d_x=10, num_context=8)  # type: ignore[arg-type]
-    x, y, target, _ = create_sampler(sparse).sample(500, Generators(EVAL_SEED, "test", 0, "cpu"))
+    test = create_sampler(sparse).sample(500, Generators(EVAL_SEED, "test", 0, "cpu"))
     errors = {
-        name: (solver.predict_query(x, y) - target[:, -1]).square().mean()
+        name: (solver.predict_query(test.x, test.y) - test.target[:, -1]).square().mean()
         for name, solver in references_of(sparse, one).items()
     }
     assert errors["lasso"] < 0.5 * errors["least_squares"]
@@ -213,13 +214,13 @@ def test_several_steps_are_fitted_and_better_than_the_step_size_of_one() -> None
     fitted = create_reference("gradient_descent", spec, {"num_steps": 8})
     one_step = create_reference("gradient_descent", spec, {})
     assert fitted.step_size < 0.92 * one_step.step_size
-    x, y, target, _ = create_sampler(spec).sample(4_000, Generators(EVAL_SEED, "test", 0, "cpu"))
+    test = create_sampler(spec).sample(4_000, Generators(EVAL_SEED, "test", 0, "cpu"))
 
     def loss(step_size: float) -> float:
         solver = zoo.create_solver(
             "gradient_descent", d_x=10, d_y=10, num_steps=8, step_size=step_size
         )
-        return (solver.predict_query(x, y) - target[:, -1]).square().mean().item()
+        return (solver.predict_query(test.x, test.y) - test.target[:, -1]).square().mean().item()
 
     best = loss(fitted.step_size)
     assert best < min(loss(factor * fitted.step_size) for factor in (0.9, 1.1))

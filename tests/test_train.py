@@ -131,9 +131,9 @@ def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
 def test_the_checkpoint_reproduces_its_card(whole_run: Path) -> None:
     model, card = zoo.load(whole_run / "checkpoint"), read_card(whole_run / "checkpoint")
     data = EpisodeDataModule(EpisodeSpec(**card.data), eval_episodes=200)
-    x, y, target, _ = data.test_episodes()
+    test = data.test_episodes()
     with torch.no_grad():
-        errors = half_squared_error(model.predict_query(x, y), target[:, -1])
+        errors = half_squared_error(model.predict_query(test.x, test.y), test.target[:, -1])
     stated = card.metrics["test/half_mse_query"]
     assert mean_interval(errors).value == pytest.approx(stated.value, rel=1e-4)
     assert (stated.num_episodes, stated.eval_seed) == (200, 0)

@@ -47,11 +47,11 @@ RANGES = [
 def main() -> None:
     spec = EpisodeSpec()
     sampler = create_sampler(spec)
-    x, y, target, _ = sampler.sample(10_000, Generators(EVAL_SEED, "test", 0, "cpu"))
-    fitted_on = sampler.sample(TUNE_EPISODES, Generators(EVAL_SEED, "tune", 0, "cpu"))[:3]
+    test = sampler.sample(10_000, Generators(EVAL_SEED, "test", 0, "cpu"))
+    fitted_on = sampler.sample(TUNE_EPISODES, Generators(EVAL_SEED, "tune", 0, "cpu"))
 
     def cells(solver: Predictor) -> str:
-        errors = half_squared_error(solver.predict_query(x, y), target[:, -1])
+        errors = half_squared_error(solver.predict_query(test.x, test.y), test.target[:, -1])
         return number_text(error_summary(errors))
 
     kinds = ("shared", "Chebyshev", "best")
@@ -60,7 +60,13 @@ def main() -> None:
     for k in track(NUM_STEPS, "fitting"):
         shared = create_reference("gradient_descent", spec, {"num_steps": k})
         schedules = [tuple(chebyshev_step_sizes(k, *of_range)) for of_range in RANGES]
-        fitted = tune("scheduled_gradient_descent", {"step_sizes": schedules}, *fitted_on)
+        fitted = tune(
+            "scheduled_gradient_descent",
+            {"step_sizes": schedules},
+            fitted_on.x,
+            fitted_on.y,
+            fitted_on.target,
+        )
         chebyshev = zoo.create_solver("scheduled_gradient_descent", d_x=10, d_y=10, **fitted)
         best, expected = best_schedule(spec, k)
         learned: dict[str, list[float]] = {"C": [], "E": []}

@@ -63,8 +63,9 @@ def trained(data: EpisodeDataModule, mask_Q: Tensor, mask_D: Tensor) -> Predicto
     optimizer = create_optimizer(model, config)
     schedule = create_schedule(optimizer, config, STEPS)
     for step in range(STEPS):
-        x, y, target, _ = data.train_episodes(step)
-        loss = half_squared_error(model.predict_query(x, y), target[:, -1]).mean()
+        batch = data.train_episodes(step)
+        prediction = model.predict_query(batch.x, batch.y)
+        loss = half_squared_error(prediction, batch.target[:, -1]).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -78,11 +79,11 @@ def main() -> None:
     torch.set_flush_denormal(True)
     spec = EpisodeSpec()
     data = EpisodeDataModule(spec, 0, 64)
-    x, y, target, _ = data.test_episodes()
+    test = data.test_episodes()
 
     @torch.no_grad()
     def error(predictor: Predictor) -> Tensor:
-        return half_squared_error(predictor.predict_query(x, y), target[:, -1])
+        return half_squared_error(predictor.predict_query(test.x, test.y), test.target[:, -1])
 
     reference = error(create_reference("gradient_descent", spec, {}))
     table = Table(title="GD-SSM with a part of its window")

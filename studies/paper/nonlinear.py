@@ -9,7 +9,6 @@ from torch import Tensor
 import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
-from datamodules.episodes import Episodes
 from datamodules.stream import Generators
 from studies.claims import CODE, V3, Claim, Found, compared
 from studies.drawing import bars, new_figure
@@ -111,14 +110,14 @@ def gradient_descent_on_features(
 ) -> Predictor:
     """Steps of the best shared size, fitted on episodes that no comparison sees."""
     generators = Generators(EVAL_SEED, "tune", 0, "cpu")
-    x, y, target, _ = create_sampler(spec).sample(FIT_EPISODES, generators)
-    phi, start = features(model, x), start_of(model, x)
+    episodes = create_sampler(spec).sample(FIT_EPISODES, generators)
+    phi, start = features(model, episodes.x), start_of(model, episodes.x)
     # About one over the largest eigenvalue of A is the largest step that does not diverge.
     size = 1 / (spec.num_context * phi.square().sum(-1).mean().item())
     grid = {"step_size": tuple(size * factor for factor in log_grid(1e-2, 1e2, 81))}
     name = "gradient_descent"
     fixed = {"num_steps": num_steps}
-    best = tune(name, grid, phi, y - start, target - start, fixed=fixed)
+    best = tune(name, grid, phi, episodes.y - start, episodes.target - start, fixed=fixed)
     return OnFeatures(model, zoo.create_solver(name, d_x=phi.shape[-1], d_y=spec.d_y, **best))
 
 
@@ -181,13 +180,12 @@ def _draw_episode(
     model, solver = pair
     num_places = 101
     longer = spec.model_copy(update={"num_context": spec.num_context + num_places - 1})
-    episode: Episodes = evaluation_episodes(longer, 1)
-    x, y, target, _ = episode
+    episode = evaluation_episodes(longer, 1)
     n = spec.num_context
-    context_x, context_y = x[:, :n], y[:, :n]
-    order = x[0, n:, 0].argsort()
-    queries = x[0, n:][order]
-    ax.plot(queries[:, 0], target[0, n:, 0][order], color="tab:green", label="function")
+    context_x, context_y = episode.x[:, :n], episode.y[:, :n]
+    order = episode.x[0, n:, 0].argsort()
+    queries = episode.x[0, n:][order]
+    ax.plot(queries[:, 0], episode.target[0, n:, 0][order], color="tab:green", label="function")
     for predictor, label, style in (
         (model, "GD-SSM, four steps", "k--"),
         (solver, "gradient descent on its features", "--"),

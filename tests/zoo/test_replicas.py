@@ -21,8 +21,8 @@ from torch import Tensor
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.episodes import Episodes
-from zoo.analysis.seeds import first_step_over_seeds, seeds_table, summary_over_seeds
 from zoo.commands import train as script
+from zoo.evaluation.seeds import first_step_over_seeds, seeds_table, summary_over_seeds
 from zoo.hub.directory import read_card
 from zoo.predictor import Predictor
 from zoo.terminal import StoppedBySignal

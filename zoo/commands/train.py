@@ -26,9 +26,9 @@ from rich.console import Console
 
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.datamodule import EVAL_SEED
-from zoo.analysis.report import create_report, report_tables
-from zoo.analysis.seeds import seeds_table
 from zoo.errors import explain
+from zoo.evaluation.report import create_report, report_tables
+from zoo.evaluation.seeds import seeds_table
 from zoo.files import CONFIGS, refuse_links, remove_half_written, sole_writer, write_json
 from zoo.hub.io import save_checkpoint
 from zoo.predictor import Predictor

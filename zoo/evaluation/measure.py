@@ -10,7 +10,6 @@ import zoo
 from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Setting, Suite
-from zoo.analysis.compare import Comparison
 from zoo.analysis.construction import interpolated, is_one_step
 from zoo.analysis.imitation import (
     Likeness,
@@ -19,15 +18,16 @@ from zoo.analysis.imitation import (
     likeness,
     mean_likeness,
 )
-from zoo.analysis.sweeps import (
+from zoo.errors import first_line
+from zoo.evaluation.compare import Comparison
+from zoo.evaluation.entries import Entry
+from zoo.evaluation.episodes import evaluation_batches, fresh_queries
+from zoo.evaluation.sweeps import (
     NOT_MEASURABLE,
     Row,
     measure,
     not_measured,
 )
-from zoo.errors import first_line
-from zoo.evaluation.entries import Entry
-from zoo.evaluation.episodes import evaluation_batches, fresh_queries
 from zoo.metrics.errors import Summary
 from zoo.predictor import Predictor
 from zoo.references import arguments_for, create_reference

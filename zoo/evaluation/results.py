@@ -11,14 +11,14 @@ from rich.table import Table
 
 from datamodules.suites import Suite
 from zoo.analysis.figures import learning_curve_figure, sweep_figure
-from zoo.analysis.sweeps import (
+from zoo.evaluation.entries import Entry
+from zoo.evaluation.measure import IMITATION
+from zoo.evaluation.sweeps import (
     Row,
     curve_table,
     query_table,
     summary_of,
 )
-from zoo.evaluation.entries import Entry
-from zoo.evaluation.measure import IMITATION
 from zoo.files import write_figure, write_json, write_text
 from zoo.metrics.errors import Summary
 from zoo.metrics.text import in_cell, number_text, optional, share_text

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassCalibrationError
 
+from datamodules.episodes import Episodes
 from zoo.metrics.classification import NUM_BINS, correct, cross_entropy
 from zoo.metrics.errors import RatioOfMeans, half_squared_error, mean_of_scored
 from zoo.predictor import Predictor
@@ -17,7 +18,6 @@ from zoo.registry import create_model
 from zoo.training.optim import OptimConfig, create_optimizer, create_schedule
 from zoo.training.sharding import full, gather, scatter, shard
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 Loss = Literal["mse", "cross_entropy"]
 
 # A model that is not finite any more at any step would otherwise skip the rest of a run.
@@ -102,7 +102,7 @@ class ValidationMetrics(nn.Module):
 
 
 class LitPredictor(pl.LightningModule):
-    """Trains a predictor on batches of episodes `(x, y, target, scored)`.
+    """Trains a predictor on batches of episodes.
 
     The loss is 0.5*MSE over scored positions, episodes and output coordinates, or the cross entropy
     over scored positions and episodes. With cross entropy, validation logs the share of queries
@@ -198,14 +198,15 @@ class LitPredictor(pl.LightningModule):
             torch.default_generator.manual_seed(seed)
             return create_model(self.hparams["model"], **self.hparams["model_args"])
 
-    def loss_of(self, model: Predictor, batch: Batch) -> Tensor:
+    def loss_of(self, model: Predictor, batch: Episodes) -> Tensor:
         """The training loss of a model, a scalar."""
-        x, y, target, scored = batch
         if self.positions == "last":
-            return self.error(model.predict_query(x, y), target[:, -1]).mean()
-        return mean_of_scored(self.error(model(x, y), target), scored).mean()
+            prediction = model.predict_query(batch.x, batch.y)
+            return self.error(prediction, batch.target[:, -1]).mean()
+        errors = self.error(model(batch.x, batch.y), batch.target)
+        return mean_of_scored(errors, batch.scored).mean()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Episodes, batch_idx: int) -> Tensor:
         loss = self.loss_of(self.model, batch)
         num_parts = self.trainer.accumulate_grad_batches
         part = loss.detach() / num_parts
@@ -267,7 +268,7 @@ class LitPredictor(pl.LightningModule):
         self.log_step(self.trainer.global_step)
         scatter(self)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Episodes, batch_idx: int) -> None:
         self.measure(self.model, self.val_metrics, batch, self.reference_errors(batch))
         self.log_dict(self.val_metrics.updated())
 
@@ -275,27 +276,26 @@ class LitPredictor(pl.LightningModule):
         self,
         model: Predictor,
         metrics: ValidationMetrics,
-        batch: Batch,
+        batch: Episodes,
         reference_errors: Tensor | None,
     ) -> None:
         """Adds a validation batch to the metrics of a model."""
-        x, y, target, scored = batch
         all_errors = None
         if self.positions == "last":
-            prediction = model.predict_query(x, y)
+            prediction = model.predict_query(batch.x, batch.y)
         else:
-            all_positions = model(x, y)
+            all_positions = model(batch.x, batch.y)
             prediction = all_positions[:, -1]
-            all_errors = mean_of_scored(self.error(all_positions, target), scored)
-        errors = self.error(prediction, target[:, -1])
-        metrics.update(prediction, target[:, -1], errors, all_errors, reference_errors)
+            all_errors = mean_of_scored(self.error(all_positions, batch.target), batch.scored)
+        target = batch.target[:, -1]
+        errors = self.error(prediction, target)
+        metrics.update(prediction, target, errors, all_errors, reference_errors)
 
-    def reference_errors(self, batch: Batch) -> Tensor | None:
+    def reference_errors(self, batch: Episodes) -> Tensor | None:
         """Errors of the reference at the query, (batch,), if there is one."""
-        x, y, target, _ = batch
         if self.reference is None:
             return None
-        return self.error(self.reference.predict_query(x, y), target[:, -1])
+        return self.error(self.reference.predict_query(batch.x, batch.y), batch.target[:, -1])
 
     def _check_output(self, role: str, predictor: Predictor) -> None:
         if predictor.output != self._predicted:

@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from datamodules.episodes import Episodes
 from zoo.predictor import Predictor
-from zoo.training.module import Batch, LitPredictor, Loss, NonFiniteError, ValidationMetrics
+from zoo.training.module import LitPredictor, Loss, NonFiniteError, ValidationMetrics
 from zoo.training.optim import create_optimizer, create_schedule
 
 T = TypeVar("T")
@@ -108,15 +109,15 @@ class LitReplicas(LitPredictor):
             models[self.seeds[i]] = model.to(self.device).eval()
         return models
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        def loss(parameters: Mapping[str, Tensor], *episodes: Tensor) -> Tensor:
+    def training_step(self, batch: Episodes, batch_idx: int) -> Tensor:
+        def loss(parameters: Mapping[str, Tensor], episodes: Episodes) -> Tensor:
             return self._apply_to(parameters, self.loss_of, episodes)
 
         if self.takes_turns_on(self.device):
-            pairs = zip(self._replicas(), zip(*batch, strict=True), strict=True)
-            losses = torch.stack([loss(parameters, *episodes) for parameters, episodes in pairs])
+            pairs = zip(self._replicas(), batch.unbind(), strict=True)
+            losses = torch.stack([loss(parameters, episodes) for parameters, episodes in pairs])
         else:
-            losses = torch.vmap(loss)(dict(self.model.named_parameters()), *batch)
+            losses = torch.vmap(loss)(dict(self.model.named_parameters()), batch)
         self._losses = losses.detach()
         if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
             finite = [i for i in self._alive() if self._losses[i].isfinite()]
@@ -168,7 +169,7 @@ class LitReplicas(LitPredictor):
                 for parameter, old in zip(parameters, self._before, strict=True):
                     parameter[left_out] = old[left_out]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Episodes, batch_idx: int) -> None:
         reference_errors = self.reference_errors(batch)
         replicas = zip(self._replicas(), self.metrics_of_replicas, strict=True)
         for parameters, metrics in replicas:

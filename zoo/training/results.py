@@ -18,8 +18,8 @@ from datamodules import EpisodeSpec
 from datamodules.datamodule import EVAL_SEED
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import learning_curve_figure, weights_figure
-from zoo.analysis.report import Report
-from zoo.analysis.seeds import first_step_over_seeds, numbers_of, summary_over_seeds
+from zoo.evaluation.report import Report
+from zoo.evaluation.seeds import first_step_over_seeds, numbers_of, summary_over_seeds
 from zoo.files import ROOT, write_figure
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor

@@ -5,8 +5,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from datamodules.episodes import Episodes
 from zoo.metrics.alignment import QueryResponse, alignment, query_response
-from zoo.training.module import Batch, LitPredictor
+from zoo.training.module import LitPredictor
 
 
 class AlignmentMonitor(pl.Callback):
@@ -27,25 +28,27 @@ class AlignmentMonitor(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Episodes,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(pl_module, LitPredictor)
         if batch_idx > 0 or pl_module.reference is None:
             return
-        x, y = batch[0][: self.num_episodes], batch[1][: self.num_episodes]
+        episodes = batch.rows(0, self.num_episodes)
         if self._reference_response is None:
-            self._reference_response = query_response(pl_module.reference, x, y)
-        measured = alignment(query_response(pl_module.model, x, y), self._reference_response)
+            reference = query_response(pl_module.reference, episodes.x, episodes.y)
+            self._reference_response = reference
+        response = query_response(pl_module.model, episodes.x, episodes.y)
+        measured = alignment(response, self._reference_response)
         for name in ("prediction_difference", "model_difference", "cosine"):
             interval = getattr(measured, name)
             # A step at which no cosine is defined has a gap in the chart.
             value = float("nan") if interval is None else interval.value
             pl_module.log(
                 f"alignment/{name}",
-                torch.tensor(value, device=x.device),
-                batch_size=len(x),
+                torch.tensor(value, device=episodes.x.device),
+                batch_size=len(episodes.x),
                 on_epoch=True,
                 sync_dist=True,
             )

@@ -5,15 +5,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from zoo.analysis.compare import losses, scored_columns
+from datamodules.episodes import Episodes
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import learning_curve_figure, weights_figure
+from zoo.evaluation.compare import losses, scored_columns
 from zoo.metrics.errors import Summary, error_summary
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
 from zoo.training.callbacks.board import writers
-from zoo.training.module import Batch, LitPredictor
+from zoo.training.module import LitPredictor
 
 
 class FigureMonitor(pl.Callback):
@@ -37,7 +38,7 @@ class FigureMonitor(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Episodes,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -50,14 +51,14 @@ class FigureMonitor(pl.Callback):
         if pl_module.reference is not None:
             predictors["gradient_descent"] = pl_module.reference
         predictors["model"] = pl_module.model
-        x, y, target, scored = (part[: self.num_episodes] for part in batch)
+        episodes = batch.rows(0, self.num_episodes)
         curves: dict[str, list[Summary | None]] = {}
         for name, predictor in predictors.items():
-            found = losses(predictor, x, y, target, pl_module.model.output == "logits")
+            found = losses(predictor, episodes, pl_module.model.output == "logits")
             loss, values = next(iter(found.items()))
             curves[name] = [
                 error_summary(column) if len(column) > 1 else None
-                for column in scored_columns(values, scored)
+                for column in scored_columns(values, episodes.scored)
             ]
         for writer in writers(trainer):
             figure = learning_curve_figure(curves, loss)

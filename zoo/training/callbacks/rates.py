@@ -2,7 +2,8 @@
 
 import lightning.pytorch as pl
 
-from zoo.training.module import Batch, LitPredictor
+from datamodules.episodes import Episodes
+from zoo.training.module import LitPredictor
 
 
 class LearningRates(pl.Callback):
@@ -12,7 +13,7 @@ class LearningRates(pl.Callback):
     """
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Episodes, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, LitPredictor)
         step = trainer.global_step + 1

@@ -7,8 +7,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from datamodules.episodes import Episodes
 from zoo.predictor import Predictor
-from zoo.training.module import Batch, LitPredictor
+from zoo.training.module import LitPredictor
 
 
 class ReferenceMonitor(pl.Callback):
@@ -29,25 +30,27 @@ class ReferenceMonitor(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Episodes,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(pl_module, LitPredictor)
-        x, y, target, _ = batch
         if batch_idx not in self._losses:
             self._losses[batch_idx] = {
                 # A copy: the report at the end asks the references themselves, on the CPU.
-                name: pl_module.error(
-                    copy.deepcopy(reference).to(x.device).predict_query(x, y), target[:, -1]
-                ).mean()
+                name: self._loss(pl_module, copy.deepcopy(reference), batch)
                 for name, reference in self.references.items()
             }
         for name, loss in self._losses[batch_idx].items():
             pl_module.log(
                 f"val/{pl_module.error_name}_query/{name}",
                 loss,
-                batch_size=len(x),
+                batch_size=len(batch.x),
                 on_epoch=True,
                 sync_dist=True,
             )
+
+    @staticmethod
+    def _loss(pl_module: LitPredictor, reference: Predictor, batch: Episodes) -> torch.Tensor:
+        prediction = reference.to(batch.x.device).predict_query(batch.x, batch.y)
+        return pl_module.error(prediction, batch.target[:, -1]).mean()

@@ -5,10 +5,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from datamodules.episodes import Episodes
 from zoo.analysis.construction import weights_summary
 from zoo.models.gd_ssm import GDSSM
 from zoo.solvers.moment import GradientDescent
-from zoo.training.module import Batch, LitPredictor
+from zoo.training.module import LitPredictor
 
 
 class WeightMonitor(pl.Callback):
@@ -19,7 +20,7 @@ class WeightMonitor(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Episodes,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -34,8 +35,8 @@ class WeightMonitor(pl.Callback):
         for name, value in summary.items():
             pl_module.log(
                 f"weights/{name}",
-                torch.tensor(value, device=batch[0].device),
-                batch_size=len(batch[0]),
+                torch.tensor(value, device=batch.x.device),
+                batch_size=len(batch.x),
                 on_epoch=True,
                 sync_dist=True,
             )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from zoo.analysis.compare import Comparison, EpisodeSets
+from zoo.evaluation.compare import Comparison, EpisodeSets
 from zoo.metrics.errors import Summary
 from zoo.predictor import Predictor
 

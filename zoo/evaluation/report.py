@@ -8,9 +8,10 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from zoo.analysis.compare import Batch, Comparison, EpisodeSets
+from datamodules.episodes import Episodes
 from zoo.analysis.construction import weights_summary
 from zoo.analysis.figures import LOSS_LABELS
+from zoo.evaluation.compare import Comparison, EpisodeSets
 from zoo.metrics.alignment import Agreement, agreement, mean_agreement, query_response
 from zoo.metrics.classification import expected_calibration_error
 from zoo.metrics.errors import Summary
@@ -178,19 +179,19 @@ def _at(
     }
 
 
-def _agreement(f: Predictor, g: Predictor, batches: Iterable[Batch]) -> Agreement:
+def _agreement(f: Predictor, g: Predictor, batches: Iterable[Episodes]) -> Agreement:
     return Agreement.joined(
-        agreement(query_response(f, x, y), query_response(g, x, y)) for x, y, _, _ in batches
+        agreement(query_response(f, batch.x, batch.y), query_response(g, batch.x, batch.y))
+        for batch in batches
     )
 
 
 @torch.no_grad()
-def _calibration_error(model: Predictor, batches: Iterable[Batch]) -> float:
+def _calibration_error(model: Predictor, batches: Iterable[Episodes]) -> float:
     logits, targets = [], []
-    for x, y, target, _ in batches:
-        pairs = zip(torch.split(x, 200), torch.split(y, 200), strict=True)
-        logits += [model.predict_query(*pair) for pair in pairs]
-        targets.append(target[:, -1])
+    for batch in batches:
+        logits += [model.predict_query(part.x, part.y) for part in batch.split(200)]
+        targets.append(batch.target[:, -1])
     return expected_calibration_error(torch.cat(logits), torch.cat(targets)).item()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from datamodules.episodes import Episodes
 from zoo.metrics.classification import correct, cross_entropy
 from zoo.metrics.errors import (
     Summary,
@@ -24,21 +25,13 @@ NUMBERS_AT_ONCE = 2**23
 # A loss that in the worst episodes too is below this fraction of that of zero is rounding.
 NEGLIGIBLE = 1e-6
 
-# x, y, target and scored, as `datamodules.Episodes` has them.
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 # Set 0 is measured; 1 to 10 hold as many episodes each, drawn apart, for means with heavy tails.
 # A set comes in batches, so that it needs no more memory if it is larger.
-EpisodeSets = Callable[[int], Iterable[Batch]]
+EpisodeSets = Callable[[int], Iterable[Episodes]]
 
 
 @torch.no_grad()
-def losses(
-    predictor: Predictor,
-    x: Tensor,
-    y: Tensor,
-    target: Tensor,
-    classification: bool,
-) -> dict[str, Tensor]:
+def losses(predictor: Predictor, episodes: Episodes, classification: bool) -> dict[str, Tensor]:
     """Every loss of a predictor at every position.
 
     For values that is `half_mse`, averaged over output coordinates. For classes it is `accuracy`,
@@ -47,9 +40,7 @@ def losses(
 
     Args:
         predictor: Any predictor.
-        x: (num_episodes, length, d_x).
-        y: (num_episodes, length, d_y).
-        target: (num_episodes, length, d_y), one-hot where labels are classes.
+        episodes: Their targets are one-hot where labels are classes.
         classification: Whether labels are classes.
 
     Returns:
@@ -60,11 +51,11 @@ def losses(
     """
     found: dict[str, list[Tensor]] = {}
     # Solvers hold a (d_x, d_x) matrix for every position.
-    batch_size = max(1, min(200, NUMBERS_AT_ONCE // (x.shape[1] * x.shape[2] ** 2)))
-    parts = (torch.split(part, batch_size) for part in (x, y, target))
-    for x_part, y_part, target_part in zip(*parts, strict=True):
-        prediction = predictor(x_part, y_part)
-        for name, values in _losses(prediction, target_part, predictor, classification).items():
+    _, length, d_x = episodes.x.shape
+    batch_size = max(1, min(200, NUMBERS_AT_ONCE // (length * d_x**2)))
+    for part in episodes.split(batch_size):
+        prediction = predictor(part.x, part.y)
+        for name, values in _losses(prediction, part.target, predictor, classification).items():
             found.setdefault(name, []).append(values)
     return {name: torch.cat(values) for name, values in found.items()}
 
@@ -93,7 +84,8 @@ class Comparison:
         self._apart: dict[str, dict[str, list[float]]] = {}
         self._negligible = 0.0
         if not classification:
-            zero = [half_squared_error(t[:, -1], 0 * t[:, -1]) for _, _, t, _ in sets(0)]
+            at_query = (episodes.target[:, -1] for episodes in sets(0))
+            zero = [half_squared_error(target, 0 * target) for target in at_query]
             self._negligible = NEGLIGIBLE * torch.cat(zero).double().mean().item()
 
     def add(self, name: str, predictor: Predictor) -> None:
@@ -148,9 +140,9 @@ class Comparison:
 
     def _errors(self, predictor: Predictor, number: int) -> dict[str, list[Tensor]]:
         parts, all_scored = [], []
-        for x, y, target, scored in self.sets(number):
-            parts.append(losses(predictor, x, y, target, self.classification))
-            all_scored.append(scored)
+        for episodes in self.sets(number):
+            parts.append(losses(predictor, episodes, self.classification))
+            all_scored.append(episodes.scored)
         scored = torch.cat(all_scored)
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return {
@@ -161,11 +153,10 @@ class Comparison:
     @torch.no_grad()
     def _at_query(self, predictor: Predictor, number: int) -> dict[str, Tensor]:
         found: dict[str, list[Tensor]] = {}
-        for x, y, target, _ in self.sets(number):
-            parts = (torch.split(part, 200) for part in (x, y, target))
-            for x_part, y_part, target_part in zip(*parts, strict=True):
-                prediction = predictor.predict_query(x_part, y_part)
-                values = _losses(prediction, target_part[:, -1], predictor, self.classification)
+        for episodes in self.sets(number):
+            for part in episodes.split(200):
+                prediction = predictor.predict_query(part.x, part.y)
+                values = _losses(prediction, part.target[:, -1], predictor, self.classification)
                 for name, of_part in values.items():
                     found.setdefault(name, []).append(of_part)
         return {name: torch.cat(values) for name, values in found.items()}

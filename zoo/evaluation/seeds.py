@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from zoo.analysis.report import Report
+from zoo.evaluation.report import Report
 from zoo.metrics.errors import HEAVY, interval_over_seeds
 from zoo.metrics.text import error_over_runs, plain, with_interval
 
