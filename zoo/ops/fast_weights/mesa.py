@@ -1,0 +1,140 @@
+"""Mesa: the exact solution of a ridge regression after every token."""
+
+import torch
+from torch import Tensor
+
+from zoo.ops.fast_weights.arguments import Method, Shapes, heads_first, state_type
+from zoo.ops.fast_weights.chunks import (
+    advanced,
+    causal_product,
+    causal_scores,
+    read,
+    reads,
+    split,
+)
+from zoo.ops.precision import without_autocast
+
+# A matrix (d_k, d_k) is formed for every token of a chunk.
+CHUNK = 32
+
+
+def mesa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    log_decay: Tensor | None,
+    ridge: Tensor,
+    *,
+    initial_state: tuple[Tensor, Tensor] | None = None,
+    inclusive: bool = True,
+    method: Method = "chunked",
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """H <- e^g H + beta k k^T, G <- e^g G + beta k v^T, o = G^T (H + diag(ridge))^{-1} q.
+
+    The output is W q for the W of least sum_i f_i beta_i |W k_i - v_i|^2 + sum_p ridge_p |W_p|^2,
+    with W_p the columns of W and f_i the decay since token i; the penalty does not decay. Where
+    H + diag(ridge) is not positive definite to rounding, the output is NaN. Every token has a
+    Cholesky factorisation, for d_k of some 64 at most.
+
+    Source: MesaNet, von Oswald et al. 2025 (arXiv 2506.05233).
+
+    Args:
+        q: Queries, (batch, length, heads, d_k).
+        k: Keys, (batch, length, heads, d_k).
+        v: Values, (batch, length, heads, d_v).
+        beta: Weights of the tokens, (batch, length, heads).
+        log_decay: Finite, (batch, length, heads); None for no decay.
+        ridge: Positive, (heads, d_k).
+        initial_state: (H, G), (batch, heads, d_k, d_k) and (batch, heads, d_k, d_v); zero unless
+            given.
+        inclusive: Whether a token reads the state after it, or the one before it.
+        method: `"chunked"`, or the reference `"loop"` over tokens.
+
+    Returns:
+        Outputs (batch, length, heads, d_v), and the last state (H, G).
+
+    Raises:
+        ValueError: If shapes do not fit each other, the length is 0 or the method is unknown.
+    """
+    shapes = Shapes("mesa", method)
+    shapes.check_heads(q, k, v)
+    shapes.check("beta", beta, "batch", "length", "heads")
+    if log_decay is not None:
+        shapes.check("log_decay", log_decay, "batch", "length", "heads")
+    shapes.check("ridge", ridge, "heads", "d_k")
+    H, G = (None, None) if initial_state is None else initial_state
+    out = v.dtype
+    with without_autocast(v.device):
+        dtype = state_type(q, k, v, beta, log_decay, ridge, H, G)
+        log_decay = torch.zeros_like(beta) if log_decay is None else log_decay
+        q, k, v, beta, g = heads_first(dtype, q, k, v, beta, log_decay)
+        G = shapes.start(G, v)
+        H = k.new_zeros(*k.shape[:2], k.shape[3], k.shape[3]) if H is None else H.to(dtype)
+        if H.shape != (*k.shape[:2], k.shape[3], k.shape[3]):
+            raise ValueError(
+                f"mesa: H must be {(*k.shape[:2], k.shape[3], k.shape[3])}, got {tuple(H.shape)}"
+            )
+        penalty = torch.diag_embed(ridge.to(dtype))
+        run = _loop if method == "loop" else _chunked
+        o, H, G = run(q, k, v, beta, g, H, G, penalty, inclusive)
+        return o.transpose(1, 2).to(out), (H, G)
+
+
+def _loop(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor,
+    H: Tensor,
+    G: Tensor,
+    penalty: Tensor,
+    inclusive: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = []
+    tokens = zip(*(part.unbind(2) for part in (q, k, v, beta, g)), strict=True)
+    for q_t, k_t, v_t, beta_t, g_t in tokens:
+        if not inclusive:
+            rows.append((G.mT @ torch.linalg.solve(H + penalty, q_t)[..., None])[..., 0])
+        decay, weighted = g_t.exp()[..., None, None], beta_t[..., None] * k_t
+        H = decay * H + weighted[..., None] * k_t[..., None, :]
+        G = decay * G + weighted[..., None] * v_t[..., None, :]
+        if inclusive:
+            rows.append((G.mT @ torch.linalg.solve(H + penalty, q_t)[..., None])[..., 0])
+    return torch.stack(rows, 2), H, G
+
+
+def _chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor,
+    H: Tensor,
+    G: Tensor,
+    penalty: Tensor,
+    inclusive: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, d_k = [], q.shape[3]
+    for q_c, k_c, v_c, beta_c, g_c in split(CHUNK, q, k, v, beta, g):
+        sums = g_c.cumsum(2)
+        R = reads(sums, inclusive)
+        weighted = beta_c[..., None] * k_c
+        # H of every token: a decayed sum of outer products, as if each were a value.
+        one = torch.ones_like(k_c[..., :1])
+        outer = (weighted[..., None] * k_c[..., None, :]).flatten(-2)  # (batch, heads, C, d_k d_k)
+        H_c = causal_product(causal_scores(one, one, R, sums, inclusive), outer, inclusive)
+        H_c = H_c.unflatten(-1, (d_k, d_k)) + R.exp()[..., None, None] * H[:, :, None]
+        x = _solved(H_c + penalty[:, None], q_c)  # (batch, heads, C, d_k)
+        scores = causal_scores(x, weighted, R, sums, inclusive)
+        rows.append(read(G, x, R) + causal_product(scores, v_c, inclusive))
+        H, G = advanced(H, weighted, k_c, sums), advanced(G, weighted, v_c, sums)
+    return torch.cat(rows, 2), H, G
+
+
+def _solved(matrices: Tensor, q: Tensor) -> Tensor:
+    """matrices^{-1} q by Cholesky, NaN where one is not positive definite."""
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    x = torch.cholesky_solve(q[..., None], factor)[..., 0]
+    return torch.where((failed == 0)[..., None], x, torch.nan)
