@@ -1,4 +1,4 @@
-"""Trains and measures what the paper's figures show, and writes the page about it."""
+"""Trains and measures the figures of a study, and writes the page about it."""
 
 from zoo.commands.reproduce import main
 

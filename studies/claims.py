@@ -1,4 +1,4 @@
-"""What the paper claims, beside what was measured."""
+"""What was claimed beforehand, beside what was measured."""
 
 import dataclasses
 import math
@@ -11,10 +11,6 @@ from matplotlib.figure import Figure
 from zoo.metrics.errors import interval_over_seeds
 
 Verdict = Literal["reproduced", "not reproduced", "not decided", "not judged", "ours"]
-# Where the paper says something. Its three versions have different abstracts.
-V1, V2, V3 = "abstract of version 1", "abstract of version 2", "abstract of version 3"
-FIGURE = "what a figure of it shows"
-CODE = "its public code"
 
 
 class OverSeeds(NamedTuple):
@@ -37,8 +33,8 @@ class Claim:
     Attributes:
         quantity: What was measured.
         measured: Over the seeds.
-        paper: What the paper claims, in our words; empty where the measurement is our addition.
-        source: Where it does; empty with `paper`.
+        claimed: What was claimed, in our words; empty where the measurement is our addition.
+        source: Where it was; empty with `claimed`.
         reference: The exact algorithm beside which it was measured.
         reference_value: The same quantity of the reference, on the same episodes.
         ratio: Of both, seed by seed.
@@ -55,7 +51,7 @@ class Claim:
 
     quantity: str
     measured: OverSeeds
-    paper: str = ""
+    claimed: str = ""
     source: str = ""
     reference: str = ""
     reference_value: float | None = None
@@ -67,7 +63,7 @@ class Claim:
 
     def __post_init__(self) -> None:
         judged = self.low is not None or self.high is not None
-        if bool(self.paper) != bool(self.source) or (judged and not self.paper):
+        if bool(self.claimed) != bool(self.source) or (judged and not self.claimed):
             raise ValueError(f"{self.quantity}: a claim, its source and bounds belong together")
         if bool(self.one_sided) != ((self.low is None) != (self.high is None)):
             raise ValueError(f"{self.quantity}: give two bounds, or one and why there is one")
@@ -78,7 +74,7 @@ class Claim:
 
         A single seed has no interval, so it decides nothing; nor does a number that is not finite.
         """
-        if not self.paper:
+        if not self.claimed:
             return "ours"
         if self.low is None and self.high is None:
             return "not judged"
@@ -124,7 +120,7 @@ def compared(
     reference: str,
     reference_values: Sequence[float],
     *,
-    paper: str = "",
+    claimed: str = "",
     source: str = "",
     low: float | None = None,
     high: float | None = None,
@@ -135,7 +131,7 @@ def compared(
     return Claim(
         quantity=quantity,
         measured=over_seeds(values),
-        paper=paper,
+        claimed=claimed,
         reference=reference,
         reference_value=over_seeds(reference_values).value,
         ratio=over_seeds([a / b for a, b in zip(values, reference_values, strict=True)]),

@@ -2,9 +2,9 @@
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -15,14 +15,10 @@ from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Suite
 from studies.claims import Claim, compared
-from zoo.evaluation.episodes import evaluation_episodes
 from zoo.files import ROOT
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error
 from zoo.predictor import Predictor
-from zoo.references import create_reference, linear_moments
-from zoo.solvers.moment import GradientDescent
-from zoo.solvers.theory import expected_half_mse
 
 # Finished runs by the name of their training, one directory for each seed.
 Runs = Mapping[str, Sequence[Path]]
@@ -81,41 +77,6 @@ def query_loss(predictor: Predictor, episodes: Episodes, batch_size: int = 500) 
     )
 
 
-class Swept(NamedTuple):
-    """0.5*MSE at the query on episodes of several kinds, those of training among them.
-
-    Attributes:
-        trained: For each kind a number for each seed.
-        exact: That of one gradient step, whose size is the best for training.
-        zero: That of predicting zero.
-        expected: Of the gradient step, in closed form.
-    """
-
-    trained: list[list[float]]
-    exact: list[float]
-    zero: list[float]
-    expected: list[float]
-
-
-def swept(runs: Sequence[Path], specs: Iterable[EpisodeSpec], num_episodes: int) -> Swept:
-    """Tests trained models and the gradient step of their training on other linear episodes."""
-    trained_on = spec_of(runs[0])
-    models = [model_of(run) for run in runs]
-    step = create_reference("gradient_descent", trained_on, {})
-    zero = create_reference("zero", trained_on, {})
-    assert isinstance(step, GradientDescent)
-    found = Swept([], [], [], [])
-    for spec in specs:
-        moments = linear_moments(spec)
-        assert moments is not None
-        episodes = evaluation_episodes(spec, num_episodes)
-        found.trained.append([query_loss(model, episodes) for model in models])
-        found.exact.append(query_loss(step, episodes))
-        found.zero.append(query_loss(zero, episodes))
-        found.expected.append(expected_half_mse(moments, step.step_size))
-    return found
-
-
 @torch.no_grad()
 def predict_queries(predictor: Predictor, x: Tensor, y: Tensor, batch_size: int = 500) -> Tensor:
     """Predictions at the last position, (num_episodes, d_y)."""
@@ -129,7 +90,7 @@ def against_gradient_descent(
     *,
     reference: str = "gradient_descent",
     called: str = "one step of gradient descent",
-    paper: str = "",
+    claimed: str = "",
     source: str = "",
     low: float | None = None,
     high: float | None = None,
@@ -141,7 +102,7 @@ def against_gradient_descent(
         of_each(runs, "model", loss, "value"),
         called,
         of_each(runs, "references", reference, loss, "value"),
-        paper=paper,
+        claimed=claimed,
         source=source,
         low=low,
         high=high,

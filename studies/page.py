@@ -1,39 +1,26 @@
-"""`docs/paper.md`, from the results file.
+"""The page of a study, from its results file.
 
-python -m studies.page
+python -m studies.page NAME
 """
 
 import json
 import re
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from studies.claims import Claim, OverSeeds
-from zoo.files import ROOT, write_text
+from studies.study import Places, Study, load_study
+from zoo.errors import unknown
+from zoo.files import write_text
 from zoo.metrics.text import with_interval
 
-PAGE = ROOT / "docs" / "paper.md"
-RESULTS = ROOT / "docs" / "figures" / "paper" / "results.json"
-LAYOUT = 2  # of the results file; 2: claims say why they have one bound alone
+LAYOUT = 3  # of the results file; 3: what was claimed is called so, whoever claimed it
+WIDTH = 120  # of a line of prose
 
-INTRODUCTION = """\
-# The paper's figures
-
-What ["State-space models can learn in-context by gradient descent"](https://arxiv.org/abs/2410.11687)
-claims, in our words, beside what `{command}` measured. The third version is called "Learning in the
-Recurrent State: Gradient Descent with Linear Recurrent Networks", and the model GRIL there. The
-results file is [{results}]({results}); this page is made from it, and not written by hand. Claims
-are those of the abstracts and of what figures are there to show; no number of the paper is among
-them, and the letters are ours. Not attempted: the third version's results on Long Range Arena and
-language modelling.
-
-The setting is linear regression with ten examples in ten dimensions, x from U(-0.5, 0.5), a new
-function for every episode, unless another is named. 0.5*MSE is half the squared error, averaged
-over the coordinates of the label. `docs/guide.md` explains the mechanism and its weights Q,
-Lambda_bar, D and C, `docs/mathematics.md` the construction and the distances.
-
+READING = """\
 Every number is a mean over seeds, with half its 95 % interval (Student's t). A seed sets
 initialisation and training episodes; all are measured on the same test episodes, and so is the
 algorithm beside them. The intervals are over seeds alone: the scatter of the test episodes, about
@@ -47,57 +34,82 @@ measured number. A claim is
 - *not reproduced* where the whole interval is outside,
 - *not decided* where it crosses a bound, and for a single seed, which has no interval,
 - *not judged* where what was measured cannot decide it,
-- *ours* where it goes beyond the paper.
+- *ours* where it goes beyond {claimed_by}.
 
 A claim that a model does what an algorithm does has two bounds: a model that is much better is not
-that algorithm. Where there is one bound, the table says why. Several learned steps are judged
-beside as many exact ones of the sizes that are best when they are fixed beforehand.
+that algorithm. Where there is one bound, the table says why. {judged}
 """
 
-QUICK = """
-**This is the quick version: fewer seeds, a quarter of the optimizer steps, fewer settings and test
-episodes. Models are not trained to the end, and a claim may fail for that alone; intervals over two
+QUICK = """\
+**This is the quick version: fewer seeds, a part of the optimizer steps, fewer settings and test
+episodes. Models are not trained to the end, and a claim may fail for that alone; intervals over few
 seeds are wide and decide little.**
 """
 
 
-def read_results(path: Path) -> dict[str, Any]:
+def read_results(study: Study, path: Path) -> dict[str, Any]:
     """The content of a results file that a page can be made of.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is damaged or of another layout.
+        ValueError: If it is damaged, of another layout or of another study.
     """
     text = path.read_text()
     try:
         results: dict[str, Any] = json.loads(text)
         if results["layout"] != LAYOUT:
             raise ValueError(f"layout {results['layout']}, this version has {LAYOUT}")
-        page(results, path.with_name("paper.md"), path)
+        page(study, results, Places(path.with_name(f"{study.name}.md"), path))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         text = f"{path} holds no results that can be read ({error}); move it away to begin anew"
         raise ValueError(text) from error
     return results
 
 
-def page(results: dict[str, Any], page_path: Path, results_path: Path) -> str:
-    """The page, a function of the results alone.
+def page(study: Study, results: dict[str, Any], places: Places) -> str:
+    """The page, a function of study and results alone.
 
     Args:
+        study: Says what stands above the results, and the order of its figures.
         results: The content of the results file.
-        page_path: Where the page will be; links are relative to it.
-        results_path: Where results and figures are.
+        places: Where page and results will be; links are relative to the page.
     """
-    place = results_path.relative_to(page_path.parent)
-    figures = dict(sorted(results["figures"].items()))
+    place = places.results.relative_to(places.page.parent)
+    found = results["figures"]
+    strange = sorted(found.keys() - study.figures.keys())
+    if strange:
+        raise ValueError(unknown("figure", strange[0], study.figures))
+    figures = {name: found[name] for name in study.figures if name in found}
     quick = any(entry["made"]["quick"] for entry in figures.values())
-    command = "python reproduce.py quick=true" if quick else "python reproduce.py"
-    parts = [INTRODUCTION.format(command=command, results=place.as_posix())]
+    above = study.introduction.format(command=study.command(quick), results=place.as_posix())
+    reading = READING.format(claimed_by=study.claimed_by, judged=study.judged)
+    parts = [f"# {study.title}\n", wrapped(above), wrapped(reading)]
     if quick:
-        parts.append(QUICK)
-    parts.append(_summary(figures))
-    parts += [_section(letter, entry, place.parent.as_posix()) for letter, entry in figures.items()]
+        parts.append(wrapped(QUICK))
+    parts.append(_summary(study, figures))
+    directory = place.parent.as_posix()
+    parts += [_section(study, name, entry, directory) for name, entry in figures.items()]
     return "\n".join(parts)
+
+
+def wrapped(text: str) -> str:
+    """Paragraphs and lists with lines as long as they may be, and a line end behind the last."""
+    blocks = [
+        re.split(r"\n(?=- )", block) if block.startswith("- ") else [block]
+        for block in text.strip().split("\n\n")
+    ]
+    return "\n\n".join("\n".join(map(_filled, lines)) for lines in blocks) + "\n"
+
+
+def _filled(text: str) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(
+        " ".join(text.split()),
+        WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def claims_of(entry: dict[str, Any]) -> list[Claim]:
@@ -106,19 +118,23 @@ def claims_of(entry: dict[str, Any]) -> list[Claim]:
 
 
 def summary_rows(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """For each claim of the paper its figure, its words, the verdict, and by how much."""
+    """For each claim its figure, its words, the verdict, and by how much.
+
+    Args:
+        figures: Of the content of a results file, by name.
+    """
     rows = []
-    for letter, entry in figures.items():
+    for name, entry in figures.items():
         claims = claims_of(entry)
-        for text in dict.fromkeys(claim.paper for claim in claims if claim.paper):
-            members = [claim for claim in claims if claim.paper == text]
+        for text in dict.fromkeys(claim.claimed for claim in claims if claim.claimed):
+            members = [claim for claim in claims if claim.claimed == text]
             judged = [claim for claim in members if claim.verdict != "not judged"]
             found = Counter(claim.verdict for claim in judged or members)
             verdict = ", ".join(
-                name if len(found) == 1 else f"{name}: {num} of {found.total()}"
-                for name, num in found.most_common()
+                kind if len(found) == 1 else f"{kind}: {num} of {found.total()}"
+                for kind, num in found.most_common()
             )
-            rows.append((letter, text, verdict, _by_how_much(judged or members)))
+            rows.append((name, text, verdict, _by_how_much(judged or members)))
     return rows
 
 
@@ -136,42 +152,43 @@ def _by_how_much(claims: list[Claim]) -> str:
     return ", ".join(parts)
 
 
-def _summary(figures: dict[str, Any]) -> str:
+def _summary(study: Study, figures: dict[str, Any]) -> str:
     lines = [
         "## Claims",
         "",
-        "| | the paper's claim | verdict | by how much |",
+        f"| | {study.claimed_by}'s claim | verdict | by how much |",
         "|---|---|---|---|",
     ]
-    for letter, text, verdict, amount in summary_rows(figures):
+    for name, text, verdict, amount in summary_rows(figures):
         # As the anchor of the heading is made: without signs, with hyphens for spaces.
-        anchor = re.sub(r"[^\w ]", "", _heading(letter, figures[letter])).lower().replace(" ", "-")
-        lines.append(f"| [{letter}](#{anchor}) | {text} | {verdict} | {amount} |")
+        anchor = re.sub(r"[^\w ]", "", _heading(name, figures[name])).lower().replace(" ", "-")
+        lines.append(f"| [{name}](#{anchor}) | {text} | {verdict} | {amount} |")
     return "\n".join([*lines, ""])
 
 
-def _heading(letter: str, entry: dict[str, Any]) -> str:
-    return f"({letter}) {entry['title']}"
+def _heading(name: str, entry: dict[str, Any]) -> str:
+    return f"({name}) {entry['title']}"
 
 
-def _section(letter: str, entry: dict[str, Any], place: str) -> str:
+def _section(study: Study, name: str, entry: dict[str, Any], directory: str) -> str:
     made = entry["made"]
-    lines = [f"## {_heading(letter, entry)}", ""]
+    lines = [f"## {_heading(name, entry)}", ""]
     for figure in entry["figures"]:
         caption = figure["caption"]
-        lines += [f"![{caption}]({place}/{figure['file']})", "", caption, ""]
+        lines += [f"![{caption}]({directory}/{figure['file']})", "", wrapped(caption)]
     claims = claims_of(entry)
-    for text in dict.fromkeys(claim.paper for claim in claims):
-        members = [claim for claim in claims if claim.paper == text]
-        lines += [f"*The paper* ({members[0].source}): {text}" if text else "*Ours:*", ""]
+    for text in dict.fromkeys(claim.claimed for claim in claims):
+        members = [claim for claim in claims if claim.claimed == text]
+        who = f"*{study.claimed_by[0].upper()}{study.claimed_by[1:]}* ({members[0].source})"
+        lines.append(wrapped(f"{who}: {text}" if text else "*Ours:*"))
         lines += _table(members)
-    lines += [
+    versions = ", ".join(f"{name} {' and '.join(all_)}" for name, all_ in made["versions"].items())
+    made_by = (
         f"`{made['command']}`; {len(made['seeds'])} seeds, {made['num_episodes']:,} test episodes, "
-        f"{made['training_s'] / 60:.1f} min of training on one thread; {made['date']}, "
-        + ", ".join(f"{name} {' and '.join(all_)}" for name, all_ in made["versions"].items())
-        + f"; trained by the code of {' and '.join(made['git_commits']) or 'no commit'}.",
-        "",
-    ]
+        f"{made['training_s'] / 60:.1f} min of training on one thread; {made['date']}, {versions}; "
+        f"trained by the code of {' and '.join(made['git_commits']) or 'no commit'}."
+    )
+    lines.append(wrapped(made_by))
     return "\n".join(lines)
 
 
@@ -187,7 +204,7 @@ def _table(claims: list[Claim]) -> list[str]:
             "" if not c.closed_form else _number(c.measured.value / c.closed_form) for c in claims
         ],
     }
-    if claims[0].paper:
+    if claims[0].claimed:
         columns["wanted"] = [claim.criterion for claim in claims]
         columns["verdict"] = [claim.verdict for claim in claims]
     columns = {name: cells for name, cells in columns.items() if any(cells)}
@@ -204,13 +221,16 @@ def _text(found: OverSeeds | None) -> str:
     return "" if found is None else with_interval(found.value, found.ci95)
 
 
-def write_page(page_path: Path, results_path: Path) -> None:
+def write_page(study: Study, places: Places) -> None:
     """Writes the page of a results file."""
-    write_text(page_path, page(read_results(results_path), page_path, results_path))
+    write_text(places.page, page(study, read_results(study, places.results), places))
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m studies.page NAME")
     try:
-        write_page(PAGE, RESULTS)
+        asked = load_study(sys.argv[1])
+        write_page(asked, asked.places(quick=False))
     except (OSError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

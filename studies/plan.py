@@ -25,28 +25,18 @@ class Effort:
         seeds: Every training is run once for each; they follow each other without a gap.
         share: Of the optimizer steps that a training has in full.
         num_episodes: Test episodes behind every number.
-        dimensions: d_x = d_y = N beside 10.
-        num_steps: Steps of gradient descent beside one.
-        depths: Layers of the baselines.
+        fewer_settings: Whether figures leave out some of the settings that they compare; which
+            ones, each figure says.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     share: float = 1.0
     num_episodes: int = 10_000
-    dimensions: tuple[int, ...] = (5, 20, 35, 50)
-    num_steps: tuple[int, ...] = (2, 3, 4, 8)
-    depths: tuple[int, ...] = (1, 2)
+    fewer_settings: bool = False
 
 
 FULL = Effort()
-QUICK = Effort(
-    seeds=(0, 1),
-    share=0.25,
-    num_episodes=2_000,
-    dimensions=(5, 20),
-    num_steps=(2, 4),
-    depths=(1,),
-)
+QUICK = Effort(seeds=(0, 1), share=0.25, num_episodes=2_000, fewer_settings=True)
 
 
 class Training(NamedTuple):

@@ -1,5 +1,6 @@
 """`python reproduce.py`: plan, re-use, interruption, and the page that follows from the results."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -17,14 +18,18 @@ from rich.console import Console
 import zoo
 from datamodules import EpisodeSpec
 from studies import runner
-from studies.claims import V1, Claim, Found, OverSeeds, compared, over_seeds
+from studies.claims import Claim, Found, OverSeeds, compared, over_seeds
 from studies.measure import histories, history, metrics_of, model_of, of_each
-from studies.page import PAGE, RESULTS, claims_of, page, read_results, summary_rows, write_page
-from studies.paper.figures import FIGURES, letters_of
+from studies.page import claims_of, page, read_results, summary_rows, write_page
+from studies.paper.more_steps import numbers_of_steps
+from studies.paper.sources import V1
+from studies.paper.study import STUDY
 from studies.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
+from studies.reproduction import measured, reproduce
 from studies.runner import TrainingFailed, train_all
+from studies.study import Places, list_studies, load_study
 from zoo.commands import train  # registers the resolvers of the configs
-from zoo.commands.reproduce import ReproduceSettings, measured, reproduce
+from zoo.commands.reproduce import ReproduceSettings
 from zoo.files import sole_writer
 from zoo.hub.directory import card_bytes, read_card
 from zoo.metrics.text import with_interval
@@ -59,22 +64,26 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def places_in(directory: Path) -> Places:
+    return Places(directory / "paper.md", directory / "figures" / "results.json")
+
+
 def again(directory: Path, letters: list[str]) -> dict[str, Any]:
-    places = directory / "paper.md", directory / "figures" / "results.json"
-    return reproduce(letters, TINY, directory / "runs", 2, *places, silent())
+    places = places_in(directory)
+    return reproduce(STUDY, letters, TINY, directory / "runs", 2, places, silent())
 
 
 def test_an_unknown_figure_is_refused_with_those_there_are() -> None:
-    assert letters_of("all") == list("abcdefgh")
-    assert letters_of(["d", "a", "d"]) == ["d", "a"]
-    assert letters_of(["d", "all"]) == list("abcdefgh")
+    assert STUDY.chosen("all") == list("abcdefgh")
+    assert STUDY.chosen(["d", "a", "d"]) == ["d", "a"]
+    assert STUDY.chosen(["d", "all"]) == list("abcdefgh")
     for given, got in (("z", "'z'"), (["a", "Z"], "'Z'"), ([], "none")):
         with pytest.raises(ValueError, match=f"all or of a, b, c, d, e, f, g, h, got {got}"):
-            letters_of(given)
+            STUDY.chosen(given)
 
 
 def test_every_training_is_one_that_train_can_run() -> None:
-    trainings = {t.name: t for figure in FIGURES.values() for t in figure.trainings(FULL)}
+    trainings = {t.name: t for figure in STUDY.figures.values() for t in figure.trainings(FULL)}
     for training in trainings.values():
         config = compose("train", list(overrides_of(training, FULL)))
         spec = EpisodeSpec(**OmegaConf.to_container(config.data, resolve=True))
@@ -83,7 +92,7 @@ def test_every_training_is_one_that_train_can_run() -> None:
 
 
 def test_quick_is_a_part_of_full() -> None:
-    for figure in FIGURES.values():
+    for figure in STUDY.figures.values():
         names = {training.name for training in figure.trainings(QUICK)}
         assert names <= {training.name for training in figure.trainings(FULL)}
 
@@ -177,9 +186,7 @@ def logs_in(directory: Path) -> list[str]:
     return [log.read_text(errors="replace") for log in directory.rglob("log.txt")]
 
 
-def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(tmp_path: Path) -> None:
     effort = Effort(seeds=(0, 1), num_episodes=50)
     (job,) = jobs_of(Training("x", 10, 1.0, SMALL, validations=1), effort, tmp_path)
     train_all([job], 1, silent())
@@ -191,12 +198,13 @@ def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(
     def make(runs: Any, effort: Effort) -> Found:
         return Found({}, [])
 
-    monkeypatch.setitem(FIGURES, "a", FIGURES["a"]._replace(make=make))
+    changed = {**STUDY.figures, "a": STUDY.figures["a"]._replace(make=make)}
+    study = dataclasses.replace(STUDY, figures=changed)
     second = job.run_dirs[1] / "checkpoint"
     card = read_card(second)
     older = card.model_copy(update={"git_commit": "0" * 40, "versions": {"torch": "1.0"}})
     (second / "card.json").write_bytes(card_bytes(older))
-    made = measured("a", [[job]], effort, tmp_path)["made"]
+    made = measured(study, "a", [[job]], effort, tmp_path)["made"]
     times = [read_card(run / "checkpoint").training.wall_time_s for run in job.run_dirs]
     assert made["training_s"] == pytest.approx(sum(times), abs=0.1)
     assert made["git_commits"][0] == "0" * 10
@@ -245,11 +253,12 @@ def test_a_second_reproduction_with_the_same_runs_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "{", "[]", "{}", '{"layout": 2}', '{"layout": 1, "figures": {}}'),
-        '{"layout": 2, "figures": []}',
-        '{"layout": 2, "figures": null}',
-        '{"layout": 2, "figures": {"a": {"claims": ["x"]}}}',
-        '{"layout": 2, "figures": {"a": {"claims": []}}}',
+        *("", "{", "[]", "{}", '{"layout": 3}', '{"layout": 2, "figures": {}}'),
+        '{"layout": 3, "figures": []}',
+        '{"layout": 3, "figures": null}',
+        '{"layout": 3, "figures": {"a": {"claims": ["x"]}}}',
+        '{"layout": 3, "figures": {"a": {"claims": []}}}',
+        '{"layout": 3, "figures": {"of another study": {}}}',
     ],
 )
 def test_results_that_cannot_be_read_are_found_before_training(
@@ -283,10 +292,10 @@ def test_curves_of_seeds_have_the_steps_that_all_of_them_have(reproduced: Path) 
 
 
 def test_the_page_follows_from_the_results_file(reproduced: Path) -> None:
-    places = reproduced / "paper.md", reproduced / "figures" / "results.json"
-    results = json.loads(places[1].read_text())
-    text = places[0].read_text()
-    assert text == page(results, *places)
+    places = places_in(reproduced)
+    results = json.loads(places.results.read_text())
+    text = places.page.read_text()
+    assert text == page(STUDY, results, places)
     for figure in results["figures"]["a"]["figures"]:
         assert f"](figures/{figure['file']})" in text
         assert (reproduced / "figures" / figure["file"]).exists()
@@ -297,8 +306,8 @@ def test_the_page_follows_from_the_results_file(reproduced: Path) -> None:
 
 
 def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> None:
-    places = reproduced / "paper.md", reproduced / "figures" / "results.json"
-    results = json.loads(places[1].read_text())
+    places = places_in(reproduced)
+    results = json.loads(places.results.read_text())
     claim = results["figures"]["a"]["claims"][0]
     for value, ci95, verdict in (
         (1.002, 0.001, "reproduced"),
@@ -309,32 +318,35 @@ def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> 
         letter, _, found, amount = summary_rows(results["figures"])[0]
         assert (letter, found) == ("a", verdict)
         assert amount.startswith(f"ratio to one step of gradient descent {value}")
-        assert f"| {verdict} |" in page(results, *places)
-        assert page(results, *places) != places[0].read_text()
+        assert f"| {verdict} |" in page(STUDY, results, places)
+        assert page(STUDY, results, places) != places.page.read_text()
 
 
-def test_the_shipped_page_is_that_of_the_shipped_results() -> None:
-    results = read_results(RESULTS)
-    stale = "docs/paper.md is stale: python -m studies.page"
-    assert PAGE.read_text() == page(results, PAGE, RESULTS), stale
-    assert sorted(results["figures"]) == list(FIGURES)
+@pytest.mark.parametrize("name", list_studies())
+def test_the_shipped_page_is_that_of_the_shipped_results(name: str) -> None:
+    study = load_study(name)
+    places = study.places(quick=False)
+    results = read_results(study, places.results)
+    stale = f"{places.page} is stale: python -m studies.page {name}"
+    assert places.page.read_text() == page(study, results, places), stale
+    assert sorted(results["figures"]) == sorted(study.figures)
     for entry in results["figures"].values():
         assert not entry["made"]["quick"]
         for figure in entry["figures"]:
-            assert (RESULTS.parent / figure["file"]).exists()
+            assert (places.results.parent / figure["file"]).exists()
 
 
 def test_a_page_needs_results(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        write_page(tmp_path / "paper.md", tmp_path / "results.json")
+        write_page(STUDY, Places(tmp_path / "paper.md", tmp_path / "results.json"))
     assert not (tmp_path / "paper.md").exists()
 
 
 def test_a_model_that_was_not_trained_reproduces_nothing(tmp_path: Path) -> None:
-    untrained = Effort(seeds=(0, 1), share=1e-9, num_episodes=50, num_steps=(2,))
-    places = tmp_path / "paper.md", tmp_path / "figures" / "results.json"
+    untrained = Effort(seeds=(0, 1), share=1e-9, num_episodes=50, fewer_settings=True)
+    places = places_in(tmp_path)
     letters = ["a", "b", "c", "e", "f"]
-    results = reproduce(letters, untrained, tmp_path / "runs", 2, *places, silent())
+    results = reproduce(STUDY, letters, untrained, tmp_path / "runs", 2, places, silent())
     rows = summary_rows(results["figures"])
     assert {letter for letter, *_ in rows} == set(letters)
     verdicts = {verdict.split(":")[0] for _, _, verdict, _ in rows}
@@ -344,11 +356,11 @@ def test_a_model_that_was_not_trained_reproduces_nothing(tmp_path: Path) -> None
 def test_the_page_is_written_without_training(reproduced: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     results.write_text((reproduced / "figures" / "results.json").read_text())
-    write_page(tmp_path / "paper.md", results)
+    write_page(STUDY, Places(tmp_path / "paper.md", results))
     assert "](./a_loss_over_training.svg)" in (tmp_path / "paper.md").read_text()
 
 
-SAID = {"paper": "same", "source": V1}
+SAID = {"claimed": "same", "source": V1}
 AGREES = {**SAID, "low": 0.99, "high": 1.01}
 
 
@@ -374,7 +386,7 @@ def test_a_claim_is_reproduced_where_the_whole_interval_over_seeds_is_within_the
 def test_a_claim_without_bounds_is_not_judged_and_ours_has_no_verdict() -> None:
     assert verdict([2.0, 2.1], **SAID) == "not judged"
     assert verdict([2.0, 2.1]) == "ours"
-    for wrong in ({"paper": "same"}, {"source": V1}, {"low": 0.99, "high": 1.01}):
+    for wrong in ({"claimed": "same"}, {"source": V1}, {"low": 0.99, "high": 1.01}):
         with pytest.raises(ValueError, match="loss: a claim, its source and bounds belong"):
             verdict([2.0, 2.1], **wrong)
 
@@ -388,9 +400,10 @@ def test_one_bound_needs_a_reason() -> None:
 
 
 def test_several_steps_are_judged_beside_the_best_schedule_of_as_many() -> None:
-    claims = claims_of(read_results(RESULTS)["figures"]["e"])
-    judged = {claim.reference: claim for claim in claims if claim.paper}
-    assert list(judged) == [f"{k} gradient steps of the best sizes" for k in FULL.num_steps]
+    results = read_results(STUDY, STUDY.places(quick=False).results)
+    claims = claims_of(results["figures"]["e"])
+    judged = {claim.reference: claim for claim in claims if claim.claimed}
+    assert list(judged) == [f"{k} gradient steps of the best sizes" for k in numbers_of_steps(FULL)]
     assert all((claim.low, claim.high) == (0.99, 1.01) for claim in judged.values())
 
 
@@ -401,8 +414,9 @@ def test_a_mean_over_seeds_has_the_interval_of_students_t() -> None:
 
 
 def test_the_settings_of_the_command_are_those_of_its_config() -> None:
-    plain: Any = OmegaConf.to_container(compose("reproduce"))
-    assert ReproduceSettings(**plain).figure == "all"
+    plain: Any = OmegaConf.to_container(compose("reproduce"), resolve=True)
+    settings = ReproduceSettings(**plain)
+    assert (settings.study, settings.figure, settings.runs) == ("paper", "all", "runs/paper")
     plain: Any = OmegaConf.to_container(compose("reproduce", ["figure=[a,d]", "quick=true"]))
     assert ReproduceSettings(**plain).figure == ["a", "d"]
     with pytest.raises(ValueError, match="side_by_side"):

@@ -1,10 +1,11 @@
 """Figure g: other architectures on the same task."""
 
-from studies.claims import V2, Claim, Found, compared
+from studies.claims import Claim, Found, compared
 from studies.drawing import bars, new_figure
 from studies.measure import Runs, metrics_of, of_each
 from studies.paper.more_steps import training as steps_training
 from studies.paper.one_step import BASE
+from studies.paper.sources import V2
 from studies.plan import Effort, Training
 from zoo.hub.directory import read_card
 
@@ -47,17 +48,21 @@ def _training(architecture: str, num_layers: int) -> Training:
     )
 
 
+def _depths(effort: Effort) -> tuple[int, ...]:
+    return (1,) if effort.fewer_settings else (1, 2)
+
+
 def trainings(effort: Effort) -> list[Training]:
     """The GD-SSM and the baselines, of one layer and two."""
-    deep = [_training(name, depth) for name in WIDTHS for depth in effort.depths]
-    return [BASE, *([steps_training(2)] if 2 in effort.depths else []), *deep]
+    deep = [_training(name, depth) for name in WIDTHS for depth in _depths(effort)]
+    return [BASE, *([steps_training(2)] if 2 in _depths(effort) else []), *deep]
 
 
 def other_architectures(runs: Runs, effort: Effort) -> Found:
     """(g): what one layer and two of each architecture learn of the task."""
     rows: dict[str, list[float]] = {}
     claims: list[Claim] = []
-    for num_layers in effort.depths:
+    for num_layers in _depths(effort):
         gd_ssm = BASE if num_layers == 1 else steps_training(2)
         of_depth = {"gd_ssm": gd_ssm} | {name: _training(name, num_layers) for name in WIDTHS}
         for architecture, training in of_depth.items():
@@ -84,7 +89,7 @@ def other_architectures(runs: Runs, effort: Effort) -> Found:
                     loss,
                     "one step of gradient descent",
                     step,
-                    paper=GATING if is_plain else "",
+                    claimed=GATING if is_plain else "",
                     source=V2 if is_plain else "",
                 )
             )

@@ -10,9 +10,10 @@ import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.datamodule import EVAL_SEED
 from datamodules.stream import Generators
-from studies.claims import CODE, V3, Claim, Found, compared
+from studies.claims import Claim, Found, compared
 from studies.drawing import bars, new_figure
 from studies.measure import Runs, model_of, of_each, predict_queries, query_loss, spec_of
+from studies.paper.sources import CODE, V3
 from studies.plan import Effort, Training
 from zoo.evaluation.episodes import evaluation_episodes
 from zoo.layers.tokens import widen
@@ -146,7 +147,7 @@ def sine_waves(runs: Runs, effort: Effort) -> Found:
         steps = "one step" if num_steps == 1 else f"{num_steps} steps"
         rows[f"gradient descent on them, {steps}, {training.name}"] = exact
         said: dict[str, Any] = {
-            "paper": CLAIMS[training],
+            "claimed": CLAIMS[training],
             "source": CODE if training is EMBEDDED else V3,
         }
         quantity = f"0.5*MSE at the query, {called}"

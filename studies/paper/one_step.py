@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from studies.claims import FIGURE, V1, Claim, Found, compared, over_seeds
+from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import band, legend, new_figure, per_seed
 from studies.measure import (
     Runs,
@@ -14,8 +14,9 @@ from studies.measure import (
     query_loss,
     spec_of,
     suite,
-    swept,
 )
+from studies.paper.sources import FIGURE, V1
+from studies.paper.swept import swept
 from studies.plan import Effort, Training
 from zoo.analysis.construction import interpolated, weights_beside_construction
 from zoo.analysis.figures import weights_figure
@@ -80,7 +81,7 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
         against_gradient_descent(
             base,
             "0.5*MSE at the query",
-            paper="A trained one-layer GD-SSM reaches the loss of one step of gradient descent.",
+            claimed="A trained one-layer GD-SSM reaches the loss of one step of gradient descent.",
             source=V1,
             low=LOW,
             high=HIGH,
@@ -88,7 +89,7 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
         Claim(
             "cosine of sensitivities",
             over_seeds(of_each(base, "model", "alignment/cosine", "value")),
-            paper=same,
+            claimed=same,
             source=V1,
             low=0.99,
             one_sided=COSINE,
@@ -104,7 +105,7 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
                 of_each(base, "model", f"alignment/{name}", "value"),
                 "that of predicting zero",
                 [from_zero.value] * len(base),
-                paper=same,
+                claimed=same,
                 source=V1,
                 high=0.05,
                 one_sided=DISTANCE,
@@ -122,12 +123,12 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
 def weights(runs: Runs, effort: Effort) -> Found:
     """(b): trained beside constructed weights."""
     base = runs[BASE.name]
-    paper = "The trained weights are those of the construction."
+    claimed = "The trained weights are those of the construction."
     claims = [
         Claim(
             f"cosine of {name} with the construction",
             over_seeds(of_each(base, "weights", f"cosine_{name}")),
-            paper=paper,
+            claimed=claimed,
             source=V1,
             low=0.99,
             one_sided=COSINE,
@@ -141,7 +142,7 @@ def weights(runs: Runs, effort: Effort) -> Found:
             of_each(base, "weights", "step_size_C_1"),
             "best step size, closed form",
             of_each(base, "weights", "constructed_step_size"),
-            paper=paper,
+            claimed=claimed,
             source=V1,
             low=0.95,
             high=1.05,
@@ -189,10 +190,10 @@ def other_scales(runs: Runs, effort: Effort) -> Found:
         for label, place, trained, exact, expected in zip(
             settings, places, found.trained, found.exact, found.expected, strict=True
         ):
-            claimed: dict[str, Any] = {}
+            bounds: dict[str, Any] = {}
             if place > 1:
-                paper = f"On larger {what} the trained layer does what gradient descent does."
-                claimed = {"paper": paper, "source": FIGURE, "low": 0.95, "high": 1.05}
+                words = f"On larger {what} the trained layer does what gradient descent does."
+                bounds = {"claimed": words, "source": FIGURE, "low": 0.95, "high": 1.05}
             claims.append(
                 compared(
                     f"0.5*MSE, {what} {label} times as large",
@@ -200,7 +201,7 @@ def other_scales(runs: Runs, effort: Effort) -> Found:
                     "one gradient step of the size for training",
                     [exact] * len(base),
                     closed_form=expected,
-                    **claimed,
+                    **bounds,
                 )
             )
         band(ax, places, per_seed(found.trained), "GD-SSM, trained", color="black")
@@ -224,21 +225,25 @@ def _dimension(d: int) -> Training:
     return Training(f"dimension-{d}", steps, step_ms, (f"data.d_x={d}", f"data.num_context={d}"))
 
 
+def _other_dimensions(effort: Effort) -> tuple[int, ...]:
+    return (5, 20) if effort.fewer_settings else (5, 20, 35, 50)
+
+
 def dimension_trainings(effort: Effort) -> list[Training]:
     """d_x = d_y = N, beside 10."""
-    return [BASE, *map(_dimension, effort.dimensions)]
+    return [BASE, *map(_dimension, _other_dimensions(effort))]
 
 
 def dimensions(runs: Runs, effort: Effort) -> Found:
     """(d): the loss against the dimension of inputs."""
     by_dimension = {10: runs[BASE.name]}
-    by_dimension |= {d: runs[_dimension(d).name] for d in effort.dimensions}
+    by_dimension |= {d: runs[_dimension(d).name] for d in _other_dimensions(effort)}
     by_dimension = dict(sorted(by_dimension.items()))
     claims = [
         against_gradient_descent(
             found,
             f"0.5*MSE at the query, d = N = {d}",
-            paper="The trained layer reaches one gradient step in every dimension.",
+            claimed="The trained layer reaches one gradient step in every dimension.",
             source=FIGURE,
             low=LOW,
             high=HIGH,

@@ -1,6 +1,6 @@
 """Figure h: learned step sizes, forgetting, longer contexts, all ours, and classes."""
 
-from studies.claims import V3, Claim, Found, compared, over_seeds
+from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import band, bars, legend, new_figure, per_seed
 from studies.measure import (
     Runs,
@@ -8,10 +8,12 @@ from studies.measure import (
     of_each,
     query_loss,
     spec_of,
-    swept,
 )
+from studies.paper.more_steps import numbers_of_steps
 from studies.paper.more_steps import training as steps_training
 from studies.paper.one_step import BASE, HIGH, LOW
+from studies.paper.sources import V3
+from studies.paper.swept import swept
 from studies.plan import Effort, Training
 from zoo.evaluation.episodes import evaluation_episodes
 from zoo.references import best_schedule, create_reference, linear_moments
@@ -31,7 +33,7 @@ DRIFTS = {0.99: _drift("0.99"), 0.95: _drift("0.95")}
 
 
 def _most_steps(effort: Effort) -> int:
-    return max(k for k in effort.num_steps if k <= 4)
+    return max(k for k in numbers_of_steps(effort) if k <= 4)
 
 
 def trainings(effort: Effort) -> list[Training]:
@@ -178,7 +180,9 @@ def classes(runs: Runs, effort: Effort) -> Found:
             of_each(found, "model", loss, "value"),
             "one step of softmax regression",
             of_each(found, "references", "gradient_descent", loss, "value"),
-            paper="The same design extends to classes: it reaches one step of softmax regression.",
+            claimed=(
+                "The same design extends to classes: it reaches one step of softmax regression."
+            ),
             source=V3,
             low=LOW,
             high=HIGH,

@@ -1,0 +1,121 @@
+"""What a study is: figures, what each trains, measures and claims, and a page about them."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from studies.plan import FULL, QUICK, Effort, Training
+from zoo.errors import unknown
+from zoo.files import ROOT
+
+if TYPE_CHECKING:  # a name that is unknown is refused without torch and matplotlib
+    from studies.claims import Found
+    from studies.measure import Runs
+
+# The study that `python reproduce.py` makes.
+DEFAULT = "paper"
+
+
+class StudyFigure(NamedTuple):
+    """A part of a study: one heading of its page.
+
+    Attributes:
+        title: The heading.
+        trainings: Which runs it needs, for an effort.
+        make: Measures and draws, from finished runs.
+    """
+
+    title: str
+    trainings: Callable[[Effort], list[Training]]
+    make: "Callable[[Runs, Effort], Found]"
+
+
+class Places(NamedTuple):
+    """Where a study is written.
+
+    Attributes:
+        page: The page.
+        results: The results file; drawings go beside it.
+    """
+
+    page: Path
+    results: Path
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `python reproduce.py study=NAME` makes.
+
+    Attributes:
+        name: On the command line, and in the paths of runs, results and page.
+        title: Of the page.
+        introduction: Paragraphs below the title. `{command}` and `{results}` stand for the command
+            that makes the page and for the path of the results file.
+        claimed_by: Who made the claims that are judged, such as "the paper".
+        figures: By the name that asks for each, in the order of the page.
+        judged: A further sentence of the page on how claims are judged.
+        full: How much is trained and measured.
+        quick: The same with `quick=true`.
+    """
+
+    name: str
+    title: str
+    introduction: str
+    claimed_by: str
+    figures: Mapping[str, StudyFigure]
+    judged: str = ""
+    full: Effort = FULL
+    quick: Effort = QUICK
+
+    def effort(self, quick: bool) -> Effort:
+        """How much is trained and measured."""
+        return self.quick if quick else self.full
+
+    def places(self, quick: bool) -> Places:
+        """Where page and results are written. The quick version never touches `docs`."""
+        if quick:
+            directory = ROOT / "runs" / f"{self.name}-quick"
+            return Places(directory / f"{self.name}.md", directory / "results.json")
+        docs = ROOT / "docs"
+        return Places(docs / f"{self.name}.md", docs / "figures" / self.name / "results.json")
+
+    def command(self, quick: bool) -> str:
+        """What makes all of it, as it is typed."""
+        words = ["python", "reproduce.py"]
+        if self.name != DEFAULT:
+            words.append(f"study={self.name}")
+        if quick:
+            words.append("quick=true")
+        return " ".join(words)
+
+    def chosen(self, given: str | Sequence[str]) -> list[str]:
+        """The names of the figures asked for; `all` stands for all of them.
+
+        Raises:
+            ValueError: If one is unknown, or there is none.
+        """
+        names = [given] if isinstance(given, str) else list(given)
+        wrong = [name for name in names if name not in (*self.figures, "all")]
+        if wrong or not names:
+            got = repr(wrong[0]) if wrong else "none"
+            raise ValueError(f"figure must be all or of {', '.join(self.figures)}, got {got}")
+        return list(self.figures) if "all" in names else list(dict.fromkeys(names))
+
+
+def list_studies() -> list[str]:
+    """The names that `study=` takes: directories here with a file `study.py`."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/study.py"))
+
+
+def load_study(name: str) -> Study:
+    """The record `STUDY` of `studies/NAME/study.py`.
+
+    Raises:
+        ValueError: If there is no such study.
+    """
+    if name not in list_studies():
+        raise ValueError(unknown("study", name, list_studies()))
+    study: Study = importlib.import_module(f"studies.{name}.study").STUDY
+    return study

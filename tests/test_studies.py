@@ -1,0 +1,138 @@
+"""What a study beside the paper's needs: a record, and functions that say what is in it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from rich.console import Console
+
+from studies.claims import Claim, Found, compared, over_seeds
+from studies.drawing import bars, new_figure
+from studies.measure import Runs, of_each
+from studies.page import claims_of, page, read_results, wrapped
+from studies.plan import QUICK, Effort, Training
+from studies.reproduction import reproduce
+from studies.study import Places, Study, StudyFigure, list_studies, load_study
+from zoo.commands import train
+
+ROOT = Path(__file__).parents[1]
+LOSS = ("model", "test/half_mse_query", "value")
+SMALL = ("trainer=cpu", "data.d_x=3", "data.num_context=4")
+SLOW = Training("slow", 20, 1.0, (*SMALL, "optim.lr=1e-9"), validations=1)
+FAST = Training("fast", 20, 1.0, (*SMALL, "optim.lr=0.05"), validations=1)
+
+
+def trainings(effort: Effort) -> list[Training]:
+    return [FAST] if effort.fewer_settings else [SLOW, FAST]
+
+
+def rates(runs: Runs, effort: Effort) -> Found:
+    losses = {name: of_each(of_name, *LOSS) for name, of_name in runs.items()}
+    figure, (ax,) = new_figure()
+    bars(ax, losses)
+    claims: list[Claim] = [
+        compared(
+            "0.5*MSE at the query",
+            losses["fast"],
+            "a rate near zero",
+            losses["slow"],
+            claimed="A rate of 0.05 learns more than a rate near zero.",
+            source="arithmetic",
+            high=1.0,
+            one_sided="the less is left the better",
+        ),
+        Claim("0.5*MSE at a rate near zero", over_seeds(losses["slow"])),
+    ]
+    return Found({"losses": (figure, "Errors after 20 steps.")}, claims)
+
+
+STUDY = Study(
+    name="rates",
+    title="Two learning rates",
+    introduction="Made by `{command}` from [{results}]({results}).",
+    claimed_by="common sense",
+    figures={"rates": StudyFigure("Rates", trainings, rates)},
+    full=Effort(seeds=(0, 1), num_episodes=50),
+    quick=QUICK,
+)
+
+
+@pytest.fixture
+def configs() -> Iterator[None]:
+    train.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        yield
+
+
+def make(directory: Path) -> tuple[dict[str, Any], Places]:
+    places = Places(directory / "rates.md", directory / "figures" / "results.json")
+    console = Console(quiet=True)
+    names, runs = STUDY.chosen("all"), directory / "runs"
+    return reproduce(STUDY, names, STUDY.full, runs, 2, places, console), places
+
+
+@pytest.mark.usefixtures("configs")
+def test_a_second_study_goes_from_trainings_to_a_page_by_the_same_functions(tmp_path: Path) -> None:
+    results, places = make(tmp_path)
+    assert sorted(path.name[:5] for path in (tmp_path / "runs").glob("*-*")) == ["fast-", "slow-"]
+    judged, ours = claims_of(results["figures"]["rates"])
+    assert judged.ratio is not None
+    assert judged.ratio.num_seeds == 2
+    assert judged.ratio.value < 1.0
+    assert ours.verdict == "ours"
+    text = places.page.read_text()
+    assert text == page(STUDY, read_results(STUDY, places.results), places)
+    assert text.startswith("# Two learning rates\n\nMade by `python reproduce.py study=rates` from")
+    assert "| | common sense's claim |" in text
+    assert "*Common sense* (arithmetic): A rate of 0.05 learns more" in text
+    assert "](figures/rates_losses.svg)" in text
+    assert (places.results.parent / "rates_losses.svg").exists()
+    assert "quick version" not in text  # it has its own idea of how much is all
+    assert "paper" not in text
+
+
+def test_a_study_has_places_of_its_own() -> None:
+    full, quick = STUDY.places(quick=False), STUDY.places(quick=True)
+    assert full == (ROOT / "docs/rates.md", ROOT / "docs/figures/rates/results.json")
+    assert quick == (ROOT / "runs/rates-quick/rates.md", ROOT / "runs/rates-quick/results.json")
+    assert STUDY.command(quick=True) == "python reproduce.py study=rates quick=true"
+    assert load_study("paper").command(quick=False) == "python reproduce.py"
+    assert (STUDY.effort(quick=True), STUDY.effort(quick=False)) == (QUICK, STUDY.full)
+
+
+def test_studies_are_found_by_their_directory() -> None:
+    assert "paper" in list_studies()
+    for name in list_studies():
+        assert load_study(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("study=papr", "unknown study 'papr'. Did you mean 'paper'?"),
+        ("figure=z", "figure must be all or of a, b, c, d, e, f, g, h, got 'z'"),
+    ],
+)
+def test_the_command_refuses_what_there_is_not(setting: str, said: str) -> None:
+    command = [sys.executable, "reproduce.py", setting]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[0].startswith(f"ValueError: {said}")
+
+
+def test_the_record_of_a_study_needs_no_torch() -> None:
+    code = "import sys, studies.study; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_prose_of_a_page_is_wrapped_and_its_lists_stay_lists() -> None:
+    words = " ".join(["word"] * 40)
+    text = wrapped(f"{words}\n\n- {words}\n- two\n")
+    assert all(len(line) <= 120 for line in text.splitlines())
+    assert text.count("\n- ") == 2
+    assert "\n  word" in text
+    assert text.endswith("- two\n")
