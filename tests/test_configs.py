@@ -166,7 +166,7 @@ def test_the_command_of_a_card_still_trains_its_model(name: str) -> None:
     assert f"{architecture}.{settings['checkpoint_tag']}" == name
     assert architecture == card.architecture
     # Arguments that are newer than the card are at the values that its model has.
-    config = registry._models[architecture][0]
+    config = registry._models.find(architecture)[0]
     spec = EpisodeSpec(**settings["data"])
     widths = {"d_x": spec.d_x, "d_y": spec.d_y}
     if spec.output != "value":

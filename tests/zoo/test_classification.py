@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import zoo
+from datamodules.episodes import Episodes
 from tests.conftest import MakePairs
 from zoo.analysis.construction import cosines_with_construction
 from zoo.metrics.classification import correct, cross_entropy, expected_calibration_error
@@ -74,13 +75,14 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
 def fit(model_args: dict[str, Any], positions: Any, tmp_path: Any) -> dict[str, float]:
     """The validation metrics of a short run on separable classes."""
     import lightning.pytorch as pl
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import DataLoader
 
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(2000, 3, 4, generator=generator)
     x = torch.randn(2000, 9, 4, generator=generator)
     y = one_hot(torch.einsum("bkp,bip->bik", W, x).argmax(-1), 3).float()
-    data = DataLoader(TensorDataset(x, y, y, torch.ones(2000, 9, dtype=torch.bool)), 50)
+    scored = torch.ones(2000, 9, dtype=torch.bool)
+    data = DataLoader([*map(Episodes, x, y, y, scored)], 50)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=3,

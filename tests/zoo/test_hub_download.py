@@ -356,7 +356,11 @@ def test_a_card_that_asks_for_too_much_is_refused_before_the_weights(
 
 
 def test_an_unusable_checkpoint_does_not_enter_the_cache(server: Server, served: Path) -> None:
-    edit(served / NAME / "card.json", lambda card: card["model_args"].update(d_x=4))
+    sizes = {"d_x": 4}
+    edit(
+        served / NAME / "card.json",
+        lambda card: card.update(model_args=card["model_args"] | sizes, data=card["data"] | sizes),
+    )
     with pytest.raises(CheckpointError, match="has shape"):
         zoo.load(f"{server.url}/{NAME}")
     assert cached_files() == []
