@@ -20,9 +20,11 @@ from rich.progress import track
 from rich.table import Table
 
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from zoo.registry import ModelSpec
 from zoo.terminal import outlive_readers
 from zoo.training.module import LitPredictor
 from zoo.training.replicas import LitReplicas
+from zoo.training.settings import OptimConfig
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
@@ -70,12 +72,12 @@ def step_ms(name: str, arguments: dict[str, Any], steps: int, seeds: list[int]) 
         use_distributed_sampler=False,
         limit_val_batches=0,
     )
-    sizes = {"d_x": SPEC.d_x, "d_y": SPEC.d_y}
+    model = ModelSpec.of(name, d_x=SPEC.d_x, d_y=SPEC.d_y, **arguments)
     if len(seeds) == 1:
-        module = LitPredictor(name, {**arguments, **sizes}, {}, seed=seeds[0])
+        module = LitPredictor(model, OptimConfig(), seeds[0])
         trainer.fit(module, EpisodeDataModule(SPEC, seeds[0]))
     else:
-        replicas = LitReplicas(name, {**arguments, **sizes}, {}, seeds)
+        replicas = LitReplicas(model, OptimConfig(), seeds)
         trainer.fit(replicas, ReplicaDataModule(SPEC, seeds))
     return timer.seconds / steps * 1e3
 
@@ -103,7 +105,8 @@ def main() -> None:
         table.add_column(heading, justify="right")
     for label, name, arguments, steps in track(ROWS, "timing"):
         one, ways = ratios(name, arguments, steps)
-        module = LitReplicas(name, {**arguments, "d_x": 10, "d_y": 10}, {}, [0, 1])
+        model = ModelSpec.of(name, d_x=SPEC.d_x, d_y=SPEC.d_y, **arguments)
+        module = LitReplicas(model, OptimConfig(), [0, 1])
         module.configure_model()
         chosen = int(declared(module, torch.device("cpu")))
         cells = [f"{way:.1f} x{' *' if i == chosen else ''}" for i, way in enumerate(ways)]

@@ -24,17 +24,14 @@ def generators_of_test(number: int = 0) -> Generators:
     return Generators(EVAL_SEED, "test", 0 if number == 0 else number + 1, "cpu")
 
 
-class EpisodeDataModule(pl.LightningDataModule):
-    """Training episodes drawn on the training device, fixed validation and test sets.
+class EpisodeSets(pl.LightningDataModule):
+    """Fixed validation and test sets, and training episodes drawn on the training device.
 
-    The global training batch of optimizer step t is a pure function of the data seed and t. Every
-    rank draws all of it and takes its rows, so the episodes do not depend on the number of ranks,
-    on gradient accumulation or on where a run was resumed. Run the trainer with
-    `use_distributed_sampler=False`.
+    A subclass says in `training_rows` which training episodes this rank trains on next. Run the
+    trainer with `use_distributed_sampler=False`.
 
     Args:
         spec: The kind of episode, as a spec or as plain data.
-        seed: Data seed of the training stream.
         batch_size: Episodes in an optimizer step, over all ranks and accumulated batches.
         eval_episodes: Episodes in the validation set, over all ranks.
         eval_batch_size: Episodes evaluated at once on one rank.
@@ -44,11 +41,10 @@ class EpisodeDataModule(pl.LightningDataModule):
     def __init__(
         self,
         spec: EpisodeSpec | Mapping[str, Any],
-        seed: int = 0,
-        batch_size: int = 64,
-        eval_episodes: int = 10_000,
-        eval_batch_size: int = 2_000,
-        num_test: int | None = None,
+        batch_size: int,
+        eval_episodes: int,
+        eval_batch_size: int,
+        num_test: int | None,
     ) -> None:
         super().__init__()
         num_test = eval_episodes if num_test is None else num_test
@@ -61,19 +57,14 @@ class EpisodeDataModule(pl.LightningDataModule):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.sampler = create_sampler(spec)
-        self.seed = seed
         self.batch_size = batch_size
         self.eval_episodes = eval_episodes
         self.eval_batch_size = eval_batch_size
         self.num_test = num_test
-        self._step = -1  # the step whose batch is held, and how much of it was handed out
-        self._batch: Episodes | None = None
-        self._num_taken = 0
 
-    def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
-        """The global batch of an optimizer step, counted from 0."""
-        generators = Generators(self.seed, "train", step, device)
-        return self.sampler.sample(self.batch_size, generators, step)
+    def training_rows(self, device: torch.device) -> Episodes:
+        """The episodes that this rank trains on next, drawn on the device."""
+        raise NotImplementedError
 
     def val_batches(self) -> Iterator[Episodes]:
         """The fixed validation set, on the CPU."""
@@ -123,10 +114,55 @@ class EpisodeDataModule(pl.LightningDataModule):
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Episodes:
         """Draws the training rows on the device, moves evaluation batches to it."""
+        if self._trainer().training:
+            return self.training_rows(device)
+        episodes: Episodes = batch.to(device)
+        return episodes
+
+    def _trainer(self) -> pl.Trainer:
+        if self.trainer is None:
+            raise RuntimeError("the data module is not attached to a trainer")
+        return self.trainer
+
+
+class EpisodeDataModule(EpisodeSets):
+    """The episodes of one seed, on any number of ranks.
+
+    The global training batch of optimizer step t is a pure function of the data seed and t. Every
+    rank draws all of it and takes its rows, so the episodes do not depend on the number of ranks,
+    on gradient accumulation or on where a run was resumed.
+
+    Args:
+        spec: The kind of episode, as a spec or as plain data.
+        seed: Data seed of the training stream.
+        batch_size: Episodes in an optimizer step, over all ranks and accumulated batches.
+        eval_episodes: Episodes in the validation set, over all ranks.
+        eval_batch_size: Episodes evaluated at once on one rank.
+        num_test: Episodes in the test set; None for as many.
+    """
+
+    def __init__(
+        self,
+        spec: EpisodeSpec | Mapping[str, Any],
+        seed: int = 0,
+        batch_size: int = 64,
+        eval_episodes: int = 10_000,
+        eval_batch_size: int = 2_000,
+        num_test: int | None = None,
+    ) -> None:
+        super().__init__(spec, batch_size, eval_episodes, eval_batch_size, num_test)
+        self.seed = seed
+        self._step = -1  # the step whose batch is held, and how much of it was handed out
+        self._batch: Episodes | None = None
+        self._num_taken = 0
+
+    def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
+        """The global batch of an optimizer step, counted from 0."""
+        generators = Generators(self.seed, "train", step, device)
+        return self.sampler.sample(self.batch_size, generators, step)
+
+    def training_rows(self, device: torch.device) -> Episodes:
         trainer = self._trainer()
-        if not trainer.training:
-            episodes: Episodes = batch.to(device)
-            return episodes
         if self._batch is None or self._step != trainer.global_step:
             self._step, self._num_taken = trainer.global_step, 0
             self._batch = self.train_episodes(self._step, device)
@@ -135,13 +171,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         self._num_taken += 1
         return self._batch.rows(start, start + rows)
 
-    def _trainer(self) -> pl.Trainer:
-        if self.trainer is None:
-            raise RuntimeError("the data module is not attached to a trainer")
-        return self.trainer
 
-
-class ReplicaDataModule(EpisodeDataModule):
+class ReplicaDataModule(EpisodeSets):
     """The training episodes of several seeds side by side, for replicas of a model.
 
     Replica i sees what a run by itself with `seed=seeds[i]` sees. Validation and test episodes are
@@ -165,7 +196,7 @@ class ReplicaDataModule(EpisodeDataModule):
         eval_batch_size: int = 2_000,
         num_test: int | None = None,
     ) -> None:
-        super().__init__(spec, seeds[0], batch_size, eval_episodes, eval_batch_size, num_test)
+        super().__init__(spec, batch_size, eval_episodes, eval_batch_size, num_test)
         self.seeds = tuple(seeds)
 
     def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
@@ -173,14 +204,8 @@ class ReplicaDataModule(EpisodeDataModule):
         generators = (Generators(seed, "train", step, device) for seed in self.seeds)
         return Episodes.stacked(self.sampler.sample(self.batch_size, g, step) for g in generators)
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Episodes:
-        """Draws the training batches on the device, moves evaluation batches to it."""
-        trainer = self._trainer()
-        if not trainer.training:
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return self.train_episodes(trainer.global_step, device)
+    def training_rows(self, device: torch.device) -> Episodes:
+        return self.train_episodes(self._trainer().global_step, device)
 
 
 class _Parts(IterableDataset[Episodes]):

@@ -19,8 +19,8 @@ from zoo.hub.directory import CARD, card_bytes, read_card
 from zoo.hub.io import load_checkpoint
 from zoo.metrics.text import number_text
 from zoo.references import closed_form_of, references_of
-from zoo.training.results import measured_fields
-from zoo.training.run import num_test_of
+from zoo.training.card import measured_fields
+from zoo.training.settings import num_test_of
 
 NUM_EPISODES = 10_000
 

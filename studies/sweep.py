@@ -24,7 +24,7 @@ from zoo.files import write_text
 from zoo.metrics.errors import interval_over_seeds
 from zoo.metrics.text import error_over_runs, with_interval
 from zoo.terminal import outlive_readers
-from zoo.training.run import CONFIG, read_config
+from zoo.training.directory import CONFIG, read_config
 
 # Of these cosines of trained and constructed weights the smallest is shown.
 COSINES = ("cosine_Q", "cosine_D", "cosine_C")

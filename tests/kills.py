@@ -38,6 +38,7 @@ import zoo
 from zoo.commands import train as script
 from zoo.files import CONFIGS, WRITING
 from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
+from zoo.training import measure, write
 from zoo.training.checkpointing import AtomicCheckpointIO
 
 SAVE_EVERY = 4
@@ -60,8 +61,8 @@ KINDS: dict[str, tuple[Any, str]] = {
     "step": (loops._TrainingEpochLoop, "advance"),
     "save": (pl.Trainer, "save_checkpoint"),
     "validation": (loops._EvaluationLoop, "run"),
-    "measuring": (script, "create_report"),
-    "export": (script, "save_checkpoint"),
+    "measuring": (measure, "create_report"),
+    "export": (write, "save_checkpoint"),
 }
 
 
@@ -189,7 +190,7 @@ def composed() -> DictConfig:
 
 def run(config: DictConfig, run_dir: Path) -> None:
     """A run without its last figures, which would take longer than all the rest."""
-    script.write_figures = lambda *_: None  # type: ignore[assignment]
+    write.write_figures = lambda *_: None  # type: ignore[assignment]
     config.run_dir = str(run_dir)
     script.train(config, run_dir, Console(quiet=True))
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from zoo.commands import train as script
 from zoo.files import CONFIGS
+from zoo.training import write
 
 # By name: ranks, accumulated batches, trainer.
 SETTINGS = {
@@ -81,7 +82,7 @@ def run(directory: Path, name: str, *overrides: str) -> None:
                     "LOCAL_RANK": str(rank),
                 }
             try:
-                script.write_figures = lambda *_: None  # type: ignore[assignment]
+                write.write_figures = lambda *_: None  # type: ignore[assignment]
                 script.train(config, directory / name, Console(quiet=True))
             except BaseException:
                 traceback.print_exc()

@@ -22,7 +22,7 @@ from zoo.commands.train import train
 from zoo.hub.directory import read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import read_index
-from zoo.training.module import NonFiniteError
+from zoo.training.base import NonFiniteError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = {
@@ -75,9 +75,9 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
         pytest.skip("starts processes: tests/test_train.py")
     config = config_of(choice, *SHORT, f"run_dir={tmp_path}")
     assert config.keys() == config_of().keys()  # an experiment that is not global adds a key
-    metrics, objects = train(config, tmp_path, Console(quiet=True))
+    metrics, run = train(config, tmp_path, Console(quiet=True))
     assert metrics["steps"] == 2
-    assert objects["trainer"].global_step == 2
+    assert run.trainer.global_step == 2
     zoo.load(tmp_path / "checkpoint")
 
 

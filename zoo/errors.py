@@ -1,25 +1,49 @@
 """One line that says what was given and what is allowed."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 
-def explain(error: ValidationError) -> str:
-    """What is wrong with the data that a pydantic model refused, on one line."""
+def explain(error: ValidationError, given: Any = None) -> str:
+    """What is wrong with the data that a pydantic model refused, on one line.
+
+    Args:
+        error: The refusal.
+        given: The data. With them a name is the path that a user would type: pydantic puts in the
+            kinds of unions as well.
+    """
     problems = []
     for detail in error.errors():
-        where = ".".join(str(part) for part in detail["loc"])
+        path = detail["loc"] if given is None else _typed(detail["loc"], detail["type"], given)
+        where = ".".join(map(str, path))
+        message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "missing":
             problems.append(f"{where!r} is missing")
         elif detail["type"] == "extra_forbidden":
             problems.append(f"{where!r} is unknown")
         elif not where:  # about the whole, which is too much to repeat
-            problems.append(detail["msg"].removeprefix("Value error, "))
+            problems.append(message)
+        elif detail["type"] == "value_error":  # ours, which say what was given
+            problems.append(f"{where}: {message}")
         else:
-            problems.append(f"{where}: {detail['msg']}, got {detail['input']!r}")
+            problems.append(f"{where}: {message}, got {detail['input']!r}")
     return "; ".join(problems)
+
+
+def _typed(path: tuple[int | str, ...], kind: str, given: Any) -> list[int | str]:
+    """The parts of a path that are in the data, and the name of what is missing there."""
+    typed = []
+    for place, part in enumerate(path):
+        is_there = part in given if isinstance(given, Mapping) else isinstance(part, int)
+        if is_there:
+            given = given[part]
+            typed.append(part)
+        elif kind == "missing" and place == len(path) - 1:
+            typed.append(part)
+    return typed
 
 
 def unknown(what: str, given: str, allowed: Iterable[str]) -> str:

@@ -3,7 +3,8 @@
 A file is imported once one of its names is asked for, so that the names are known without torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,19 +108,25 @@ class _Registry:
             raise ValueError(unknown(self.kind, name, self.names()))
         return self.entries[name]
 
-    def create(self, name: str, arguments: dict[str, Any]) -> "Predictor":
-        config_class, predictor_class = self.find(name)
+    def config(self, name: str, arguments: Mapping[str, Any]) -> PredictorConfig:
+        config_class = self.find(name)[0]
         for argument in arguments:
             if argument not in config_class.model_fields:
                 what = f"argument of {name}"
                 raise ValueError(unknown(what, argument, config_class.model_fields))
-        try:
-            config = config_class(**arguments)
-        except ValidationError as error:
-            raise ValueError(f"{self.kind} {name}: {explain(error)}") from None
-        build: Any = predictor_class  # registered classes take their own config
+        return config_class(**arguments)
+
+    def build(self, name: str, config: PredictorConfig) -> "Predictor":
+        build: Any = self.find(name)[1]  # registered classes take their own config
         predictor: Predictor = build(config)
         return predictor
+
+    def create(self, name: str, arguments: Mapping[str, Any]) -> "Predictor":
+        try:
+            config = self.config(name, arguments)
+        except ValidationError as error:
+            raise ValueError(f"{self.kind} {name}: {explain(error)}") from None
+        return self.build(name, config)
 
 
 _models = _Registry("model", "zoo.models", MODELS)
@@ -134,6 +141,38 @@ def register_model(name: str, config: type[PredictorConfig]) -> Callable[[T], T]
 def register_solver(name: str, config: type[PredictorConfig]) -> Callable[[T], T]:
     """Class decorator that registers an exact algorithm; its constructor takes one `config`."""
     return _solvers.register(name, config)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A kind of model, as data: a registered architecture and its checked arguments.
+
+    Attributes:
+        name: Registered name of the architecture.
+        config: Its arguments.
+    """
+
+    name: str
+    config: PredictorConfig
+
+    @classmethod
+    def of(cls, name: str, **arguments: Any) -> "ModelSpec":
+        """Checks plain data.
+
+        Raises:
+            ValueError: If the name or an argument is unknown; pydantic's ValidationError, which
+                says of which argument, if one has a wrong value.
+        """
+        return cls(name, _models.config(name, arguments))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that were given, as plain data."""
+        return self.config.model_dump(exclude_unset=True)
+
+    def create(self) -> "Predictor":
+        """An untrained model."""
+        return _models.build(self.name, self.config)
 
 
 def create_model(name: str, **arguments: Any) -> "Predictor":

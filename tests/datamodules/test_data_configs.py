@@ -13,8 +13,7 @@ from datamodules.functions import Mixture, SingleFunction
 from datamodules.inputs import Inputs
 from zoo.commands.train import register_resolvers
 from zoo.registry import list_models, model_arguments
-from zoo.training.optim import OptimConfig
-from zoo.training.run import RunSettings
+from zoo.training.settings import OptimConfig, RunSettings
 
 register_resolvers()
 CONFIGS = Path(__file__).parents[2] / "configs"

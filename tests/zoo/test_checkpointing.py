@@ -12,11 +12,15 @@ import torch
 
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from datamodules.datamodule import EpisodeSets
 from tests.zoo.test_replicas import SMALL
+from zoo.registry import ModelSpec
+from zoo.training.base import EpisodeModule
 from zoo.training.callbacks import Resumable, TimeToSolution
 from zoo.training.checkpointing import check_state
 from zoo.training.module import LitPredictor
 from zoo.training.replicas import LitReplicas
+from zoo.training.settings import OptimConfig
 
 SPEC = EpisodeSpec(d_x=3, d_y=3, num_context=4)
 STEPS = 4
@@ -38,12 +42,13 @@ def new_trainer(directory: Path) -> pl.Trainer:
 
 
 def new_module(name: str = "gd_ssm", positions: Any = "last") -> LitPredictor:
-    return LitPredictor(name, {"d_x": 3, "d_y": 3, **SMALL[name]}, {}, positions=positions)
+    model = ModelSpec.of(name, d_x=3, d_y=3, **SMALL[name])
+    return LitPredictor(model, OptimConfig(), positions=positions)
 
 
-def saved_by(directory: Path, module: LitPredictor) -> Path:
+def saved_by(directory: Path, module: EpisodeModule) -> Path:
     """The checkpoint of a run."""
-    data = EpisodeDataModule(SPEC, batch_size=4)
+    data: EpisodeSets = EpisodeDataModule(SPEC, batch_size=4)
     if isinstance(module, LitReplicas):
         data = ReplicaDataModule(SPEC, module.seeds, batch_size=4)
     new_trainer(directory).fit(module, data)
@@ -68,7 +73,7 @@ def test_every_architecture_saves_what_is_needed_to_go_on(
 
 def test_seeds_side_by_side_save_what_is_needed_to_go_on(tmp_path: Path) -> None:
     def module(*seeds: int) -> LitReplicas:
-        return LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, seeds=list(seeds))
+        return LitReplicas(ModelSpec.of("gd_ssm", d_x=3, d_y=3), OptimConfig(), list(seeds))
 
     path = saved_by(tmp_path, module(0, 1))
     check_state(path, new_trainer(tmp_path), module(0, 1))

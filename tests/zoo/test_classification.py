@@ -13,7 +13,9 @@ from tests.conftest import MakePairs
 from zoo.analysis.construction import cosines_with_construction
 from zoo.metrics.classification import correct, cross_entropy, expected_calibration_error
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
+from zoo.registry import ModelSpec
 from zoo.training.module import LitPredictor
+from zoo.training.settings import OptimConfig
 
 
 def classes(x: Tensor, num_classes: int) -> Tensor:
@@ -92,14 +94,9 @@ def fit(model_args: dict[str, Any], positions: Any, tmp_path: Any) -> dict[str, 
         enable_model_summary=False,
         default_root_dir=tmp_path,
     )
-    optim = {"lr": 0.01, "warmup_steps": 10}
-    module = LitPredictor(
-        "gd_ssm",
-        {"d_x": 4, "d_y": 3, **model_args},
-        optim,
-        positions=positions,
-        loss="cross_entropy",
-    )
+    model = ModelSpec.of("gd_ssm", d_x=4, d_y=3, **model_args)
+    optim = OptimConfig(lr=0.01, warmup_steps=10)
+    module = LitPredictor(model, optim, positions=positions, loss="cross_entropy")
     trainer.fit(module, data, data)
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
@@ -114,15 +111,17 @@ def test_cross_entropy_trains_a_classifier_and_its_validation_says_how_good(tmp_
 
 
 def test_a_loss_and_a_prediction_that_do_not_fit_are_refused() -> None:
-    values, logits = {"d_x": 2, "d_y": 2}, {"d_x": 2, "d_y": 2, "output": "logits"}
+    optim = OptimConfig()
+    values = ModelSpec.of("gd_ssm", d_x=2, d_y=2)
+    logits = ModelSpec.of("gd_ssm", d_x=2, d_y=2, output="logits")
     with pytest.raises(ValueError, match="'cross_entropy' is made for output 'logits', the model"):
-        LitPredictor("gd_ssm", values, {}, loss="cross_entropy").configure_model()
+        LitPredictor(values, optim, loss="cross_entropy").configure_model()
     with pytest.raises(ValueError, match="'mse' is made for output 'value', the model .* 'logits'"):
-        LitPredictor("gd_ssm", logits, {}).configure_model()
+        LitPredictor(logits, optim).configure_model()
     zero = zoo.create_solver("zero", d_x=2, d_y=2)
     with pytest.raises(ValueError, match="the reference predicts 'value'"):
-        LitPredictor("gd_ssm", logits, {}, loss="cross_entropy", reference=zero)
+        LitPredictor(logits, optim, loss="cross_entropy", reference=zero)
     with pytest.raises(ValueError, match="d_y of at least 2, got 1"):
-        LitPredictor("gd_ssm", {"d_x": 2, "d_y": 1}, {}, loss="cross_entropy")
+        LitPredictor(ModelSpec.of("gd_ssm", d_x=2, d_y=1), optim, loss="cross_entropy")
     with pytest.raises(ValueError, match="'mse' or 'cross_entropy', got 'hinge'"):
-        LitPredictor("gd_ssm", values, {}, loss="hinge")  # type: ignore[arg-type]
+        LitPredictor(values, optim, loss="hinge")  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ import torch
 import zoo
 from tests.conftest import MakePairs
 from zoo.layers.mamba import MambaLayer
-from zoo.training.optim import OptimConfig, parameter_groups
+from zoo.training.optim import parameter_groups
+from zoo.training.settings import OptimConfig
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

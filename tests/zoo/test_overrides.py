@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from zoo.commands.train import register_resolvers
+from zoo.training.directory import CONFIG, config_of_run, save_config
 from zoo.training.overrides import (
     as_override,
     check_mode,
@@ -22,7 +23,6 @@ from zoo.training.overrides import (
     typed_path,
     typed_resume,
 )
-from zoo.training.run import CONFIG, config_of_run, save_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 register_resolvers()

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from zoo.registry import ModelSpec
 from zoo.training.callbacks import progress
 from zoo.training.callbacks.progress import Progress
 from zoo.training.module import LitPredictor
+from zoo.training.replicas import LitReplicas
+from zoo.training.settings import OptimConfig
 
 
 def trainer_at(step: int) -> Any:
@@ -33,7 +36,7 @@ def test_a_run_says_that_it_begins_and_that_it_validates(
     shown = Progress()
     output = io.StringIO()
     shown._console = Console(file=output, force_terminal=terminal, color_system=None, width=120)
-    module = LitPredictor(model="zero", model_args={"d_x": 2, "d_y": 1}, optim={})
+    module = LitPredictor(ModelSpec.of("gd_ssm", d_x=2, d_y=1), OptimConfig())
     shown.on_train_start(trainer_at(0), module)
     assert "training from step 0 to 500, validating every 500" in output.getvalue()
     shown.on_validation_start(trainer_at(500), module)
@@ -51,6 +54,21 @@ def test_a_run_that_is_over_says_so() -> None:
     shown = Progress()
     output = io.StringIO()
     shown._console = Console(file=output, width=120)
-    module = LitPredictor(model="zero", model_args={"d_x": 2, "d_y": 1}, optim={})
+    module = LitPredictor(ModelSpec.of("gd_ssm", d_x=2, d_y=1), OptimConfig())
     shown.on_fit_end(trainer_at(500), module)
     assert "all 500 steps are done; a larger max_steps trains on" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("in_turn", "way"), [(False, "as one batch"), (True, "in turn within every step")]
+)
+def test_seeds_side_by_side_are_said_with_the_way_they_train(
+    in_turn: bool, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LitReplicas, "takes_turns_on", lambda self, device: in_turn)
+    shown = Progress()
+    output = io.StringIO()
+    shown._console = Console(file=output, width=120)
+    module = LitReplicas(ModelSpec.of("gd_ssm", d_x=2, d_y=1), OptimConfig(), [0, 1, 2])
+    shown.on_train_start(trainer_at(0), module)
+    assert f"3 seeds {way}; no alignment or figures before the end" in output.getvalue()

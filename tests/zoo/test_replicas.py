@@ -6,7 +6,7 @@ import json
 import math
 import signal
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -20,15 +20,22 @@ from torch import Tensor
 
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from datamodules.datamodule import EpisodeSets
 from datamodules.episodes import Episodes
 from zoo.commands import train as script
 from zoo.evaluation.seeds import first_step_over_seeds, seeds_table, summary_over_seeds
 from zoo.hub.directory import read_card
 from zoo.predictor import Predictor
+from zoo.registry import ModelSpec
 from zoo.terminal import StoppedBySignal
-from zoo.training.module import LitPredictor, NonFiniteError
-from zoo.training.optim import OptimConfig, parameter_groups
+from zoo.training import measure, write
+from zoo.training import run as assembly
+from zoo.training.base import EpisodeModule, NonFiniteError
+from zoo.training.module import LitPredictor
+from zoo.training.optim import parameter_groups
 from zoo.training.replicas import LitReplicas
+from zoo.training.run import Run
+from zoo.training.settings import OptimConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEEDS = [3, 4, 5]
@@ -38,7 +45,8 @@ CLASSES = EpisodeSpec(
 )
 # A start from which the gradient is clipped for some replicas at some steps.
 LARGE = {"scale_Q": 0.3, "scale_C": 0.5, "scale_D": 0.5}
-OPTIM = {"lr": 0.01, "warmup_steps": 5, "weight_decay": 0.1, "clip_norm": 0.1}
+OPTIM = OptimConfig(lr=0.01, warmup_steps=5, weight_decay=0.1, clip_norm=0.1)
+MODEL = ModelSpec.of("gd_ssm", d_x=3, d_y=3)
 SMALL: dict[str, dict[str, Any]] = {
     "gd_ssm": LARGE,
     "gd_ssm_deep": {"d_model": 8, "num_layers": 1, "d_head": 4},
@@ -51,9 +59,13 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+def small(name: str) -> ModelSpec:
+    return ModelSpec.of(name, d_x=3, d_y=3, **SMALL[name])
+
+
 def fit(
-    module: LitPredictor,
-    datamodule: EpisodeDataModule,
+    module: EpisodeModule,
+    datamodule: EpisodeSets,
     tmp_path: Path,
     max_steps: int = 50,
     callbacks: list[pl.Callback] | None = None,
@@ -94,8 +106,7 @@ def test_every_replica_learns_the_weights_of_its_own_run(
     monkeypatch.setattr(LitReplicas, "takes_turns_on", lambda self, device: in_turn)
     logits = "output" in arguments
     common: dict[str, Any] = {
-        "model": name,
-        "model_args": {"d_x": 3, "d_y": 3, **SMALL[name], **arguments},
+        "model": ModelSpec.of(name, d_x=3, d_y=3, **{**SMALL[name], **arguments}),
         "optim": OPTIM,
         "positions": positions,
         "loss": "cross_entropy" if logits else "mse",
@@ -128,8 +139,8 @@ def test_each_gradient_is_clipped_to_its_own_norm(tmp_path: Path) -> None:
 
     def norms(clip_norm: float | None) -> list[float]:
         found.clear()
-        arguments = {"d_x": 3, "d_y": 3, **LARGE}
-        module = LitReplicas("gd_ssm", arguments, {**OPTIM, "clip_norm": clip_norm}, SEEDS)
+        model = ModelSpec.of("gd_ssm", d_x=3, d_y=3, **LARGE)
+        module = LitReplicas(model, OPTIM.model_copy(update={"clip_norm": clip_norm}), SEEDS)
         fit(module, ReplicaDataModule(SPEC, SEEDS, 8), tmp_path, 2, [Norms()])
         return found[0]
 
@@ -142,7 +153,7 @@ def test_each_gradient_is_clipped_to_its_own_norm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_stacked_parameters_are_in_the_groups_of_single_ones(name: str) -> None:
-    module = LitReplicas(name, {"d_x": 3, "d_y": 3, **SMALL[name]}, {}, SEEDS)
+    module = LitReplicas(small(name), OptimConfig(), SEEDS)
     module.configure_model()
 
     def groups(model: Predictor, stacked: bool) -> dict[str, list[str]]:
@@ -177,7 +188,7 @@ def test_a_diverged_replica_stays_as_it_was_and_leaves_no_trace_in_the_others(
             course[trainer.global_step] = torch.cat(rows)
 
     def train(spoiled: tuple[int, ...]) -> tuple[LitReplicas, dict[int, dict[str, Tensor]]]:
-        module = LitReplicas(name, {"d_x": 3, "d_y": 3, **SMALL[name]}, OPTIM, SEEDS)
+        module = LitReplicas(small(name), OPTIM, SEEDS)
         datamodule = Spoiled(SPEC, SEEDS, 8)
         datamodule.spoiled = spoiled
         return module, fit(module, datamodule, tmp_path, 20, [Course()])
@@ -201,7 +212,7 @@ def test_weights_that_an_update_made_infinite_are_taken_back(tmp_path: Path) -> 
                 for state in optimizer.state.values():
                     state["exp_avg"][0] = math.inf
 
-    module = LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, SEEDS)
+    module = LitReplicas(MODEL, OptimConfig(), SEEDS)
     with pytest.warns(UserWarning, match="seed 3 has diverged.*optimizer step 5: weights"):
         fit(module, ReplicaDataModule(SPEC, SEEDS, 8), tmp_path, 10, [Spoil()])
     assert all(parameter.isfinite().all() for parameter in module.parameters())
@@ -213,7 +224,7 @@ def test_a_run_whose_seeds_all_diverge_stops(tmp_path: Path) -> None:
             episodes = super().train_episodes(step, device)
             return episodes._replace(x=episodes.x * math.inf)
 
-    module = LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, SEEDS)
+    module = LitReplicas(MODEL, OptimConfig(), SEEDS)
     with (
         pytest.warns(UserWarning, match="diverged"),
         pytest.raises(NonFiniteError, match="every seed has diverged, seed 5 at optimizer step 1"),
@@ -224,7 +235,7 @@ def test_a_run_whose_seeds_all_diverge_stops(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seeds", [[], [1, 1]])
 def test_seeds_that_are_not_different_are_refused(seeds: list[int]) -> None:
     with pytest.raises(ValueError, match="seeds must be one or more different numbers"):
-        LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, seeds)
+        LitReplicas(MODEL, OptimConfig(), seeds)
 
 
 def test_a_model_with_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +247,7 @@ def test_a_model_with_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         return model
 
     monkeypatch.setattr(LitReplicas, "new_model", with_buffer)
-    module = LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, SEEDS)
+    module = LitReplicas(MODEL, OptimConfig(), SEEDS)
     with pytest.raises(ValueError, match="model with buffers, got gd_ssm with drawn"):
         module.configure_model()
 
@@ -259,7 +270,7 @@ def config_of(directory: Path, *overrides: str) -> DictConfig:
         return compose("train", [*short, *overrides, f"run_dir={directory}"])
 
 
-def run(directory: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(directory: Path, *overrides: str) -> tuple[dict[str, Any], Run]:
     return script.train(config_of(directory, *overrides), directory, Console(quiet=True))
 
 
@@ -280,7 +291,7 @@ def test_a_run_of_several_seeds_leaves_a_directory_for_each(
     whole_run: Path, tmp_path: Path
 ) -> None:
     alone = tmp_path / "alone"
-    run(alone, "seed=4", "~callbacks.figures", "~callbacks.alignment")
+    run(alone, "seed=4")
     for seed in SEEDS:
         directory = whole_run / f"seed_{seed}"
         card = read_card(directory / "checkpoint")
@@ -354,7 +365,7 @@ def test_the_table_says_what_seeds_reached_and_which_diverged() -> None:
 def test_a_search_is_told_of_a_seed_that_diverged(
     diverged: dict[int, str], expected: float
 ) -> None:
-    module = LitReplicas("gd_ssm", {"d_x": 3, "d_y": 3}, {}, SEEDS)
+    module = LitReplicas(MODEL, OptimConfig(), SEEDS)
     module.diverged = diverged
     trainer = SimpleNamespace(callback_metrics={"val/half_mse_query": torch.tensor(0.5)})
     assert script.objective_of(cast(pl.Trainer, trainer), module) == expected
@@ -363,7 +374,7 @@ def test_a_search_is_told_of_a_seed_that_diverged(
 def test_a_stopped_run_of_several_seeds_resumes_to_the_same_bits(
     whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    monkeypatch.setattr(write, "write_figures", lambda *_: None)
     directory = tmp_path / "stopped"
     step_of = LitReplicas.training_step
 
@@ -403,8 +414,8 @@ def logged(directory: Path, prefix: str) -> list[tuple[str, str]]:
 def test_a_diverged_seed_stays_left_out_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "write_figures", lambda *_: None)
-    monkeypatch.setattr(script, "ReplicaDataModule", Spoiled)
+    monkeypatch.setattr(write, "write_figures", lambda *_: None)
+    monkeypatch.setattr(assembly, "ReplicaDataModule", Spoiled)
     monkeypatch.setattr(Spoiled, "spoiled", (14,))
     with pytest.warns(UserWarning, match="seed 4 has diverged"):
         run(tmp_path, "seeds=3", "seed=3", "max_steps=20")
@@ -427,8 +438,8 @@ def test_a_diverged_seed_stays_left_out_after_a_resume(
 def test_what_an_earlier_end_has_left_of_a_seed_that_diverged_since_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "write_figures", lambda *_: None)
-    monkeypatch.setattr(script, "ReplicaDataModule", Spoiled)
+    monkeypatch.setattr(write, "write_figures", lambda *_: None)
+    monkeypatch.setattr(assembly, "ReplicaDataModule", Spoiled)
     run(tmp_path, "seeds=3", "seed=3", "max_steps=20")
     assert len(list(tmp_path.glob("seed_*/checkpoint"))) == 3
     monkeypatch.setattr(Spoiled, "spoiled", (27,))
@@ -449,17 +460,23 @@ def interrupted(*_: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["create_report", "report_tables", "seeds_table", "save_checkpoint"]
+    ("module", "name"),
+    [
+        (measure, "create_report"),
+        (script, "report_tables"),
+        (script, "seeds_table"),
+        (write, "save_checkpoint"),
+    ],
 )
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_measuring_a_finished_run_again_never_loses_its_metrics(
-    seeds: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seeds: int, module: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    monkeypatch.setattr(write, "write_figures", lambda *_: None)
     run(tmp_path, f"seeds={seeds}", *SHORT)
     before = {path: path.read_bytes() for path in tmp_path.rglob("metrics.json")}
     assert len(before) == (1 if seeds == 1 else 3)
-    monkeypatch.setattr(script, place, interrupted)
+    monkeypatch.setattr(module, name, interrupted)
     with contextlib.suppress(StoppedBySignal):  # several seeds have another table
         run(tmp_path, f"seeds={seeds}", *SHORT)
     assert {path: path.read_bytes() for path in tmp_path.rglob("metrics.json")} == before
@@ -470,17 +487,17 @@ def test_measuring_a_finished_run_again_never_loses_its_metrics(
 def test_metrics_json_says_that_a_run_is_over_and_stays_beside_one_that_goes_on(
     seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    monkeypatch.setattr(write, "write_figures", lambda *_: None)
     run(tmp_path, f"seeds={seeds}", *SHORT)
     before = {path.parent: path.read_bytes() for path in tmp_path.rglob("metrics.json")}
-    monkeypatch.setattr(script, "create_report", interrupted)
+    monkeypatch.setattr(measure, "create_report", interrupted)
     with pytest.raises(StoppedBySignal):
         run(tmp_path, f"seeds={seeds}", *SHORT, "max_steps=12")
     assert not list(tmp_path.rglob("metrics.json"))
     aside = {path.parent: path.read_bytes() for path in tmp_path.rglob("metrics_before.json")}
     assert aside == before
     monkeypatch.undo()
-    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    monkeypatch.setattr(write, "write_figures", lambda *_: None)
     run(tmp_path, f"seeds={seeds}", *SHORT, "max_steps=12")
     for directory in before:
         assert json.loads((directory / "metrics.json").read_text())["steps"] == 12
@@ -490,7 +507,7 @@ def test_metrics_json_says_that_a_run_is_over_and_stays_beside_one_that_goes_on(
 def test_what_is_printed_is_written_before(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "write_figures", lambda *_: None)
+    monkeypatch.setattr(write, "write_figures", lambda *_: None)
     monkeypatch.setattr(script, place, interrupted)
     with pytest.raises(StoppedBySignal):
         run(tmp_path, f"seeds={1 if place == 'report_tables' else 2}", *SHORT)
@@ -503,7 +520,7 @@ def test_what_is_printed_is_written_before(
         ("trainer=ddp_cpu", "number of devices must be 1 with several seeds, got 2"),
         ("trainer.accumulate_grad_batches=2", "accumulate_grad_batches must be 1 .*got 2"),
         ("trainer.precision=bf16-mixed", "precision must be 32-true .*got bf16-mixed"),
-        ("on_nonfinite=skip", "on_nonfinite must be stop .*got skip"),
+        ("on_nonfinite=skip", "on_nonfinite must be stop .*got skip with seeds=2"),
     ],
 )
 def test_what_several_seeds_cannot_have_is_refused(

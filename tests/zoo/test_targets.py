@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from zoo.commands.train import register_resolvers
 from zoo.training.callbacks import FigureMonitor
-from zoo.training.run import RunSettings
+from zoo.training.settings import RunSettings
 from zoo.training.targets import build, check_targets, shipped_targets, targets_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -26,7 +26,8 @@ def settings_with(key: str, text: str) -> RunSettings:
         config = compose("train", ["checkpoint_tag=tag", "run_dir=run"])
     OmegaConf.set_struct(config, False)
     OmegaConf.update(config, key, yaml.safe_load(text), force_add=True)
-    return RunSettings.of(config)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return RunSettings.of(plain)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,8 @@ def test_a_run_builds_nothing_that_no_shipped_configuration_does(
     monkeypatch.setenv("EVIL", "os.mkdir")
     place = tmp_path / "made"
     with pytest.raises(
-        ValueError, match=r"os\.mkdir|oc\.env|get_method|trainer\.Trainer|'_target_'"
+        ValueError,
+        match=r"os\.mkdir|oc\.env|get_method|trainer\.Trainer|'_target_'|'data.x' is unknown",
     ):
         check_targets(settings_with(key, text.replace("PLACE", str(place))).model_dump(), SHIPPED)
     assert not place.exists()

@@ -27,11 +27,17 @@ from zoo.files import (
     write_json,
     write_text,
 )
+from zoo.registry import ModelSpec
+from zoo.training.base import NonFiniteError
 from zoo.training.callbacks import Resumable
 from zoo.training.checkpointing import AtomicCheckpointIO
-from zoo.training.module import LitPredictor, NonFiniteError
-from zoo.training.optim import OptimConfig, create_optimizer, parameter_groups, rate_factor
-from zoo.training.run import check_plugins, read_config, save_config
+from zoo.training.directory import read_config, save_config
+from zoo.training.module import LitPredictor
+from zoo.training.optim import create_optimizer, parameter_groups, rate_factor
+from zoo.training.overrides import check_plugins
+from zoo.training.settings import OptimConfig
+
+MODEL = ModelSpec.of("gd_ssm", d_x=3, d_y=3)
 
 
 def test_parameter_groups_hold_every_parameter_once_at_its_rate() -> None:
@@ -77,12 +83,12 @@ def test_rate_rises_stays_and_falls_to_zero() -> None:
 )
 def test_wrong_optimizer_settings_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
-        LitPredictor("gd_ssm", {"d_x": 1, "d_y": 1}, optim=wrong)
+        OptimConfig(**wrong)
 
 
 def test_the_model_starts_from_its_seed_and_leaves_the_global_state() -> None:
     before = torch.random.get_rng_state()
-    modules = [LitPredictor("gd_ssm", {"d_x": 3, "d_y": 3}, {}, seed=s) for s in (1, 1, 2)]
+    modules = [LitPredictor(MODEL, OptimConfig(), seed=s) for s in (1, 1, 2)]
     for module in modules:
         module.configure_model()
     first, same, other = (module.model.layer.Q for module in modules)
@@ -244,7 +250,9 @@ def test_the_gradient_is_clipped_to_its_norm(tmp_path: Path) -> None:
             callbacks=[Norms()],
             default_root_dir=tmp_path,
         ).fit(
-            LitPredictor("gd_ssm", {"d_x": 3, "d_y": 3, **scales}, {"clip_norm": clip_norm}),
+            LitPredictor(
+                ModelSpec.of("gd_ssm", d_x=3, d_y=3, **scales), OptimConfig(clip_norm=clip_norm)
+            ),
             EpisodeDataModule(EpisodeSpec(d_x=3, d_y=3, inputs={"name": "gaussian"})),
         )
         return list(norms)
@@ -290,7 +298,7 @@ def train_spoiled(tmp_path: Path) -> Callable[..., dict[int, dict[str, Tensor]]]
             limit_val_batches=0,
             callbacks=[Weights()],
             default_root_dir=tmp_path,
-        ).fit(LitPredictor("gd_ssm", {"d_x": 3, "d_y": 3}, {}, **arguments), datamodule)
+        ).fit(LitPredictor(MODEL, OptimConfig(), **arguments), datamodule)
         return weights
 
     return train
@@ -319,7 +327,7 @@ def test_a_run_that_would_skip_its_rest_stops(
     with pytest.raises(NonFiniteError, match="optimizer step 4"):
         train_spoiled((3,))
     with pytest.raises(ValueError, match="'stop' or 'skip', got 'go'"):
-        LitPredictor("gd_ssm", {"d_x": 3, "d_y": 3}, {}, on_nonfinite="go")  # type: ignore[arg-type]
+        LitPredictor(MODEL, OptimConfig(), on_nonfinite="go")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("choice", ["launcher=joblib", "launcher=submitit"])
@@ -329,7 +337,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("zoo.training.run.version", missing)
+    monkeypatch.setattr("zoo.training.overrides.version", missing)
     with pytest.raises(ValueError, match=rf"{choice} needs hydra-.*-launcher: .*sweep"):
         check_plugins(["-m", choice])
     check_plugins(["-m", "seed=0,1"])

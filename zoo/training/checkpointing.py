@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from zoo.files import writing
+from zoo.training.base import EpisodeModule
 from zoo.training.callbacks import Resumable, TimeToSolution
-from zoo.training.module import LitPredictor
 from zoo.training.replicas import LitReplicas
 
 
@@ -57,7 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def check_state(path: Path, trainer: pl.Trainer, module: LitPredictor) -> None:
+def check_state(path: Path, trainer: pl.Trainer, module: EpisodeModule) -> None:
     """Checks that a checkpoint holds all that a run goes on from, before anything is loaded.
 
     Args:
@@ -91,7 +91,7 @@ def check_state(path: Path, trainer: pl.Trainer, module: LitPredictor) -> None:
         raise _damaged(path, str(error)) from None
 
 
-def _parts(trainer: pl.Trainer, module: LitPredictor) -> dict[str, Any]:
+def _parts(trainer: pl.Trainer, module: EpisodeModule) -> dict[str, Any]:
     """What a checkpoint has, with values of the right shape and type."""
     parts: dict[str, Any] = {
         "pytorch-lightning_version": "",

@@ -2,45 +2,12 @@
 
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-)
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.predictor import Predictor
-
-
-class OptimConfig(BaseModel):
-    """AdamW and the course of its learning rate.
-
-    Attributes:
-        lr: Peak learning rate.
-        ssm_lr: Peak learning rate of the parameters of a state-space recurrence.
-        weight_decay: Decoupled, on matrices only; never on the recurrence, biases or norms.
-        beta1: Decay of the mean of the gradients.
-        beta2: Decay of the mean of their squares.
-        warmup_steps: Steps over which the rate rises from zero.
-        decay_fraction: Last part of the run, over which the rate falls linearly to zero.
-        clip_norm: Largest norm of the gradient; null leaves it as it is.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    lr: PositiveFloat = 3e-3
-    ssm_lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.0
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    warmup_steps: NonNegativeInt = 100
-    decay_fraction: float = Field(default=0.5, ge=0, le=1)
-    clip_norm: PositiveFloat | None = 1.0
+from zoo.training.settings import OptimConfig
 
 
 def create_optimizer(

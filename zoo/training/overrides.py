@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 # Of several runs (-m) alone; Hydra takes them for one run as well and makes nothing of them.
 OF_SEVERAL_RUNS = ("hparams_search", "launcher", "hydra.sweep", "hydra.sweeper", "hydra.launcher")
 ABSENT = "(nothing)"
+PLUGINS = {
+    "launcher=joblib": "hydra-joblib-launcher",
+    "launcher=submitit": "hydra-submitit-launcher",
+    "hparams_search=optuna": "hydra-optuna-sweeper",
+}
 
 
 def parse(override: str) -> Override:
@@ -83,6 +89,21 @@ def quote_paths(arguments: Sequence[str], file_of_run: str) -> list[str]:
         is_new = name == "hydra.run.dir" and "${" not in text and not _is_text(argument)
         quoted.append(prefix + as_override(name, text) if is_run or is_new else argument)
     return quoted
+
+
+def check_plugins(arguments: Sequence[str]) -> None:
+    """Raises ValueError if an argument asks for a launcher or sweeper that is not installed.
+
+    To be called before Hydra, which would only say that it does not find a file.
+    """
+    for argument in arguments:
+        if argument in PLUGINS:
+            try:
+                version(PLUGINS[argument])
+            except PackageNotFoundError:
+                raise ValueError(
+                    f"{argument} needs {PLUGINS[argument]}: pip install -e '.[sweep]'"
+                ) from None
 
 
 def check_resume(arguments: Sequence[str], file_of_run: str) -> None:

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -11,14 +12,18 @@ from torch.func import functional_call, stack_module_state
 
 from datamodules.episodes import Episodes
 from zoo.predictor import Predictor
-from zoo.training.module import LitPredictor, Loss, NonFiniteError, ValidationMetrics
-from zoo.training.optim import create_optimizer, create_schedule
+from zoo.registry import ModelSpec
+from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions
+from zoo.training.settings import OptimConfig
+from zoo.training.validation import ValidationMetrics
 
 T = TypeVar("T")
 
+APART = "python train.py -m seed=0,1,2 trains runs by themselves"
 
-class LitReplicas(LitPredictor):
-    """Trains the same predictor from several seeds on batches `(num_seeds, batch, ...)`.
+
+class LitReplicas(EpisodeModule):
+    """Trains the same predictor from several seeds on episodes `(num_seeds, batch, ...)`.
 
     Every parameter of `model` has a first dimension that counts the replicas; all else is as in
     `LitPredictor`, and replica i learns what a run by itself with `seed=seeds[i]` learns. The loss
@@ -31,48 +36,33 @@ class LitReplicas(LitPredictor):
     over the others are logged, with the prefix `seed_N/` the values of each.
 
     Args:
-        model: Registered name of the architecture.
-        model_args: Its arguments, plain data.
-        optim: The fields of `OptimConfig`, plain data.
+        model: The architecture and its arguments.
+        optim: Rates of the parameters and their course.
         seeds: Of the initialisations, one for each replica.
-        log_every_n_steps: Steps between two logged training losses, as the trainer has it.
         positions: `"last"` trains on the query alone, `"all"` on every scored position.
-        reference: An algorithm whose validation error the model's is divided by. Not saved.
         loss: `"mse"` for predictors of values, `"cross_entropy"` for predictors of logits.
-
-    Attributes:
-        diverged: Why a replica was left out, by its seed.
+        reference: An algorithm whose validation error the model's is divided by. Not saved.
 
     Raises:
-        ValueError: As `LitPredictor`, or if seeds are missing or not different, or if the model has
-            buffers, which may differ between seeds and are not stacked.
+        ValueError: As `EpisodeModule`, or if seeds are missing or not different.
     """
+
+    stacked = True
 
     def __init__(
         self,
-        model: str,
-        model_args: dict[str, Any],
-        optim: dict[str, Any],
+        model: ModelSpec,
+        optim: OptimConfig,
         seeds: list[int],
-        log_every_n_steps: int = 50,
-        positions: Literal["last", "all"] = "last",
-        reference: Predictor | None = None,
+        positions: Positions = "last",
         loss: Loss = "mse",
+        reference: Predictor | None = None,
     ) -> None:
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
-        super().__init__(
-            model,
-            model_args,
-            optim,
-            log_every_n_steps,
-            positions,
-            seed=seeds[0],
-            reference=reference,
-            loss=loss,
-        )
+        super().__init__(model, optim, positions, loss, reference)
+        self.save_hyperparameters({"seeds": seeds})
         self.seeds = seeds
-        self.diverged: dict[int, str] = {}
         self._losses: Tensor | None = None  # of the optimizer step under way, (num_seeds,)
         self._before: list[Tensor] = []  # the parameters before the optimizer step under way
 
@@ -81,14 +71,8 @@ class LitReplicas(LitPredictor):
         if "model" in self._modules:
             return
         models = [self.new_model(seed) for seed in self.seeds]
-        self._check_output("model", models[0])
-        parameters, buffers = stack_module_state(list[nn.Module](models))
-        if buffers:
-            raise ValueError(
-                "replicas have parameters alone and cannot train a model with buffers, got "
-                f"{self.hparams['model']} with {', '.join(buffers)}; python train.py -m seed=0,1,2 "
-                "trains runs by themselves"
-            )
+        self.check_model(models[0])
+        parameters, _ = stack_module_state(list[nn.Module](models))
         self.model = models[0]
         metrics = nn.ModuleList(self.new_metrics() for _ in self.seeds)
         self.metrics_of_replicas = cast(Sequence[ValidationMetrics], metrics)
@@ -96,12 +80,34 @@ class LitReplicas(LitPredictor):
             owner, _, own_name = name.rpartition(".")
             setattr(self.model.get_submodule(owner), own_name, nn.Parameter(stacked))
 
+    def check_model(self, model: Predictor) -> None:
+        """Raises ValueError if the model has buffers: they may differ and are not stacked."""
+        super().check_model(model)
+        if buffers := [name for name, _ in model.named_buffers()]:
+            raise ValueError(
+                "replicas have parameters alone and cannot train a model with buffers, got "
+                f"{self.spec.name} with {', '.join(buffers)}; {APART}"
+            )
+
+    def check_trainer(self, trainer: pl.Trainer) -> None:
+        """Raises ValueError if the trainer has more than one device, batch or type of numbers."""
+        super().check_trainer(trainer)
+        for name, given, allowed in [
+            ("trainer: the number of devices", trainer.world_size, 1),
+            ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
+            ("trainer.precision", str(trainer.precision), "32-true"),
+        ]:
+            if given != allowed:
+                raise ValueError(
+                    f"{name} must be {allowed} with several seeds, got {given} with "
+                    f"seeds={len(self.seeds)}; {APART}"
+                )
+
     def takes_turns_on(self, device: torch.device) -> bool:
         """Whether replicas take a step in turn instead of as one batch."""
         return device.type in self.model.replicas_in_turn_on
 
     def whole_models(self) -> dict[int, Predictor]:
-        """The trained models that did not diverge by their seeds, in eval mode."""
         models = {}
         for i in self._alive():
             model = self.new_model(self.seeds[i])
@@ -119,7 +125,7 @@ class LitReplicas(LitPredictor):
         else:
             losses = torch.vmap(loss)(dict(self.model.named_parameters()), batch)
         self._losses = losses.detach()
-        if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
+        if self.is_logged():
             finite = [i for i in self._alive() if self._losses[i].isfinite()]
             self._log_each({self.train_metric: self._losses}, finite)
             self.log_step(self.trainer.global_step + 1)
@@ -184,15 +190,7 @@ class LitReplicas(LitPredictor):
 
     def configure_optimizers(self) -> Any:
         self._before = [torch.empty_like(parameter) for parameter in self.model.parameters()]
-        optimizer = create_optimizer(self.model, self.optim, stacked=True)
-        schedule = create_schedule(optimizer, self.optim, self.trainer.max_steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": schedule,
-                "interval": "step",
-            },
-        }
+        return super().configure_optimizers()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["diverged"] = self.diverged

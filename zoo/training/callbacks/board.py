@@ -26,7 +26,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from zoo.hub.card import Card
 from zoo.hub.pages import card_page
-from zoo.training.module import LitPredictor, NonFiniteError
+from zoo.training.base import EpisodeModule, NonFiniteError
+from zoo.training.settings import RunSettings
 
 # TensorBoard takes the columns of its table from the first run that it reads, so every run names
 # the same ones, those that it has no value for as well.
@@ -115,7 +116,7 @@ class Board(pl.Callback):
         self.hyperparameters = dict(hyperparameters)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, LitPredictor)
+        assert isinstance(pl_module, EpisodeModule)
         num_parameters = sum(parameter.numel() for parameter in pl_module.new_model(0).parameters())
         values = {**self.hyperparameters, "num_parameters": num_parameters}
         start = SessionStartInfo()
@@ -168,6 +169,28 @@ class Board(pl.Callback):
             _add_end(writer, STATUS_SUCCESS)
         for logger in trainer.loggers:
             logger.finalize("success")
+
+
+def hyperparameters_of(settings: RunSettings) -> dict[str, str | float]:
+    """The values of `HYPERPARAMETERS` that a run is told apart by, but those that are counted."""
+    model, spec, optim = settings.model, settings.data, settings.optim
+    names = ("num_steps", "num_layers", "d_model")
+    return {
+        "architecture": model.name,
+        **{name: model.arguments[name] for name in names if name in model.arguments},
+        "family": spec.function.name,
+        "inputs": spec.inputs.name,
+        "d_x": spec.d_x,
+        "d_y": spec.d_y,
+        "num_context": spec.num_context,
+        "noise": spec.noise,
+        "positions": settings.positions,
+        "lr": optim.lr,
+        "weight_decay": optim.weight_decay,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "seeds": settings.seeds,
+    }
 
 
 def _columns() -> Experiment:

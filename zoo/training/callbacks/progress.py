@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from zoo.training.module import LitPredictor
+from zoo.training.base import EpisodeModule
+from zoo.training.replicas import LitReplicas
 
 # Logged values that are shown, by a label short enough for a terminal 80 columns wide.
 SHOWN = {"val/ratio_to_gradient_descent": "val/GD", "alignment/cosine": "cos"}
@@ -49,12 +50,17 @@ class Progress(ProgressBar):
         self._console.quiet = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, LitPredictor)
+        assert isinstance(pl_module, EpisodeModule)
         self._train_metric = pl_module.train_metric
         self._first_step, self._start = trainer.global_step, time.monotonic()
         every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
         steps = f"from step {trainer.global_step} to {trainer.max_steps}"
         self._say(f"training {steps}, validating every {every}")
+        if isinstance(pl_module, LitReplicas):
+            in_turn = pl_module.takes_turns_on(pl_module.device)
+            way = "in turn within every step" if in_turn else "as one batch"
+            seeds = f"{len(pl_module.seeds)} seeds {way}"
+            self._say(f"{seeds}; no alignment or figures before the end")
         if self._console.is_terminal and not self._console.quiet:
             self._bar = Bar(
                 BarColumn(bar_width=15),

@@ -3,7 +3,7 @@
 import lightning.pytorch as pl
 
 from datamodules.episodes import Episodes
-from zoo.training.module import LitPredictor
+from zoo.training.base import EpisodeModule
 
 
 class LearningRates(pl.Callback):
@@ -15,12 +15,11 @@ class LearningRates(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Episodes, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, LitPredictor)
-        step = trainer.global_step + 1
+        assert isinstance(pl_module, EpisodeModule)
         first_part = batch_idx % trainer.accumulate_grad_batches == 0
-        if not first_part or step % pl_module.log_every_n_steps != 0:
+        if not first_part or not pl_module.is_logged():
             return
         groups = trainer.optimizers[0].param_groups
         rates = {f"train/learning_rate/{group['name']}": group["lr"] for group in groups}
         for logger in trainer.loggers:
-            logger.log_metrics(rates, step)
+            logger.log_metrics(rates, trainer.global_step + 1)

@@ -9,7 +9,7 @@ import torch
 
 from datamodules.episodes import Episodes
 from zoo.predictor import Predictor
-from zoo.training.module import LitPredictor
+from zoo.training.base import EpisodeModule
 
 
 class ReferenceMonitor(pl.Callback):
@@ -34,7 +34,7 @@ class ReferenceMonitor(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        assert isinstance(pl_module, LitPredictor)
+        assert isinstance(pl_module, EpisodeModule)
         if batch_idx not in self._losses:
             self._losses[batch_idx] = {
                 # A copy: the report at the end asks the references themselves, on the CPU.
@@ -51,6 +51,6 @@ class ReferenceMonitor(pl.Callback):
             )
 
     @staticmethod
-    def _loss(pl_module: LitPredictor, reference: Predictor, batch: Episodes) -> torch.Tensor:
+    def _loss(pl_module: EpisodeModule, reference: Predictor, batch: Episodes) -> torch.Tensor:
         prediction = reference.to(batch.x.device).predict_query(batch.x, batch.y)
         return pl_module.error(prediction, batch.target[:, -1]).mean()

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from zoo.terminal import StoppedBySignal, ending_signals
-from zoo.training.module import NonFiniteError
+from zoo.training.base import NonFiniteError
 from zoo.training.sharding import full
 
 

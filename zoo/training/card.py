@@ -1,0 +1,103 @@
+"""The card of a trained model, as far as it does not follow from the weights."""
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import lightning
+import torch
+
+import zoo
+from datamodules.datamodule import EVAL_SEED
+from zoo.evaluation.report import Report
+from zoo.files import ROOT
+from zoo.training.measure import Outcome
+from zoo.training.run import Run
+
+
+def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
+    """The fields of the card of one seed's model that do not follow from its weights."""
+    settings, model = run.settings, outcome.model
+    steps = run.trainer.global_step
+    optim = settings.optim.model_dump()
+    schedule = {name: optim.pop(name) for name in ("warmup_steps", "decay_fraction")}
+    return {
+        "name": f"{settings.model.name}.{settings.checkpoint_tag}",
+        "architecture": settings.model.name,
+        "model_args": settings.model.arguments,
+        "token_layout": model.token_layout,
+        "state_size": model.state_size(settings.data.num_context),
+        "data": settings.data.model_dump(),
+        "training": {
+            "steps": steps,
+            "episodes": steps * settings.batch_size,
+            "batch_size": settings.batch_size,
+            "optimizer": {"name": "AdamW", **optim},
+            "schedule": {"name": "linear warm-up and decay", **schedule},
+            "seed": seed,
+            "precision": str(run.trainer.precision),
+            "devices": run.trainer.world_size,
+            "wall_time_s": round(run.resumable.wall_time_s / settings.seeds, 3),
+        },
+        **measured_fields(outcome.report),
+        "versions": {
+            "icl-zoo": zoo.__version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+        "git_commit": git_commit(),
+        "notes": ""
+        if settings.seeds == 1
+        else f"One of {settings.seeds} seeds trained side by side; wall_time_s is its share, the "
+        f"seconds of all divided by {settings.seeds}.",
+        "command": shlex.join(["python", *sys.argv]),
+        "created": datetime.now(UTC),
+        "license": "Apache-2.0",
+        "paper": model.paper,
+    }
+
+
+def measured_fields(report: Report) -> dict[str, Any]:
+    """The fields of a card that are measured."""
+    measured = {"num_episodes": report.num_episodes, "eval_seed": EVAL_SEED}
+    metrics = {n: m._asdict() | measured for n, m in report.model_metrics().items()}
+    if report.first_tenth is not None:
+        tenth = {"num_episodes": report.num_episodes // 10, "eval_seed": EVAL_SEED}
+        name = f"test/{report.loss}_query_first_tenth"
+        metrics[name] = report.first_tenth._asdict() | tenth
+    return {
+        "metrics": metrics,
+        "reference_metrics": {
+            name: loss._asdict() | measured
+            for name, loss in report.at_query[report.loss].items()
+            if name != "model"
+        },
+        "curves": report.as_dict()["curves"],
+    }
+
+
+def git_commit() -> str | None:
+    """State of the code, None outside a git checkout.
+
+    It is the commit, and `SHA-dirty-HASH` where files differ from it: 12 digits of the sha256 of
+    what `git diff` says of them and of source files that git does not know.
+    """
+    try:
+        commit = _git("rev-parse", "HEAD").decode().strip()
+        changes = _git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
+        options = ("--others", "--exclude-standard", "-z")
+        for name in _git("ls-files", *options, "--", "*.py", "configs").split(b"\0"):
+            if name:
+                changes += name + b"\0" + (ROOT / os.fsdecode(name)).read_bytes()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty-{hashlib.sha256(changes).hexdigest()[:12]}" if changes else commit
+
+
+def _git(*arguments: str) -> bytes:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, check=True).stdout
