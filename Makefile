@@ -46,7 +46,7 @@ runs/zoo/%/metrics.json: | $(READY)
 test: $(READY)  ## Run the tests, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-cards: $(READY)  ## Reproduce the errors in all cards, on all their episodes
+cards: $(READY)  ## Reproduce the numbers in all cards, on all their episodes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 -m cards
 
 gpu-test: $(READY)  ## Run the tests that need a CUDA GPU, on all there are

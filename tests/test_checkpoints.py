@@ -10,24 +10,26 @@ import torch
 
 import zoo
 from datamodules import EpisodeSpec
-from studies.cards import measured_again
+from zoo.commands.measure import measure
 from zoo.evaluation.compare import losses
 from zoo.evaluation.entries import CHECKPOINTS
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.hub.card import SCHEMA_VERSION
 from zoo.hub.directory import read_card
+from zoo.metrics.text import number_text
+from zoo.training.remeasure import measured_again
 
 NAMES = sorted(path.parent.name for path in CHECKPOINTS.glob("*/card.json"))
 OLD = Path(__file__).parent / "data" / "schema_1" / "gd_ssm.linear"
 
 
-def measured_error(name: str, share: int) -> float:
-    """The model's mean loss at the query on the first 1 / share of its card's test episodes."""
+def error_on_a_tenth(name: str) -> float:
+    """The model's mean loss at the query on the first tenth of its card's test episodes."""
     card, model = read_card(CHECKPOINTS / name), zoo.load(name)
     spec = EpisodeSpec(**card.data)
     metric = "half_mse" if spec.output == "value" else "cross_entropy"
     number = card.metrics[f"test/{metric}_query"].num_episodes
-    left, found = number // share, []
+    left, found = number // 10, []
     for batch in evaluation_batches(spec, number):
         rows = batch.rows(0, left)
         found.append(losses(model, rows, spec.output == "logits")[metric][:, -1].double())
@@ -41,15 +43,20 @@ def measured_error(name: str, share: int) -> float:
 def test_a_shipped_checkpoint_reproduces_its_error_on_a_tenth(name: str) -> None:
     metrics = read_card(CHECKPOINTS / name).metrics
     (stated,) = (metrics[key] for key in metrics if key.endswith("_query_first_tenth"))
-    assert measured_error(name, 10) == pytest.approx(stated.value, rel=1e-4)
+    assert error_on_a_tenth(name) == pytest.approx(stated.value, rel=1e-4)
 
 
 @pytest.mark.cards
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_checkpoint_reproduces_its_error(name: str) -> None:
-    metrics = read_card(CHECKPOINTS / name).metrics
-    (stated,) = (m for key, m in metrics.items() if key.endswith(("mse_query", "entropy_query")))
-    assert measured_error(name, 1) == pytest.approx(stated.value, rel=1e-4)
+def test_a_shipped_checkpoint_reproduces_its_card(name: str) -> None:
+    """Every mean over episodes: errors, accuracy, ratios to algorithms, agreement."""
+    stated = read_card(CHECKPOINTS / name).metrics
+    found = measured_again(CHECKPOINTS / name).metrics
+    assert stated.keys() == found.keys()
+    for metric in stated:
+        value = found[metric].value
+        assert value == pytest.approx(stated[metric].value, rel=1e-4), metric
+        assert found[metric].num_episodes == stated[metric].num_episodes, metric
 
 
 def test_shipped_models_with_heavy_tails_were_measured_on_ten_times_as_many() -> None:
@@ -82,6 +89,25 @@ def test_a_checkpoint_measured_again_keeps_all_that_is_not_measured(tmp_path: Pa
     assert error.median is not None
     assert error.tail_share is not None
     assert old.metrics.keys() <= new.metrics.keys()
+
+
+def test_the_command_writes_the_card_and_says_what_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(OLD, tmp_path / "gd_ssm.linear")
+    measure(tmp_path / "gd_ssm.linear", 50)
+    card = read_card(tmp_path / "gd_ssm.linear")
+    assert card.metrics["test/half_mse_query"].num_episodes == 50
+    old = number_text(read_card(OLD).metrics["test/half_mse_query"])
+    new = number_text(card.metrics["test/half_mse_query"])
+    assert f"  test/half_mse_query: {old} -> {new}\n" in capsys.readouterr().out
+
+
+def test_a_directory_without_runs_has_no_summary(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zoo", "sweep", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, f"error: no finished run in {tmp_path}\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_shipped_checkpoints_load_without_lightning_and_hydra() -> None:

@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
-from studies import sweep
 from tests.ranks import SETTINGS
+from zoo.commands.sweep import sweep
 from zoo.files import sole_writer
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error, mean_interval
@@ -591,7 +591,7 @@ def test_a_multirun_of_several_ranks_is_refused_before_training(tmp_path: Path) 
 def test_a_multirun_is_summarised_over_its_seeds(tmp_path: Path) -> None:
     short = [*SMALL, "max_steps=5", "val_every=5", "eval_episodes=20", "~callbacks.alignment"]
     run("-m", *short, "optim.lr=0.1,0.001", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
-    sweep.main(tmp_path)
+    sweep(tmp_path)
     with (tmp_path / "summary.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["quantity"] == "test/half_mse_query"]
     assert [row["runs"] for row in rows] == ["optim.lr=0.1", "optim.lr=0.001"]
@@ -612,7 +612,7 @@ def test_the_seeds_of_one_run_are_summarised_as_runs_are(tmp_path: Path) -> None
     run(*short, "seeds=2", "trainer.log_every_n_steps=5", f"hydra.run.dir={tmp_path / 'run'}")
     group = "train/learning_rate/decay"  # under the name that it has with one seed
     assert read_columns(tmp_path / "run", [group])[group]
-    sweep.main(tmp_path)
+    sweep(tmp_path)
     with (tmp_path / "summary.csv").open() as file:
         (row,) = [row for row in csv.DictReader(file) if row["quantity"] == "test/half_mse_query"]
     summary = json.loads((tmp_path / "run/metrics.json").read_text())["metrics"]

@@ -184,10 +184,7 @@ def verify_command(
     """Check schema, hashes, shapes and that weights are finite."""
     places: dict[str, Path] = {}
     for name in names or []:
-        place = locate(name)
-        if not isinstance(place, Path):
-            raise CheckpointError(f"{name} is not here; python -m zoo download {name}")
-        places[name] = place
+        places[name] = local(name)
     if not names:
         here = [path for path in sorted(CHECKPOINTS.glob("*/")) if path.is_dir()]
         places |= {path.name: path for path in here if not path.name.endswith(STAGING)}
@@ -243,6 +240,32 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
         console().print(table)
 
 
+@app.command("measure")
+@clean
+def measure_command(
+    names: Annotated[list[str], typer.Argument(help="Names or paths.")],
+    episodes: Annotated[
+        int, typer.Option(min=1, help="Test episodes; ten times as many where few carry the mean.")
+    ] = 10_000,
+) -> None:
+    """Measure checkpoints again: their cards get today's numbers, the weights stay."""
+    from zoo.commands.measure import measure  # brings Lightning
+
+    for place in [local(name) for name in names]:
+        measure(place, episodes)
+
+
+@app.command("sweep")
+@clean
+def sweep_command(
+    directory: Annotated[Path, typer.Argument(help="Directory of runs, such as hydra.sweep.dir.")],
+) -> None:
+    """Summarise the runs of a multirun over their seeds, in tables and summary.csv."""
+    from zoo.commands.sweep import sweep  # brings Lightning
+
+    sweep(directory)
+
+
 @app.command("index")
 @clean
 def index_command(
@@ -256,6 +279,18 @@ def index_command(
     print(f"{len(read_index(directory).checkpoints)} checkpoints in {directory}")
     if check and stale:
         raise typer.Exit(1)
+
+
+def local(name: str) -> Path:
+    """The directory of a checkpoint that is on this machine.
+
+    Raises:
+        CheckpointError: If it is not.
+    """
+    place = locate(name)
+    if not isinstance(place, Path):
+        raise CheckpointError(f"{name} is not here; python -m zoo download {name}")
+    return place
 
 
 def problem_of(name: str, directory: Path) -> str | None:

@@ -1,29 +1,12 @@
-"""What the runs of a multirun reached: one line each, and the mean over the seeds.
+"""What the runs of a multirun reached: those that differ in their seed alone, taken together."""
 
-python train.py -m model=gd_ssm,linear_transformer seed=0,1,2 hydra.sweep.dir=runs/sweep
-python -m studies.sweep runs/sweep
-
-Runs that differ in their seed alone are summarised together, as mean and half the 95 % interval
-(Student's t) over the seeds; a run of several seeds (`seeds=8`) counts as one run for each of them.
-The table goes to the terminal and to `summary.csv` in the directory.
-"""
-
-import csv
-import io
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
 
-from zoo.files import write_text
-from zoo.metrics.errors import interval_over_seeds
-from zoo.metrics.text import error_over_runs, with_interval
-from zoo.terminal import outlive_readers
 from zoo.training.directory import CONFIG, read_config
 
 # Of these cosines of trained and constructed weights the smallest is shown.
@@ -41,7 +24,11 @@ class Run(NamedTuple):
 
 
 def read_run(path: Path) -> Run:
-    """The run whose `metrics.json` it is."""
+    """The run whose `metrics.json` it is.
+
+    Args:
+        path: Of `metrics.json`, in the directory of a run or of one of its seeds.
+    """
     metrics: dict[str, Any] = json.loads(path.read_text())
     of_several = not (path.parent / CONFIG).exists()  # the directory of a seed in a run
     run_dir = path.parent.parent if of_several else path.parent
@@ -99,46 +86,17 @@ def _follows(name: str, runs: list[Run]) -> bool:
     return all(len(found) == 1 for found in values.values())
 
 
-def main(directory: Path) -> None:
+def read_runs(directory: Path) -> list[Run]:
+    """The finished runs in a directory, each seed of a run of several seeds by itself.
+
+    Raises:
+        ValueError: If there is none.
+    """
     found = [*directory.glob("*/metrics.json"), *directory.glob("*/seed_*/metrics.json")]
     paths = sorted(
         (path for path in found if not any(path.parent.glob("seed_*"))),
         key=lambda path: [part.zfill(8) for part in path.relative_to(directory).parts],
     )
     if not paths:
-        sys.exit(f"no finished run in {directory}")
-    runs = [read_run(path) for path in paths]
-    tables = []
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["runs", "quantity", "mean", "ci95", "num_runs", "seeds"])
-    for key, members in groups(runs).items():
-        seeds = [run.settings["seed"] for run in members]
-        table = Table(title=f"{key}: {len(members)} runs")
-        table.add_column("quantity")
-        table.add_column("mean over seeds", justify="right")
-        for run in members:
-            table.add_column(f"seed {run.settings['seed']}", justify="right")
-        for name in dict.fromkeys(name for run in members for name in run.numbers):
-            values = [run.numbers[name] for run in members if name in run.numbers]
-            middle, half = interval_over_seeds(values)
-            writer.writerow([key, name, middle, half, len(values), " ".join(map(str, seeds))])
-            # Cosines may be below zero; the other numbers are errors, their ratios and steps.
-            shown = (with_interval if "cosine" in name else error_over_runs)(middle, half)
-            if len(values) < len(members):
-                shown += f" ({len(values)} of {len(members)})"
-            each = (f"{run.numbers[name]:.5g}" if name in run.numbers else "-" for run in members)
-            table.add_row(name, shown, *each)
-        tables.append(table)
-    write_text(directory / "summary.csv", text.getvalue())
-    console = Console()
-    for table in tables:
-        console.print(table)
-    console.print(f"summary  {directory / 'summary.csv'}", soft_wrap=True)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m studies.sweep DIRECTORY")
-    outlive_readers()
-    main(Path(sys.argv[1]))
+        raise ValueError(f"no finished run in {directory}")
+    return [read_run(path) for path in paths]
