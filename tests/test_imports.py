@@ -17,7 +17,7 @@ DOORS = [path.stem for path in ROOT.glob("*.py")]
 
 # What a part of the project may import of the project beside itself. A part is named by its longest
 # prefix here.
-GROUND = {"zoo.errors", "zoo.files", "zoo.lazy", "zoo.predictor", "zoo.terminal"}
+GROUND = {"zoo.errors", "zoo.files", "zoo.lazy", "zoo.predictor", "zoo.private", "zoo.terminal"}
 CONTRACT = GROUND | {"zoo.registry"}
 LEARNERS = {"zoo.ops", "zoo.layers", "zoo.models", "zoo.solvers", "zoo.metrics"}
 HUB = CONTRACT | LEARNERS | {"zoo", "zoo.hub", "zoo.analysis"}
@@ -28,9 +28,10 @@ ALLOWED = {
     "zoo.files": set(),
     "zoo.lazy": set(),
     "zoo.terminal": set(),
-    "zoo.predictor": set(),
+    "zoo.private": set(),
+    "zoo.predictor": {"zoo.private"},
     "zoo.registry": GROUND,
-    "zoo.ops": set(),
+    "zoo.ops": {"zoo.private"},
     "zoo.layers": {"zoo.ops"},
     "zoo.models": CONTRACT | {"zoo.ops", "zoo.layers"},
     "zoo.solvers": CONTRACT,

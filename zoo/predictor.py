@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.private import under_transform
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Predictions of at least this size are no predictions, whatever the scale of the labels.
@@ -235,7 +237,7 @@ class Predictor(nn.Module):
             and not self.training
             and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-            and not torch._C._are_functorch_transforms_active()
+            and not under_transform()
         )
 
     def _warn_once(self, about: str, message: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from zoo.ops.precision import without_autocast
+from zoo.private import under_transform
 
 Method = Literal["chunked", "loop"]
 
@@ -300,7 +301,7 @@ def _kernel_for(u: Tensor, h_0: Tensor) -> Callable[..., Any] | None:
 
     It starts from zero, knows float32 and narrower, and cannot be transformed by torch.func.
     """
-    if not u.is_cuda or u.dtype == torch.float64 or torch._C._are_functorch_transforms_active():
+    if not u.is_cuda or u.dtype == torch.float64 or under_transform():
         return None
     kernel = _installed_kernel()
     return None if kernel is None or h_0.any() else kernel

@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from zoo.hub.card import Card
 from zoo.hub.pages import card_page
 from zoo.training.base import EpisodeModule, NonFiniteError
+from zoo.training.private import add_summary
 from zoo.training.settings import RunSettings
 
 # TensorBoard takes the columns of its table from the first run that it reads, so every run names
@@ -214,4 +215,4 @@ def _add_end(writer: SummaryWriter, status: Any) -> None:
 
 def _add(writer: SummaryWriter, tag: str, content: HParamsPluginData) -> None:
     value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content))
-    writer._get_file_writer().add_summary(Summary(value=[value]))
+    add_summary(writer, Summary(value=[value]))
