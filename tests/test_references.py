@@ -14,9 +14,11 @@ from zoo.references import (
     best_schedule,
     closed_form_of,
     create_reference,
+    facts_of,
     linear_moments,
     references_of,
 )
+from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import optimal_forgetting, optimal_half_mse, optimal_step_size
 from zoo.solvers.tuning import tune
 
@@ -98,7 +100,9 @@ def test_algorithms_made_for_a_family_stand_beside_it() -> None:
     assert errors["lasso"] < 0.5 * errors["least_squares"]
     steps = references_of(spec_of(), {"num_steps": 3})
     assert steps["conjugate_gradient_3"].num_steps == 3
-    assert "two_layer_network" not in references.BESIDE["relu_network"]
+    relu = references_of(spec_of(function={"name": "relu_network"}), one)
+    assert "knn" in relu
+    assert "two_layer_network" not in relu
 
 
 def test_the_penalty_of_a_ridge_that_forgets_is_fitted() -> None:
@@ -226,6 +230,58 @@ def test_several_steps_are_fitted_and_better_than_the_step_size_of_one() -> None
     assert best < min(loss(factor * fitted.step_size) for factor in (0.9, 1.1))
 
 
+@pytest.mark.parametrize(
+    ("fields", "name", "given", "expected"),
+    [
+        ({"noise": 0.5, "function": {"scale": 2.0}}, "ridge", {}, {"penalty": 0.0625}),
+        (
+            {"noise": 0.5, "function": {"scale": 2.0}},
+            "gradient_descent",
+            {},
+            {"step_size": 1.0389610389610389},
+        ),
+        (
+            {"noise": 0.5, "function": {"scale": 2.0}},
+            "gradient_descent",
+            {"num_steps": 3},
+            {"num_steps": 3, "step_size": 1.028918211780225},
+        ),
+        (
+            {"function": {"name": "linear_drift", "rho": 0.9}, "num_context": 10},
+            "weighted_gradient_descent",
+            {},
+            {"step_size": 1.8370871508116473, "forgetting": 0.754973048660805},
+        ),
+        (
+            {"function": {"name": "linear_drift", "rho": 0.9}, "num_context": 10},
+            "recursive_least_squares",
+            {},
+            {"penalty": 8.333333333333332, "forgetting": 0.5},
+        ),
+        (
+            {"function": {"name": "sine"}, "d_x": 1},
+            "random_features_ridge",
+            {},
+            {"bandwidth": 1.3399112812769498, "penalty": 1e-12},
+        ),
+    ],
+)
+def test_what_is_known_and_fitted_stays_as_it_is(
+    fields: dict[str, Any],
+    name: str,
+    given: dict[str, Any],
+    expected: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(references, "TUNE_EPISODES", 100)
+    assert references.arguments_for(name, spec_of(**fields), given) == expected
+
+
+def test_a_pool_without_noise_has_no_dmmse() -> None:
+    function = {"name": "linear_pool", "pool_size": 4}
+    assert "dmmse" not in references_of(spec_of(function=function), {})
+
+
 def test_no_comparison_sees_the_episodes_that_are_fitted_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -247,4 +303,4 @@ def test_no_comparison_sees_the_episodes_that_are_fitted_on(
 def test_an_edge_of_the_grid_is_not_left_by_refining() -> None:
     hopeless = spec_of(function={"name": "sparse_parity"}, inputs={"name": "sign"}, d_x=8)
     fitted = create_reference("gradient_descent", hopeless, {}).step_size
-    assert fitted == pytest.approx(min(references.grids("gradient_descent", hopeless)["step_size"]))
+    assert fitted == pytest.approx(min(GradientDescent.grid(facts_of(hopeless))["step_size"]))

@@ -212,6 +212,15 @@ def model_arguments(name: str) -> list[str]:
     return list(_models.find(name)[0].model_fields)
 
 
+def solver_class(name: str) -> "type[Predictor]":
+    """The class of a solver.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    return _solvers.find(name)[1]
+
+
 def solver_arguments(name: str) -> list[str]:
     """Names of the arguments of a solver.
 

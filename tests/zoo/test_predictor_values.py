@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import zoo
 from tests.conftest import MakeCheckpoint, MakePairs
-from tests.zoo.test_predictors import create, predictors, sizes, solver_arguments
+from tests.zoo.test_predictors import create, predictors, sizes
 from zoo.predictor import FLOATS, Predictor
+from zoo.solvers.solver import solver_of
 
 models = pytest.mark.parametrize("name", zoo.list_models())
 
@@ -327,7 +328,7 @@ def test_shapes_come_without_memory_and_weights_can_follow(
     if start == "moved there":
         empty = create(kind, name, 3, 2).to("meta")
     else:
-        arguments = solver_arguments(name, 3, 2) if kind == "solver" else {}
+        arguments = solver_of(name).example(3, 2) if kind == "solver" else {}
         make = zoo.create_solver if kind == "solver" else zoo.create_model
         with torch.device("meta"):
             empty = make(name, d_x=3, d_y=2, **arguments)

@@ -10,55 +10,19 @@ import zoo
 from tests.conftest import MakePairs
 from zoo.hub.io import load_checkpoint, save_checkpoint
 from zoo.predictor import Predictor
+from zoo.solvers.solver import solver_of
 
-SOLVER_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "boosted_trees": {"num_trees": 2, "max_depth": 2},
-    "conjugate_gradient": {"num_steps": 2},
-    "dmmse": {"noise_variance": 0.5},
-    "fixed_features": {"features": "sine_cosine"},
-    "gradient_descent": {"step_size": 0.1, "num_steps": 3},
-    "gradient_descent_plus_plus": {"step_size": 0.1, "gamma": 0.02, "num_steps": 3},
-    "kalman_filter": {"transition": 0.9, "noise_variance": 0.3},
-    "lasso": {"penalty": 0.1},
-    "logistic_regression": {"penalty": 0.5},
-    "longhorn": {"step_size": 0.5},
-    "minibatch_gradient_descent": {"step_size": 0.05, "window": 3},
-    "newton": {"num_steps": 4},
-    "online_gradient_descent": {
-        "step_size": 0.05,
-        "momentum": 0.3,
-        "forgetting": 0.9,
-        "num_passes": 2,
-    },
-    "preconditioned_gradient_descent": {"num_steps": 2},
-    "recursive_least_squares": {"penalty": 0.5, "forgetting": 0.95},
-    "ridge": {"penalty": 0.5, "forgetting": 0.9},
-    "scheduled_gradient_descent": {"step_sizes": [0.1, 0.05]},
-    "softmax_gradient_descent": {"step_size": 0.1, "num_steps": 3},
-    "random_features_ridge": {"bandwidth": 1.0, "penalty": 0.1, "num_features": 16},
-    "two_layer_network": {"width": 8, "num_steps": 10},
-    "weighted_gradient_descent": {"step_size": 0.1, "forgetting": 0.9},
-}
-NEEDS_SKLEARN = {"boosted_trees", "decision_tree"}
 SIZES = [(4, 4), (5, 2), (2, 3)]
-
-
-def solver_arguments(name: str, d_x: int, d_y: int) -> dict[str, Any]:
-    """Arguments for which a solver does something; some have the shape of its weights."""
-    arguments = dict(SOLVER_ARGUMENTS.get(name, {}))
-    if name == "dmmse":
-        arguments["pool"] = torch.linspace(-1, 1, 5 * d_x * d_y).view(5, d_x, d_y).tolist()
-    elif name == "preconditioned_gradient_descent":
-        arguments["preconditioner"] = torch.linspace(-0.1, 0.2, d_x**2).view(d_x, d_x).tolist()
-    return arguments
 
 
 def create(kind: str, name: str, d_x: int, d_y: int) -> Predictor:
     """A float64 predictor; models start at random."""
     if kind == "solver":
-        if name in NEEDS_SKLEARN:
-            pytest.importorskip("sklearn")
-        return zoo.create_solver(name, d_x=d_x, d_y=d_y, **solver_arguments(name, d_x, d_y))
+        example = solver_of(name).example(d_x, d_y)
+        try:
+            return zoo.create_solver(name, d_x=d_x, d_y=d_y, **example)
+        except ImportError as error:  # of an optional package
+            pytest.skip(str(error))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return zoo.create_model(name, d_x=d_x, d_y=d_y).double()

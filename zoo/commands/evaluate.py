@@ -19,6 +19,7 @@ from zoo.evaluation.entries import entries_of, solvers_of, spec_of, with_referen
 from zoo.evaluation.measure import Evaluation, FitOn, evaluate
 from zoo.evaluation.results import measured_nowhere, tables_of, write_results
 from zoo.files import CONFIGS, refuse_links, write_json
+from zoo.references import STEP
 from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
 from zoo.training.overrides import typed_path
 
@@ -53,7 +54,7 @@ def command(config: DictConfig) -> None:
         output = Path(settings.output)
         entries = entries_of(settings.predictors, settings.device)
         spec = spec_of(settings.data, settings.num_episodes, entries)
-        step = "gradient_descent" if spec.output == "value" else "softmax_gradient_descent"
+        step = STEP[spec.output]
         imitates = solvers_of([step] if settings.imitates is None else settings.imitates)
         entries, compare_with = with_reference(entries, settings.compare_with or step)
         options = (settings.num_episodes, settings.device, settings.fit_on)

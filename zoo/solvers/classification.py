@@ -5,6 +5,7 @@ gradient is sum_i x_i (p_i - y_i)^T. Predictions are logits.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.memory import MemorySolver, seen_mask
+from zoo.solvers.solver import EpisodeFacts, Grid
+from zoo.solvers.tuning import log_grid
 
 # Newton's method ends when no weight moves by more than this fraction of the largest; what is left
 # of the error is of the order of its square.
@@ -42,6 +45,14 @@ class SoftmaxGradientDescent(MemorySolver):
         self.step_size = config.step_size
         self.num_steps = config.num_steps
 
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {"step_size": log_grid(0.1, 100.0, 25, facts.step_of_sum)}
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"step_size": 0.1, "num_steps": 3}
+
     def answer(self, x: Tensor, y: Tensor, num_seen: Tensor, x_query: Tensor) -> Tensor:
         seen = seen_mask(num_seen, x.shape[1])[:, :, None]  # (num_prefixes, N, 1)
         x, y = x[:, None], y[:, None]  # (batch, 1, N, d)
@@ -71,6 +82,14 @@ class LogisticRegression(MemorySolver):
     def __init__(self, config: LogisticRegressionConfig) -> None:
         super().__init__(config.d_x, config.d_y)
         self.penalty = config.penalty
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {"penalty": log_grid(1e-2, 1e2, 9)}
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"penalty": 0.5}
 
     def answer(self, x: Tensor, y: Tensor, num_seen: Tensor, x_query: Tensor) -> Tensor:
         seen = seen_mask(num_seen, x.shape[1])[:, :, None].to(x.dtype)  # (num_prefixes, N, 1)

@@ -1,6 +1,6 @@
 """Descent on the moments with more than a step size: preconditioned, and GD++."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
@@ -8,6 +8,8 @@ from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.moment import Moments, MomentSolver
+from zoo.solvers.solver import EpisodeFacts, Grid
+from zoo.solvers.tuning import log_grid
 
 _Row = Annotated[tuple[float, ...], Field(strict=False)]
 
@@ -44,6 +46,11 @@ class PreconditionedGradientDescent(MomentSolver):
         self.num_steps = config.num_steps
         Gamma = torch.tensor(config.preconditioner, dtype=torch.float64)
         self.register_buffer("Gamma", Gamma)
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        preconditioner = torch.linspace(-0.1, 0.2, d_x**2).view(d_x, d_x).tolist()
+        return {"preconditioner": preconditioner, "num_steps": 2}
 
     def weights(self, moments: Moments) -> Tensor:
         Gamma = self.Gamma.double()
@@ -82,6 +89,17 @@ class GradientDescentPlusPlus(MomentSolver):
         self.step_size = config.step_size
         self.gamma = config.gamma
         self.num_steps = config.num_steps
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {
+            "step_size": log_grid(0.02, 5.0, 13, facts.step_of_sum),
+            "gamma": (0.0, *log_grid(0.02, 2.0, 9, facts.step_of_sum)),
+        }
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"step_size": 0.1, "gamma": 0.02, "num_steps": 3}
 
     def weights(self, moments: Moments) -> Tensor:
         A, B = moments.A, moments.B

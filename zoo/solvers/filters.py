@@ -1,6 +1,7 @@
 """Posterior means that are updated with one example at a time."""
 
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -15,6 +16,8 @@ from zoo.solvers.online import (
     quotient,
     residual,
 )
+from zoo.solvers.solver import EpisodeFacts, Grid
+from zoo.solvers.tuning import log_grid
 
 # Weights are NaN from the update on that may move them, by rounding, by more than this fraction of
 # their size before and after it.
@@ -54,6 +57,21 @@ class RecursiveLeastSquares(LinearOnlineSolver):
         super().__init__(config.d_x, config.d_y)
         self.penalty = config.penalty
         self.forgetting = config.forgetting
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {
+            "penalty": log_grid(1e-4, 1e2, 7, facts.input_variance),
+            "forgetting": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.96, 0.98, 1.0),
+        }
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return facts.rho is not None
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"penalty": 0.5, "forgetting": 0.95}
 
     def start(self, batch_size: int, device: torch.device | str | None) -> CovarianceState:
         W = self.zero_weights(batch_size, device)
@@ -103,6 +121,27 @@ class KalmanFilter(LinearOnlineSolver):
         self.transition = config.transition
         self.noise_variance = config.noise_variance
         self.weight_variance = config.weight_variance
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Drift, noise and the variance of the weights, where all is as the filter assumes."""
+        if not facts.clean or facts.weight_variance is None:
+            return {}
+        return {
+            "transition": 1.0 if facts.rho is None else facts.rho,
+            "noise_variance": facts.noise_variance,
+            "weight_variance": facts.weight_variance,
+        }
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        """Where weights drift as it assumes; without drift and noise that is least squares."""
+        still = facts.rho == 1 and facts.noise_variance == 0
+        return facts.rho is not None and facts.clean and not still
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"transition": 0.9, "noise_variance": 0.3}
 
     def start(self, batch_size: int, device: torch.device | str | None) -> CovarianceState:
         W = self.zero_weights(batch_size, device)
@@ -162,6 +201,22 @@ class DMMSE(OnlineSolver):
         self.noise_variance = config.noise_variance
         pool = torch.tensor(config.pool, dtype=torch.float64)
         self.register_buffer("pool", pool)
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The pool and the noise, where labels have no other fault than that noise."""
+        if not facts.clean or facts.pool is None:
+            return {}
+        return {"pool": facts.pool.tolist(), "noise_variance": facts.noise_variance}
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return facts.clean and facts.pool is not None and facts.noise_variance > 0
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        pool = torch.linspace(-1, 1, 5 * d_x * d_y).view(5, d_x, d_y).tolist()
+        return {"pool": pool, "noise_variance": 0.5}
 
     def start(self, batch_size: int, device: torch.device | str | None) -> PoolState:
         return PoolState(

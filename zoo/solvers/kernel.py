@@ -1,19 +1,20 @@
 """Regression on features that nobody learned."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from zoo.predictor import Predictor
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.least_squares import LeastSquares, leading_cholesky
 from zoo.solvers.memory import MemorySolver, seen_mask
 from zoo.solvers.moment import Moments
 from zoo.solvers.nonfinite import as_asked, usable
+from zoo.solvers.solver import EpisodeFacts, Grid, Solver
+from zoo.solvers.tuning import log_grid
 
 # The cosine of a larger angle is off by 1e-8 and more, by the rounding of the angle.
 LARGEST_ANGLE = 1e8
@@ -22,6 +23,8 @@ FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "sine_cosine": lambda x: torch.cat([x.sin(), x.cos()], dim=-1),
     "squares": torch.square,
 }
+# The map of the inputs in which a family of functions is linear.
+OF_FAMILY = {"quadratic": "squares", "sine": "sine_cosine"}
 
 
 class FixedFeaturesConfig(PredictorConfig):
@@ -31,7 +34,7 @@ class FixedFeaturesConfig(PredictorConfig):
 
 
 @register_solver("fixed_features", FixedFeaturesConfig)
-class FixedFeatures(Predictor):
+class FixedFeatures(Solver):
     """`least_squares` on phi(x), a named map of every coordinate: what is linear in it is exact.
 
     `features` "sine_cosine" is phi(x) = (sin x, cos x), for A sin(x + b) = A cos(b) sin x +
@@ -43,6 +46,19 @@ class FixedFeatures(Predictor):
         self.map = FEATURES[config.features]
         num_features = self.features(torch.zeros(config.d_x)).shape[-1]
         self.solver = LeastSquares(PredictorConfig(d_x=num_features, d_y=config.d_y))
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The map in which the family is linear."""
+        return {"features": OF_FAMILY[facts.family]} if facts.family in OF_FAMILY else {}
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return facts.family in OF_FAMILY
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"features": "sine_cosine"}
 
     def features(self, x: Tensor) -> Tensor:
         """phi(x) in float64, NaN for inputs (..., d_x) that cannot be used."""
@@ -110,6 +126,22 @@ class RandomFeaturesRidge(MemorySolver):
         b = 2 * math.pi * torch.rand(m, generator=generator, dtype=torch.float64)
         self.register_buffer("Omega", Omega)
         self.register_buffer("b", b)
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        length = math.sqrt(facts.input_variance * facts.d_x)  # of an input
+        return {
+            "bandwidth": log_grid(0.1, 10.0, 7, length),
+            "penalty": log_grid(1e-12, 1.0, 7),
+        }
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return facts.family in ("sine", "relu_network")
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"bandwidth": 1.0, "penalty": 0.1, "num_features": 16}
 
     def features(self, x: Tensor) -> Tensor:
         """phi(x), (..., m) in float64."""

@@ -1,11 +1,15 @@
 """Sparse linear regression."""
 
+from typing import Any
+
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.moment import Moments, MomentSolver
+from zoo.solvers.solver import EpisodeFacts, Grid
+from zoo.solvers.tuning import log_grid
 
 # A path ends after so many events for each coordinate; most need about one.
 EVENTS_PER_COORDINATE = 10
@@ -40,6 +44,18 @@ class Lasso(MomentSolver):
     def __init__(self, config: LassoConfig) -> None:
         super().__init__(config.d_x, config.d_y)
         self.penalty = config.penalty
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {"penalty": log_grid(1e-10, 1e2, 37, facts.input_variance)}
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return facts.family == "sparse_linear"
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"penalty": 0.1}
 
     def weights(self, moments: Moments) -> Tensor:
         *contexts, _, d_y = moments.B.shape

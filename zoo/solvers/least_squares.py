@@ -1,7 +1,8 @@
 """Least squares and its relatives: ridge, ridge by evidence, Newton's iteration."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
@@ -11,6 +12,8 @@ from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.moment import Moments, MomentSolver
 from zoo.solvers.nonfinite import as_asked, without_unusable
 from zoo.solvers.online import Fraction
+from zoo.solvers.solver import EpisodeFacts, Grid
+from zoo.solvers.tuning import log_grid
 
 # A singular value of the inputs below this fraction of the largest counts as zero: what float64
 # moments can still tell from rounding.
@@ -34,6 +37,10 @@ class LeastSquares(MomentSolver):
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__(config.d_x, config.d_y)
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return facts.output == "value"
 
     def weights(self, moments: Moments) -> Tensor:
         A, B = moments.A, moments.B
@@ -104,6 +111,26 @@ class Ridge(MomentSolver):
         super().__init__(config.d_x, config.d_y)
         self.penalty = config.penalty
         self.forgetting = config.forgetting
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """sigma^2 / tau^2, where weights and noise are as the posterior mean assumes."""
+        gaussian = facts.clean and facts.rho is None and facts.weight_variance is not None
+        if not gaussian or facts.noise_variance == 0 or given.get("forgetting", 1) != 1:
+            return {}
+        return {"penalty": facts.noise_variance / facts.weight_variance}
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {"penalty": log_grid(1e-10, 1e2, 37, facts.input_variance)}
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return facts.output == "value" and facts.noise_variance > 0
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"penalty": 0.5, "forgetting": 0.9}
 
     def weights(self, moments: Moments) -> Tensor:
         A, B = moments.A, moments.B
@@ -195,6 +222,10 @@ class Newton(MomentSolver):
         super().__init__(config.d_x, config.d_y)
         self.num_steps = config.num_steps
 
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"num_steps": 4}
+
     def weights(self, moments: Moments) -> Tensor:
         s, vectors = _eigenvectors(moments.A)
         scale = s.amax(-1, keepdim=True)
@@ -224,6 +255,10 @@ class ConjugateGradient(MomentSolver):
     def __init__(self, config: ConjugateGradientConfig) -> None:
         super().__init__(config.d_x, config.d_y)
         self.num_steps = config.num_steps
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"num_steps": 2}
 
     def weights(self, moments: Moments) -> Tensor:
         A, B = moments.A, moments.B

@@ -1,14 +1,17 @@
 """Linear predictors that need of the examples only A = sum_i x_i x_i^T and B = sum_i x_i y_i^T."""
 
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
-from zoo.predictor import Predictor
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.nonfinite import as_asked, without_unusable
+from zoo.solvers.solver import EpisodeFacts, Grid, Solver
+from zoo.solvers.theory import optimal_step_size
+from zoo.solvers.tuning import log_grid
 
 
 class Moments(NamedTuple):
@@ -27,7 +30,7 @@ class Moments(NamedTuple):
     num_seen: Tensor
 
 
-class MomentSolver(Predictor):
+class MomentSolver(Solver):
     """A linear predictor y_hat = x W whose weights are a function of the moments.
 
     A subclass implements `weights`. Moments and weights are float64, predictions have the type of
@@ -146,6 +149,10 @@ class Zero(MomentSolver):
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__(config.d_x, config.d_y)
 
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return True
+
     def weights(self, moments: Moments) -> Tensor:
         return torch.zeros_like(moments.B)
 
@@ -239,6 +246,22 @@ class GradientDescent(_Descent):
         self.num_steps = config.num_steps
         self.step_sizes = (config.step_size,) * config.num_steps
 
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The best size of one step, by the closed form; several are fitted."""
+        # Where no example says anything of the query the best step is none at all.
+        if facts.linear is None or facts.linear.rho == 0 or given.get("num_steps", 1) != 1:
+            return {}
+        return {"step_size": optimal_step_size(facts.linear)}
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {"step_size": log_grid(0.02, 5.0, 25, facts.step_of_sum)}
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"step_size": 0.1, "num_steps": 3}
+
 
 class ScheduledGradientDescentConfig(PredictorConfig):
     """Arguments of `scheduled_gradient_descent`, explained at `ScheduledGradientDescent`."""
@@ -259,3 +282,7 @@ class ScheduledGradientDescent(_Descent):
     def __init__(self, config: ScheduledGradientDescentConfig) -> None:
         super().__init__(config.d_x, config.d_y)
         self.step_sizes = config.step_sizes
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"step_sizes": [0.1, 0.05]}

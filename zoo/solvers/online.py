@@ -1,19 +1,22 @@
 """Algorithms that take the examples one at a time."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from zoo.predictor import Predictor
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.nonfinite import as_asked, without_unusable
+from zoo.solvers.solver import EpisodeFacts, Grid, Solver
+from zoo.solvers.theory import optimal_forgetting, optimal_step_size
+from zoo.solvers.tuning import log_grid
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class OnlineSolver(Predictor):
+class OnlineSolver(Solver):
     """A predictor with a state of constant size and a rule that updates it with one example.
 
     A subclass implements `start`, `update` and `answer`. The state is a NamedTuple of float64
@@ -163,6 +166,14 @@ class MinibatchGradientDescent(LinearOnlineSolver):
         self.step_size = config.step_size
         self.window = config.window
 
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {"step_size": log_grid(0.02, 5.0, 25, facts.step_of_sum)}
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"step_size": 0.05, "window": 3}
+
     def start(self, batch_size: int, device: torch.device | str | None) -> WindowState:
         W = self.zero_weights(batch_size, device)
         return WindowState(W, W, 0)
@@ -217,6 +228,14 @@ class OnlineGradientDescent(LinearOnlineSolver):
         self.forgetting = config.forgetting
         self.num_passes = config.num_passes
 
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {"step_size": log_grid(0.02, 5.0, 25, facts.step_of_example)}
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"step_size": 0.05, "momentum": 0.3, "forgetting": 0.9, "num_passes": 2}
+
     def start(self, batch_size: int, device: torch.device | str | None) -> MomentumState:
         W = self.zero_weights(batch_size, device)
         return MomentumState(W, W)
@@ -252,6 +271,32 @@ class WeightedGradientDescent(LinearOnlineSolver):
         super().__init__(config.d_x, config.d_y)
         self.step_size = config.step_size
         self.forgetting = config.forgetting
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The best forgetting and the size of step that is best for it, by the closed form."""
+        if facts.linear is None or facts.linear.rho == 0 or "step_size" in given:
+            return {}
+        forgetting = given.get("forgetting")
+        if not isinstance(forgetting, int | float):  # the config refuses what is no number
+            forgetting = optimal_forgetting(facts.linear)
+        step_size = optimal_step_size(facts.linear, forgetting)
+        return {"step_size": step_size, "forgetting": forgetting}
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {
+            "step_size": log_grid(0.1, 20.0, 31, facts.step_of_sum),
+            "forgetting": tuple(0.5 + 0.02 * i for i in range(26)),
+        }
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        return facts.rho is not None
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"step_size": 0.1, "forgetting": 0.9}
 
     def update(self, state: WeightState, x: Tensor, y: Tensor) -> WeightState:
         return WeightState(self.forgetting * state.W + self.step_size * outer(x, y))
@@ -297,6 +342,14 @@ class Longhorn(LinearOnlineSolver):
     def __init__(self, config: LonghornConfig) -> None:
         super().__init__(config.d_x, config.d_y)
         self.step_size = config.step_size
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        return {"step_size": log_grid(0.1, 1e4, 21, facts.step_of_example)}
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"step_size": 0.5}
 
     def update(self, state: WeightState, x: Tensor, y: Tensor) -> WeightState:
         gain = self.step_size * x / (1 + self.step_size * x.square().sum(-1, keepdim=True))

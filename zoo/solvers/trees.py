@@ -98,6 +98,10 @@ class BoostedTrees(_SklearnSolver):
         self.seed = config.seed
         _sklearn("ensemble")
 
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        return {"num_trees": 2, "max_depth": 2}
+
     def fit(self, x: Any, y: Any) -> list[Any]:
         regressors = []
         for column in y.T:

@@ -77,8 +77,8 @@ def _loss(solver: Predictor, prediction: Tensor, target: Tensor) -> float:
     return 0.5 * (prediction - target).square().mean().item()
 
 
-def log_grid(low: float, high: float, num: int) -> tuple[float, ...]:
-    """`num` numbers from `low` to `high`, each the same factor above the one before.
+def log_grid(low: float, high: float, num: int, unit: float = 1.0) -> tuple[float, ...]:
+    """`num` numbers from `low` to `high` units, each the same factor above the one before.
 
     Raises:
         ValueError: Unless 0 < low < high and num is at least 2.
@@ -87,4 +87,4 @@ def log_grid(low: float, high: float, num: int) -> tuple[float, ...]:
         raise ValueError(
             f"a grid needs 0 < low < high and num of at least 2, got {low}, {high} and {num}"
         )
-    return tuple(low * (high / low) ** (i / (num - 1)) for i in range(num))
+    return tuple(unit * (low * (high / low) ** (i / (num - 1))) for i in range(num))

@@ -1,0 +1,104 @@
+"""What every exact algorithm says of itself: what it can be told of episodes, and what is tried."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from zoo.predictor import Predictor
+from zoo.registry import solver_class
+from zoo.solvers.theory import LinearEpisodes
+
+Grid = dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeFacts:
+    """What a solver may know of the episodes that it is measured on.
+
+    Attributes:
+        d_x: Width of an input.
+        d_y: Width of a label.
+        num_context: Number N of examples before the query.
+        family: Name of the function family.
+        output: What a predictor is to return.
+        input_variance: Mean over the coordinates of E x_p^2.
+        noise_variance: sigma^2, of the noise on every visible label.
+        clean: Whether an example is the input, its label and that noise alone: no distractors, no
+            outliers, no inputs that are shown otherwise than the function sees them.
+        weight_variance: tau^2, where the label of every position is linear in its input and an
+            entry of the weights is N(0, tau^2); None elsewhere.
+        rho: Correlation of weights one position apart; None where functions do not drift.
+        pool: The matrices (pool_size, d_x, d_y) that functions are drawn from; None without a pool.
+        linear: What the closed forms of `zoo.solvers.theory` need; None where they do not hold.
+    """
+
+    d_x: int
+    d_y: int
+    num_context: int
+    family: str = "linear"
+    output: Literal["value", "logits"] = "value"
+    input_variance: float = 1.0
+    noise_variance: float = 0.0
+    clean: bool = True
+    weight_variance: float | None = None
+    rho: float | None = None
+    pool: Tensor | None = None
+    linear: LinearEpisodes | None = None
+
+    @property
+    def step_of_sum(self) -> float:
+        """About one over the largest eigenvalue of A; a step beyond two of it diverges."""
+        return 1 / (self.input_variance * (self.num_context + self.d_x))
+
+    @property
+    def step_of_example(self) -> float:
+        """About 1 / |x|^2, the step that fits one example."""
+        return 1 / (self.input_variance * self.d_x)
+
+
+class Solver(Predictor):
+    """An exact algorithm: a predictor without training that knows what it can be told.
+
+    An argument is given by the user, else told by `known`, else fitted on `grid`, else the default
+    of the config.
+    """
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments that follow from the episodes.
+
+        Args:
+            facts: Of the episodes.
+            given: Arguments that are settled; they go before what is returned.
+        """
+        return {}
+
+    @classmethod
+    def grid(cls, facts: EpisodeFacts) -> Grid:
+        """What is tried for the arguments that are not known, by argument."""
+        return {}
+
+    @classmethod
+    def stands_beside(cls, facts: EpisodeFacts) -> bool:
+        """Whether every model that is measured on such episodes is compared with it."""
+        return False
+
+    @classmethod
+    def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
+        """Arguments, those without a default among them, for which it does something in no time."""
+        grid = cls.grid(EpisodeFacts(d_x, d_y, num_context=10))
+        return {name: values[len(values) // 2] for name, values in grid.items()}
+
+
+def solver_of(name: str) -> type[Solver]:
+    """The class of a solver.
+
+    Raises:
+        ValueError: If the name is unknown, or its class says nothing of itself.
+    """
+    found = solver_class(name)
+    if not issubclass(found, Solver):
+        raise ValueError(f"{found.__name__}, registered as {name!r}, must be a Solver")
+    return found
