@@ -115,8 +115,8 @@ class Ridge(MomentSolver):
     @classmethod
     def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
         """sigma^2 / tau^2, where weights and noise are as the posterior mean assumes."""
-        gaussian = facts.clean and facts.rho is None and facts.weight_variance is not None
-        if not gaussian or facts.noise_variance == 0 or given.get("forgetting", 1) != 1:
+        told = facts.clean and facts.rho is None and facts.noise_variance > 0
+        if not told or facts.weight_variance is None or given.get("forgetting", 1) != 1:
             return {}
         return {"penalty": facts.noise_variance / facts.weight_variance}
 
