@@ -1,6 +1,6 @@
 """Measures trained models and exact algorithms side by side: tables, figures, TensorBoard runs."""
 
-from zoo.commands.evaluate import main
+from zoo.commands.door import enter
 
 if __name__ == "__main__":
-    main()
+    enter("evaluate")

@@ -1,6 +1,6 @@
 """Trains and measures the figures of a study, and writes the page about it."""
 
-from zoo.commands.reproduce import main
+from zoo.commands.door import enter
 
 if __name__ == "__main__":
-    main()
+    enter("reproduce")

@@ -454,7 +454,7 @@ def test_the_command_line_measures_and_refuses_without_a_trace(tmp_path: Path) -
     for device in ("foo", "cuda:99"):
         wrong = run(*short, f"device={device}")
         assert wrong.returncode == 1
-        assert f"ValueError: device={device} cannot be used" in wrong.stderr
+        assert f"error: device={device} cannot be used" in wrong.stderr
         assert "Traceback" not in wrong.stderr
     # Not told how many steps: said once more at the end, and no success.
     wrong = run(*short, "predictors=[newton]", "imitates=[]")

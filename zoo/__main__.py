@@ -1,6 +1,6 @@
 """The command line of the zoo: `python -m zoo --help`."""
 
-from zoo.commands.zoo import main
+from zoo.commands.door import enter
 
 if __name__ == "__main__":
-    main()
+    enter("zoo")

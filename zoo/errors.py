@@ -1,7 +1,10 @@
 """One line that says what was given and what is allowed."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -46,14 +49,44 @@ def _typed(path: tuple[int | str, ...], kind: str, given: Any) -> list[int | str
     return typed
 
 
-def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
-    """What is said of a name that is not known: the near misses, and what is."""
-    near = difflib.get_close_matches(given, list(allowed), n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+def unknown(what: str, given: str, allowed: Iterable[str], meant: Sequence[str] = ()) -> str:
+    """What is said of a name that is not known: the near misses, and what is.
+
+    Args:
+        what: What the name is of.
+        given: The name.
+        allowed: All that there are.
+        meant: Near misses that are not among them.
+    """
+    hint = did_you_mean([*meant, *nearest(given, allowed)])
     return f"unknown {what} {given!r}.{hint} Known: {', '.join(sorted(allowed))}"
+
+
+def nearest(given: str, allowed: Iterable[str]) -> list[str]:
+    """The names that one may have been meant for, at most three, the nearest first."""
+    return difflib.get_close_matches(given, list(allowed), n=3, cutoff=0.5)
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """` Did you mean 'a' or 'b'?`, empty without names."""
+    return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def first_line(error: Exception) -> str:
     """What an error says, on one line."""
     text = explain(error) if isinstance(error, ValidationError) else str(error)
     return text.splitlines()[0] if text else type(error).__name__
+
+
+@contextmanager
+def refusing(*kinds: type[Exception]) -> Iterator[None]:
+    """Ends the process with one line at what a user got wrong, for a command whose work is inside.
+
+    HYDRA_FULL_ERROR=1 in the environment, as for Hydra's own errors, shows where it comes from.
+    """
+    try:
+        yield
+    except kinds as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {first_line(error)}\n(HYDRA_FULL_ERROR=1 shows where)")

@@ -1,5 +1,6 @@
 """What a shell does to a command: signals that end it, and streams that nobody reads any more."""
 
+import contextlib
 import errno
 import io
 import os
@@ -38,6 +39,22 @@ def ending_signals() -> list[signal.Signals]:
     if "SLURM_JOB_ID" in os.environ:
         signals.append(signal.SIGUSR1)
     return signals
+
+
+def exit_on_signals() -> None:
+    """From now on the first of `ending_signals` ends the process at once, with one line.
+
+    For the time before anything has been done. An exception could be lost in what is imported then.
+    """
+
+    def end(signum: int, frame: FrameType | None) -> NoReturn:
+        line = f"{StoppedBySignal(signum)} before anything was done\n"
+        with contextlib.suppress(OSError):  # nobody reads it
+            os.write(2, line.encode())
+        os._exit(128 + signum)
+
+    for each in ending_signals():
+        signal.signal(each, end)
 
 
 def raise_on_signals() -> None:

@@ -1,6 +1,5 @@
 """Measures trained models and exact algorithms side by side: tables, figures, TensorBoard runs."""
 
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from datamodules.suites import Suite
-from zoo.errors import first_line
+from zoo.errors import first_line, refusing
 from zoo.evaluation.entries import entries_of, solvers_of, spec_of, with_reference
 from zoo.evaluation.measure import Evaluation, FitOn, evaluate
 from zoo.evaluation.results import measured_nowhere, tables_of, write_results
 from zoo.files import CONFIGS, refuse_links, write_json
 from zoo.references import STEP
-from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
+from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.overrides import typed_path
 
 
@@ -46,28 +45,25 @@ def command(config: DictConfig) -> None:
     console = Console(markup=False, emoji=False)  # labels and notes quote what others wrote
     made_by_hydra = Path(HydraConfig.get().runtime.output_dir)
     try:
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        for suite in plain.get("suites", {}).values():
-            suite["settings"] = {str(name): s for name, s in suite["settings"].items()}
-        settings = EvaluateSettings(**plain)
-        check_device(settings.device)
-        output = Path(settings.output)
-        entries = entries_of(settings.predictors, settings.device)
-        spec = spec_of(settings.data, settings.num_episodes, entries)
-        step = STEP[spec.output]
-        imitates = solvers_of([step] if settings.imitates is None else settings.imitates)
-        entries, compare_with = with_reference(entries, settings.compare_with or step)
-        options = (settings.num_episodes, settings.device, settings.fit_on)
-        evaluation = Evaluation(spec, entries, compare_with, *options)
-        output.mkdir(parents=True, exist_ok=True)  # before anything is measured
-        refuse_links(output / "figures", output / "tensorboard")
-        rows = evaluate(evaluation, settings.suites, imitates, console)
-        write_results(rows, entries, settings.suites, output)
-        write_json(output / "arguments.json", evaluation.arguments)
-    except (ValueError, OSError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.exit(f"{type(error).__name__}: {first_line(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
+        with refusing(ValueError, OSError):
+            plain: Any = OmegaConf.to_container(config, resolve=True)
+            for suite in plain.get("suites", {}).values():
+                suite["settings"] = {str(name): s for name, s in suite["settings"].items()}
+            settings = EvaluateSettings(**plain)
+            check_device(settings.device)
+            output = Path(settings.output)
+            entries = entries_of(settings.predictors, settings.device)
+            spec = spec_of(settings.data, settings.num_episodes, entries)
+            step = STEP[spec.output]
+            imitates = solvers_of([step] if settings.imitates is None else settings.imitates)
+            entries, compare_with = with_reference(entries, settings.compare_with or step)
+            options = (settings.num_episodes, settings.device, settings.fit_on)
+            evaluation = Evaluation(spec, entries, compare_with, *options)
+            output.mkdir(parents=True, exist_ok=True)  # before anything is measured
+            refuse_links(output / "figures", output / "tensorboard")
+            rows = evaluate(evaluation, settings.suites, imitates, console)
+            write_results(rows, entries, settings.suites, output)
+            write_json(output / "arguments.json", evaluation.arguments)
     finally:
         with suppress(OSError):  # not empty: results are there
             made_by_hydra.rmdir()
@@ -82,7 +78,7 @@ def command(config: DictConfig) -> None:
     logdir = typed_path(output / "tensorboard")
     console.out(f"runs     tensorboard --logdir {logdir}", highlight=False)
     if nowhere := measured_nowhere(rows):
-        sys.exit(f"ValueError: {', '.join(nowhere)} could not be measured in any setting")
+        sys.exit(f"error: {', '.join(nowhere)} could not be measured in any setting")
 
 
 def check_device(device: str) -> None:
@@ -95,7 +91,6 @@ def check_device(device: str) -> None:
 
 def main() -> None:
     """Reads the command line, to the exit of the process."""
-    outlive_readers()
     raise_on_signals()
     try:
         command()

@@ -1,22 +1,22 @@
 """Trains and measures the figures of a study, and writes the page about it."""
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from zoo.errors import explain
+from studies.page import summary_rows
+from studies.reproduction import reproduce
+from studies.runner import TrainingFailed
+from studies.study import Study, load_study
+from zoo.errors import refusing
 from zoo.files import CONFIGS
-from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
-
-if TYPE_CHECKING:
-    from studies.study import Study
+from zoo.terminal import StoppedBySignal, raise_on_signals
 
 
 class ReproduceSettings(BaseModel):
@@ -31,15 +31,13 @@ class ReproduceSettings(BaseModel):
     side_by_side: PositiveInt
 
 
-def claims_table(study: "Study", results: dict[str, Any]) -> Table:
+def claims_table(study: Study, results: dict[str, Any]) -> Table:
     """The claims with their verdicts.
 
     Args:
         study: Whose claims.
         results: The content of its results file.
     """
-    from studies.page import summary_rows
-
     table = Table(title=f"what {study.claimed_by} claims")
     for heading in ("", "claim", "verdict", "by how much"):
         table.add_column(heading)
@@ -51,17 +49,11 @@ def claims_table(study: "Study", results: dict[str, Any]) -> Table:
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="reproduce")
 def command(config: DictConfig) -> None:
     """What is done with the composed settings. What a user got wrong is one line, not a trace."""
-    # Only now: `--help` and misspelt settings wait for neither torch nor matplotlib.
-    from studies.runner import TrainingFailed
-    from studies.study import load_study
-
     console = Console()
-    try:
+    with refusing(ValueError, OSError, TrainingFailed):
         plain: Any = OmegaConf.to_container(config, resolve=True)
         settings = ReproduceSettings(**plain)
         study = load_study(settings.study)
-        from studies.reproduction import reproduce
-
         places = study.places(settings.quick)
         results = reproduce(
             study,
@@ -72,11 +64,6 @@ def command(config: DictConfig) -> None:
             places,
             console,
         )
-    except (ValueError, OSError, TrainingFailed) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        text = explain(error) if isinstance(error, ValidationError) else str(error)
-        sys.exit(f"{type(error).__name__}: {text}\n(HYDRA_FULL_ERROR=1 shows where)")
     console.print(claims_table(study, results))
     console.print(f"page     {places.page}", soft_wrap=True, highlight=False)
     console.print(f"results  {places.results}", soft_wrap=True, highlight=False)
@@ -84,7 +71,6 @@ def command(config: DictConfig) -> None:
 
 def main() -> None:
     """Reads the command line, to the exit of the process."""
-    outlive_readers()
     # Runs under way save their state. They have sessions of their own, which no signal reaches.
     raise_on_signals()
     try:

@@ -26,17 +26,13 @@ from rich.table import Table
 from zoo.evaluation.report import report_tables
 from zoo.evaluation.seeds import seeds_table
 from zoo.files import CONFIGS, refuse_links, sole_writer
-from zoo.terminal import StoppedBySignal, outlive_readers, raise_on_signals
+from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.base import EpisodeModule, NonFiniteError
 from zoo.training.directory import CONFIG, METRICS, config_of_run, run_directory
 from zoo.training.measure import Outcome, measure
 from zoo.training.overrides import (
     check_mode,
-    check_plugins,
-    check_resume,
-    check_sweep,
     literal,
-    quote_paths,
     typed_keys,
     typed_path,
     typed_resume,
@@ -188,7 +184,7 @@ def one_line_exits(run_dir: Path, resume_hint: Callable[[], str]) -> Iterator[No
         text = str(error)
         if isinstance(error, OSError) and (run_dir / CONFIG).exists():  # most likely a full disk
             text += f"\nonce that is put right, go on with\n  {resume_hint()}"
-        sys.exit(f"{type(error).__name__}: {text}\n(HYDRA_FULL_ERROR=1 shows where)")
+        sys.exit(f"error: {text}\n(HYDRA_FULL_ERROR=1 shows where)")
     except RuntimeError as error:
         # gloo has no type of its own for a connection that broke or timed out
         if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
@@ -200,16 +196,9 @@ def one_line_exits(run_dir: Path, resume_hint: Callable[[], str]) -> Iterator[No
 
 
 def main() -> None:
-    """Reads the command line, to the exit of the process."""
-    outlive_readers()
+    """Reads the command line, to the exit of the process; `zoo.commands.door` has looked at it."""
     raise_on_signals()
     try:
-        sys.argv[1:] = quote_paths(sys.argv[1:], CONFIG)
-        check_plugins(sys.argv[1:])
-        check_resume(sys.argv[1:], CONFIG)
-        check_sweep(sys.argv[1:], CONFIGS)
         command()
     except StoppedBySignal as stopped:  # before the run has begun
         sys.exit(128 + stopped.signum)
-    except ValueError as error:
-        sys.exit(f"ValueError: {error}")

@@ -21,7 +21,6 @@ from zoo.files import STAGING
 from zoo.hub.card import Card, CheckpointError, MetricEntry, one_line
 from zoo.hub.directory import read_card
 from zoo.hub.download import Progress, cache_directory, download
-from zoo.hub.export import export, stale_files, write_generated
 from zoo.hub.find import (
     CHECKPOINTS,
     URL_VARIABLE,
@@ -33,10 +32,9 @@ from zoo.hub.find import (
     locate,
 )
 from zoo.hub.index import IndexEntry, read_index
-from zoo.hub.io import check_checkpoint
 from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number, tail
 from zoo.metrics.text import in_cell, number_text, plain
-from zoo.terminal import outlive_readers
+from zoo.terminal import StoppedBySignal, raise_on_signals
 
 app = typer.Typer(
     help="Trained checkpoints: list, look at, fetch, check, compare.",
@@ -67,16 +65,16 @@ SORT_KEYS: dict[str, Callable[[tuple[str, IndexEntry]], Any]] = {
 
 
 def clean(function: Callable[P, None]) -> Callable[P, None]:
-    """A command whose errors are one line and whose interruption is quiet."""
+    """A command whose errors are one line, and that ends at a signal with one line."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             function(*args, **kwargs)
             sys.stdout.flush()
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(130) from None
+        except StoppedBySignal as stopped:
+            print(stopped, file=sys.stderr)
+            raise typer.Exit(128 + stopped.signum) from None
         except (ValueError, OSError) as error:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
             raise typer.Exit(1) from None
@@ -209,6 +207,8 @@ def export_command(
     replace: Annotated[bool, typer.Option("--replace", help="Replace one of that name.")] = False,
 ) -> None:
     """Copy a run's checkpoint under a name, ready to be served."""
+    from zoo.hub.export import export  # brings torch, as below
+
     print(export(run, name, directory, replace))
 
 
@@ -273,6 +273,8 @@ def index_command(
     check: Annotated[bool, typer.Option("--check", help="Only say what is stale.")] = False,
 ) -> None:
     """Renew index.json, the model cards and docs/zoo.md from the cards."""
+    from zoo.hub.export import stale_files, write_generated
+
     stale = [*stale_files(directory)] if check else write_generated(directory)
     for path in stale:
         print(f"{'stale' if check else 'wrote' if path.exists() else 'removed'} {path}")
@@ -295,6 +297,8 @@ def local(name: str) -> Path:
 
 def problem_of(name: str, directory: Path) -> str | None:
     """Why a checkpoint cannot be used, None if it can."""
+    from zoo.hub.io import check_checkpoint
+
     try:
         check_asked(name, check_checkpoint(directory))
     except (CheckpointError, OSError) as error:
@@ -386,6 +390,6 @@ def print_json(content: Any) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
-    outlive_readers()
+    """Reads the command line, to the exit of the process."""
+    raise_on_signals()
     app(prog_name="python -m zoo")

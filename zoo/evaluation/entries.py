@@ -1,6 +1,5 @@
 """What is measured: trained models and solvers, by name, path or pattern."""
 
-import glob
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +7,9 @@ from typing import Any, NamedTuple
 import zoo
 from datamodules import EpisodeSpec
 from zoo.errors import unknown
+from zoo.evaluation.names import check_solvers, directories_of
 from zoo.hub.card import Card, one_line
-from zoo.hub.directory import CARD, read_card
-from zoo.hub.find import CHECKPOINTS
+from zoo.hub.directory import read_card
 from zoo.predictor import Predictor
 from zoo.references import TUNE_EPISODES
 from zoo.registry import solver_arguments
@@ -63,8 +62,9 @@ def solvers_of(given: list[str | dict[str, Any]]) -> list[Entry]:
     Raises:
         ValueError: If one of them is no solver.
     """
+    check_solvers(given)
     told = [dict(item) if isinstance(item, dict) else {"name": item} for item in given]
-    return [_solver(arguments.pop("name", None), arguments) for arguments in told]
+    return [_solver(arguments.pop("name"), arguments) for arguments in told]
 
 
 def with_reference(entries: list[Entry], given: str | dict[str, Any]) -> tuple[list[Entry], str]:
@@ -124,14 +124,10 @@ def spec_of(data: dict[str, Any] | None, num_episodes: int, entries: list[Entry]
 def _entries(item: str | dict[str, Any], device: str) -> list[Entry]:
     if isinstance(item, dict) or item in zoo.list_solvers():
         return solvers_of([item])
-    return [_checkpoint(directory, device) for directory in _directories(item)]
+    return [_checkpoint(directory, device) for directory in directories_of(item)]
 
 
-def _solver(name: Any, arguments: dict[str, Any]) -> Entry:
-    if name is None:
-        raise ValueError(f"say which solver, as in {{name: ridge}}, got {arguments}")
-    if name not in zoo.list_solvers():
-        raise ValueError(unknown("solver", str(name), zoo.list_solvers()))
+def _solver(name: str, arguments: dict[str, Any]) -> Entry:
     for argument in arguments:
         if argument not in solver_arguments(name):
             known = [a for a in solver_arguments(name) if a not in ("d_x", "d_y")]
@@ -146,27 +142,6 @@ def _checkpoint(directory: Path, device: str) -> Entry:
     model.card = None  # suites go beyond its training on purpose, and tables show the outcome
     place = one_line(os.path.relpath(directory))
     return Entry(card.name, card.architecture, model, card, {}, place)
-
-
-def _directories(given: str) -> list[Path]:
-    """The checkpoint directories that a name, path or pattern stands for."""
-    pattern = Path(given) if os.sep in given else CHECKPOINTS / given
-    # A path that is there is no pattern, whatever brackets it has.
-    literal = [pattern] if pattern.is_dir() else []
-    found = literal or [Path(path) for path in sorted(glob.glob(str(pattern)))]
-    found = [path for path in found if (path / CARD).is_file()]
-    if not found and literal:
-        read_card(pattern)  # says what is missing, and where else there is one
-    if not found and glob.has_magic(given):
-        raise ValueError(f"the pattern {given!r} matches no checkpoint")
-    if not found:
-        shipped = [path.parent.name for path in sorted(CHECKPOINTS.glob(f"*/{CARD}"))]
-        names = unknown("name", given, [*zoo.list_solvers(), *shipped])
-        raise ValueError(
-            f"{given!r} is neither a solver nor a checkpoint: no {pattern / CARD}. {names}; other "
-            "checkpoints by their path, as in runs/NAME/checkpoint"
-        )
-    return found
 
 
 def _numbers_drawn(spec: EpisodeSpec) -> int:

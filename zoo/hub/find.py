@@ -1,6 +1,5 @@
 """From a name, path or address to a checkpoint."""
 
-import difflib
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from zoo.errors import did_you_mean, nearest
 from zoo.hub.card import Card, CheckpointError, CheckpointName, parse_card
 from zoo.hub.directory import CARD, read_card
 from zoo.hub.download import (
@@ -183,8 +183,8 @@ def _is_name(given: str) -> bool:
 
 
 def _unknown(given: str, known: list[str], url: str | None) -> ValueError:
-    near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
-    hint = f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = did_you_mean(nearest(given, known))
+    hint = f".{hint}" if hint else ""
     if url is not None:
         return ValueError(f"{url} has no checkpoint {given!r}{hint}")
     return ValueError(

@@ -1,0 +1,186 @@
+"""What every command does before anything slow is imported: help, refusals, signals."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zoo.commands.composing import composed
+from zoo.commands.explained import explained, help_of
+from zoo.files import ROOT
+from zoo.terminal import StoppedBySignal
+
+DOORS = ("train", "evaluate", "reproduce")
+# Ends the process where torch is imported, so that what is there before is done without it.
+WITHOUT_TORCH = "raise SystemExit('torch was imported')"
+
+
+@pytest.fixture
+def instead_of_torch(tmp_path: Path) -> Path:
+    """A file that is imported in the place of torch, and of all that needs it."""
+    path = tmp_path / "instead" / "torch.py"
+    path.parent.mkdir()
+    path.write_text(WITHOUT_TORCH)
+    return path
+
+
+def door(
+    command: str, *arguments: str, instead: Path, cwd: Path
+) -> subprocess.CompletedProcess[str]:
+    words = ["-m", "zoo"] if command == "zoo" else [str(ROOT / f"{command}.py")]
+    return subprocess.run(
+        [sys.executable, *words, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": f"{instead.parent}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("train", "model=gdssm", "unknown model 'gdssm'. Did you mean 'gd_ssm'"),
+        ("train", "modl=gd_ssm", "unknown setting 'modl'. Did you mean 'model'?"),
+        ("train", "model.lr=3", "unknown setting of model 'lr'. Did you mean 'optim.lr'?"),
+        ("train", "experiment=nope", "unknown experiment 'nope'. Known: "),
+        ("train", "data.inputs=gausian", "unknown data/inputs 'gausian'. Did you mean 'gaussian'"),
+        ("train", "data/inputs=gausian", "unknown data/inputs 'gausian'. Did you mean 'gaussian'"),
+        ("train", "data.inputs=gaussian", "chosen with data/inputs=gaussian"),
+        ("train", "trainer.acelerator=cpu", "of trainer 'acelerator'. Did you mean 'accelerator'?"),
+        ("train", "~modl", "unknown setting 'modl'. Did you mean 'model'?"),
+        ("train", "+maxsteps=3", "unknown setting 'maxsteps'. Did you mean 'max_steps'?"),
+        ("train", "suite=noise", "unknown group 'suite'. Known: "),
+        ("train", "model.name=gdssm", "unknown model 'gdssm'. Did you mean 'gd_ssm'"),
+        ("train", "gd_ssm", "'gd_ssm' is no setting, which is NAME=VALUE"),
+        ("train", "model.num_steps=[", "'model.num_steps=[' cannot be read: "),
+        ("train", "model=s5,mamba", "several values take several runs, python train.py -m"),
+        ("train", "data.curriculum.dims=3", "data.curriculum has no settings, it is None"),
+        ("train", "resume=nowhere", "resume: nowhere is not a run directory"),
+        ("train", "-m model=s5,mambo", "unknown model 'mambo'. Did you mean 'mamba'?"),
+        ("train", "-m model=glob(*) data.nois=1,2", "setting of data 'nois'. Did you mean 'noise'"),
+        ("train", "--cfg job modl=s5", "unknown setting 'modl'. Did you mean 'model'?"),
+        ("train", "--help modl=s5", "unknown setting 'modl'. Did you mean 'model'?"),
+        ("evaluate", "suite=nois", "unknown suite 'nois'. Did you mean 'noise'?"),
+        ("evaluate", "suite=[nois]", "unknown suite 'nois'. Did you mean 'noise'?"),
+        ("evaluate", "data.noise=3", "data.noise: choose data first, data=NAME of "),
+        ("evaluate", "predictors=[ridg]", "unknown name 'ridg'. Did you mean 'ridge'?"),
+        ("evaluate", "predictors=[{name:ridg}]", "unknown solver 'ridg'. Did you mean 'ridge'?"),
+        ("evaluate", "imitates=[ridg]", "unknown solver 'ridg'. Did you mean 'ridge'?"),
+        ("evaluate", "compare_with=ridg", "unknown name 'ridg'. Did you mean 'ridge'?"),
+        ("reproduce", "study=papr", "unknown study 'papr'. Did you mean 'paper'?"),
+        ("reproduce", "quik=true", "unknown setting 'quik'. Did you mean 'quick'?"),
+        ("zoo", "show gd_ssm.linea", "no checkpoint is known by it. Did you mean 'gd_ssm.linear'"),
+    ],
+)
+def test_what_is_unknown_is_refused_in_one_line_without_torch_or_files(
+    command: str, arguments: str, message: str, instead_of_torch: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    done = door(command, *arguments.split(), instead=instead_of_torch, cwd=here)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert not [*here.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "part"),
+    [
+        ("train", "--help", "max_steps=1500"),
+        ("train", "model=s5 -h", "model.d_state="),
+        ("evaluate", "--help", "num_episodes=10000"),
+        ("reproduce", "--help", "side_by_side=2"),
+        ("zoo", "--help", "compare"),
+        ("zoo", "list --help", "--sort"),
+        ("zoo", "list", "gd_ssm.linear"),
+        ("zoo", "compare gd_ssm.linear", "gradient"),
+        ("zoo", "show gd_ssm.linear", "python train.py"),
+    ],
+)
+def test_help_and_lists_need_no_torch(
+    command: str, arguments: str, part: str, instead_of_torch: Path, tmp_path: Path
+) -> None:
+    done = door(command, *arguments.split(), instead=instead_of_torch, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert part in done.stdout
+
+
+def test_what_is_not_refused_goes_on_to_the_work(instead_of_torch: Path, tmp_path: Path) -> None:
+    for command in DOORS:
+        done = door(command, instead=instead_of_torch, cwd=tmp_path)
+        assert "torch was imported" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", [*DOORS, "zoo"])
+def test_a_signal_during_the_imports_ends_with_one_line(
+    command: str, signum: signal.Signals, instead_of_torch: Path, tmp_path: Path
+) -> None:
+    if command == "zoo":  # which has no torch to import here
+        instead_of_torch = instead_of_torch.rename(instead_of_torch.with_name("typer.py"))
+    # Caught by what imports it, as by libraries that look whether another one works.
+    wait = f"try:\n    os.kill(os.getpid(), {signum:d})\n    time.sleep(60)\n"
+    instead_of_torch.write_text(f"import os, time\n{wait}except BaseException:\n    pass\n")
+    done = door(command, instead=instead_of_torch, cwd=tmp_path)
+    assert done.returncode == 128 + signum
+    assert done.stderr == f"{StoppedBySignal(signum)} before anything was done\n"
+    assert done.stdout == ""
+
+
+def test_the_comments_of_a_file_are_read(tmp_path: Path) -> None:
+    (tmp_path / "below.yaml").write_text("# Below.\nbelow: 1   # from below\nboth: 1  # below\n")
+    (tmp_path / "file.yaml").write_text(
+        """# @package _global_
+# python train.py experiment=file
+# What the file
+# is for.
+defaults:
+  - below
+  - _self_
+  - model: s5
+# Explained
+# above.
+first: 1
+second: a#b   # on its line
+              # and the next
+# not of second
+third: 3
+
+# not of fourth
+
+fourth: 4
+part:
+  # within
+  inner: {a: 1}
+  other: 2    # unit
+both: 2       # own
+"""
+    )
+    assert explained(tmp_path / "file.yaml") == (
+        "What the file is for.",
+        {
+            "below": "from below",
+            "both": "own",
+            "first": "Explained above.",
+            "second": "on its line and the next",
+            "third": "not of second",
+            "part.inner": "within",
+            "part.other": "unit",
+        },
+        "_global_",
+    )
+
+
+def test_help_shows_what_is_chosen() -> None:
+    text = help_of("train", composed("train", ["model=s5", "max_steps=7", "data.inputs.r=2"]))
+    assert "max_steps=7 " in text
+    assert "model=s5\n" in text
+    assert "model.d_state=" in text
+    assert "model.scale_Q=" not in text  # of gd_ssm
+    assert "data.inputs.r=2" in text
+    assert max(map(len, text.splitlines())) <= 80

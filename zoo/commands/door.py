@@ -1,0 +1,22 @@
+"""The way into every command: what needs nothing slow is done before anything slow is imported."""
+
+import sys
+from importlib import import_module
+
+from zoo.terminal import exit_on_signals, outlive_readers
+
+
+def enter(command: str) -> None:
+    """Runs a command of `zoo.commands`, from its first line to the exit of the process.
+
+    Help, and what was mistyped, take none of torch, which takes seconds to import. A signal
+    meanwhile ends the process at once, since nothing has been done; the command then says itself
+    what it does at one.
+    """
+    exit_on_signals()
+    outlive_readers()
+    if command != "zoo":  # the others read the settings in `configs`
+        from zoo.commands.composing import prepare
+
+        prepare(command, sys.argv)
+    import_module(f"zoo.commands.{command}").main()
