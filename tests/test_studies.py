@@ -121,7 +121,7 @@ def test_the_command_refuses_what_there_is_not(setting: str, said: str) -> None:
     command = [sys.executable, "reproduce.py", setting]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1
-    assert run.stderr.splitlines()[0].startswith(f"ValueError: {said}")
+    assert run.stderr.splitlines()[0].startswith(f"error: {said}")
 
 
 def test_the_record_of_a_study_needs_no_torch() -> None:
