@@ -22,16 +22,27 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY)  ## Train the main job: python train.py
 	$(BIN)/python train.py
 
-# The experiments whose checkpoints are shipped.
+# The checkpoints that are shipped: RECIPE.DATA, or an experiment.
+LINEAR := linear linear_noisy linear_sparse
 ZOO := \
-  gd_ssm_linear gd_ssm_two_steps gd_ssm_four_steps gd_ssm_eight_steps gd_ssm_learned_start \
-  gd_ssm_drift gd_ssm_classification gd_ssm_features_sine gd_ssm_features_relu_network \
-  gd_ssm_gaussian gd_ssm_gaussian_four_steps gd_ssm_noisy gd_ssm_noisy_four_steps gd_ssm_sparse \
-  linear_transformer_linear_one_layer $(addprefix linear_transformer_,linear noisy sparse) \
-  $(addprefix gd_ssm_deep_,linear noisy sparse sine relu_network) \
-  $(addprefix transformer_,linear gaussian noisy sparse sine relu_network) \
-  $(addprefix s5_,linear gaussian noisy sparse sine relu_network) \
-  $(addprefix mamba_,linear noisy sparse sine relu_network)
+  $(addprefix gd_ssm.,$(LINEAR) linear_gaussian classification) gd_ssm_two_steps.linear \
+  $(addprefix gd_ssm_four_steps.,linear linear_noisy linear_gaussian) gd_ssm_eight_steps.linear \
+  gd_ssm_learned_start gd_ssm_drift $(addprefix gd_ssm_features.,sine relu_network) \
+  linear_transformer_one_layer.linear $(addprefix linear_transformer.,$(LINEAR)) \
+  $(addprefix gd_ssm_deep.,$(LINEAR) sine relu_network) \
+  $(addprefix transformer.,$(LINEAR) linear_gaussian sine relu_network) \
+  $(addprefix s5.,$(LINEAR) linear_gaussian sine relu_network) \
+  $(addprefix mamba.,$(LINEAR) sine relu_network)
+# What else some of them are trained with.
+WITH.gd_ssm.linear_gaussian := max_steps=4000 val_every=400
+WITH.gd_ssm.classification := max_steps=3000
+WITH.gd_ssm_four_steps.linear := max_steps=16000 val_every=800
+WITH.gd_ssm_features.relu_network := model.num_features=32 max_steps=4000
+# Before the scale of tokens was computed it was typed; in sine waves the last digits differ.
+$(foreach recipe,gd_ssm_deep transformer s5 mamba,$(eval WITH.$(recipe).sine := model.y_scale=4.398))
+# What is typed after `python train.py` for one of them.
+pair = recipe=$(basename $1) data=$(patsubst .%,%,$(suffix $1)) $(WITH.$1)
+typed = $(strip $(if $(suffix $1),$(call pair,$1),experiment=$1))
 
 # Runs that are there are kept, one that was interrupted goes on: rm -r runs/zoo starts afresh.
 zoo: $(ZOO:%=runs/zoo/%/metrics.json)  ## Retrain and export every shipped checkpoint; make -j2 zoo
@@ -40,7 +51,7 @@ zoo: $(ZOO:%=runs/zoo/%/metrics.json)  ## Retrain and export every shipped check
 runs/zoo/%/metrics.json: | $(READY)
 	if [ -f runs/zoo/$*/config.yaml ]; \
 	  then OMP_NUM_THREADS=1 $(BIN)/python train.py resume=runs/zoo/$*; \
-	  else OMP_NUM_THREADS=1 $(BIN)/python train.py experiment=$* hydra.run.dir=runs/zoo/$*; fi
+	  else OMP_NUM_THREADS=1 $(BIN)/python train.py $(call typed,$*) hydra.run.dir=runs/zoo/$*; fi
 
 # One thread: tensors here are small, and threads that wait for each other take most of the time.
 test: $(READY)  ## Run the tests, a process for each core

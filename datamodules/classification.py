@@ -22,6 +22,9 @@ class Classification(FunctionFamily):
         if d_y < 2:
             raise ValueError(f"d_y is the number of classes and must be at least 2, got {d_y}")
 
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return (d_y - 1) / d_y**2  # of equal classes
+
 
 class LinearClassification(Classification):
     """The class of x is that of the logits W x / sqrt(d_x), entries of W (d_y, d_x) N(0, scale^2).

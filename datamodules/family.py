@@ -19,6 +19,19 @@ class FunctionFamily(Spec):
     def check(self, d_x: int, d_y: int, inputs: str) -> None:
         """Raises ValueError if there is no such function of these widths and inputs."""
 
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float | None:
+        """Mean over the coordinates of E y_q^2, in closed form; of one-hot labels the variance.
+
+        Args:
+            d_x: Width of an input.
+            d_y: Width of a label.
+            input_variance: Mean over the coordinates of E x_p^2.
+
+        Returns:
+            The mean over functions and inputs, None where no closed form is known.
+        """
+        return None
+
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws a function for each episode and evaluates it.
 

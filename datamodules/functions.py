@@ -67,6 +67,15 @@ class Mixture(FunctionFamily):
         for part in self.components:
             part.function.check(d_x, d_y, inputs)
 
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float | None:
+        total = 0.0
+        for part in self.components:
+            known = part.function.label_variance(d_x, d_y, input_variance)
+            if known is None:
+                return None
+            total += part.weight * known
+        return total / sum(part.weight for part in self.components)
+
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         weights = torch.tensor([part.weight for part in self.components], device=x.device)
         choice = weights.multinomial(x.shape[0], replacement=True, generator=generator)

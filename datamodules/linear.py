@@ -43,6 +43,9 @@ class Linear(LinearFamily):
     mean_scale: NonNegativeFloat = 0.0
     mean_seed: int = 0
 
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return (self.scale**2 + self.mean_scale**2) * d_x * input_variance
+
     def mean(self, d_x: int, d_y: int) -> Tensor:
         """M, float32 (d_y, d_x) on the CPU."""
         generator = fixed_generator("mean", self.mean_seed)
@@ -74,6 +77,9 @@ class SparseLinear(LinearFamily):
         if self.num_nonzero > d_x:
             raise ValueError(f"num_nonzero must be at most d_x = {d_x}, got {self.num_nonzero}")
 
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return self.scale**2 * self.num_nonzero * input_variance
+
     def weights(self, x: Tensor, d_y: int, generator: torch.Generator) -> Tensor:
         shape = (x.shape[0], d_y, x.shape[2])
         W = normal(*shape, like=x, generator=generator, scale=self.scale)
@@ -96,6 +102,9 @@ class LinearPool(LinearFamily):
     pool_size: PositiveInt = 64
     pool_seed: int = 0
     scale: PositiveFloat = 1.0
+
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return self.scale**2 * d_x * input_variance
 
     def pool(self, d_x: int, d_y: int) -> Tensor:
         """All matrices, float32 (pool_size, d_y, d_x) on the CPU."""
@@ -123,6 +132,9 @@ class LinearDrift(FunctionFamily):
     name: Literal["linear_drift"] = "linear_drift"
     rho: Probability = 0.95
     scale: PositiveFloat = 1.0
+
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return self.scale**2 * d_x * input_variance
 
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         batch, length, d_x = x.shape

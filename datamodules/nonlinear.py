@@ -37,6 +37,9 @@ class ReluNetwork(FunctionFamily):
     name: Literal["relu_network"] = "relu_network"
     hidden: PositiveInt = 100
 
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return d_x * input_variance
+
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         batch, _, d_x = x.shape
         W_1 = normal(batch, self.hidden, d_x, like=x, generator=generator)
@@ -57,6 +60,9 @@ class DecisionTree(FunctionFamily):
 
     name: Literal["decision_tree"] = "decision_tree"
     depth: PositiveInt = Field(default=4, le=20)
+
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return 1.0
 
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         batch, length, d_x = x.shape
@@ -94,6 +100,9 @@ class Sine(FunctionFamily):
         if (d_x, d_y) != (1, 1):
             raise ValueError(f"function sine needs d_x = 1 and d_y = 1, got {d_x} and {d_y}")
 
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float | None:
+        return None if self.legacy_tied else (0.5**3 - 0.1**3) / (0.5 - 0.1) / 6  # E A^2 / 2
+
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         u = torch.rand((2, x.shape[0], 1, 1), generator=generator, device=x.device)
         amplitude = 0.1 + 0.4 * u[0]
@@ -121,6 +130,9 @@ class SparseParity(FunctionFamily):
             raise ValueError(f"function sparse_parity needs d_y = 1, got {d_y}")
         if inputs != "sign":
             raise ValueError(f"function sparse_parity needs inputs sign, got {inputs}")
+
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return 1.0
 
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         secret = random_subset(x.shape[:1], x.shape[2], self.num_secret, x.device, generator)

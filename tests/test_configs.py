@@ -1,6 +1,5 @@
 """Every shipped configuration composes, builds and trains."""
 
-import re
 import shlex
 import shutil
 import signal
@@ -31,6 +30,7 @@ GROUPS = {
     "data/inputs": "data/inputs",
     "optim": "optim",
     "trainer": "trainer",
+    "recipe": "recipe",
     "experiment": "experiment",
 }
 CHOICES = [
@@ -74,7 +74,7 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
     if choice in ("trainer=ddp", "trainer=ddp_cpu", "trainer=fsdp"):
         pytest.skip("starts processes: tests/test_train.py")
     config = config_of(choice, *SHORT, f"run_dir={tmp_path}")
-    assert config.keys() == config_of().keys()  # an experiment that is not global adds a key
+    assert config.keys() == config_of().keys()  # a recipe that is not global adds a key
     metrics, run = train(config, tmp_path, Console(quiet=True))
     assert metrics["steps"] == 2
     assert run.trainer.global_step == 2
@@ -119,41 +119,63 @@ def test_the_seed_alone_decides_the_start(tmp_path: Path) -> None:
     assert (starts[0] - starts[2]).abs().max() > 1e-3
 
 
-@pytest.fixture
-def zoo_experiments() -> list[str]:
-    """The Makefile's ZOO, the experiments that `make zoo` trains and exports."""
+@pytest.mark.parametrize(
+    ("typed", "x_scale", "y_scale"),
+    [
+        ("data=linear", 3.4641, 1.0954),  # x has variance 1/12, y 10/12
+        ("data=linear_noisy", 1.0, 0.3482),  # y has variance 8 + 1/4
+        ("data=linear_noisy data.noise=1", 1.0, 0.3333),
+        ("data=classification", 1.0, 2.3094),  # a coordinate of a one-hot label has 3/16
+        ("data=linear data.input_scale=1e4", 3.464e-4, 1.095e-4),
+        ("data=linear model.x_scale=2", 2.0, 1.0954),
+    ],
+)
+def test_recipes_of_deep_models_bring_tokens_to_unit_variance(
+    typed: str, x_scale: float, y_scale: float
+) -> None:
+    model = settings_of("recipe=mamba", *typed.split())["model"]
+    assert (model["x_scale"], model["y_scale"]) == (x_scale, y_scale)
+
+
+def test_a_recipe_selects_its_model_and_composes_with_any_episodes_and_model() -> None:
+    for path in (CONFIGS / "recipe").glob("*.yaml"):
+        settings = settings_of(f"recipe={path.stem}", "data=linear_noisy")
+        name = settings["model"]["name"]
+        assert path.stem.removeprefix(name) in {"", "_one_layer"} or name == "gd_ssm"
+        assert settings["checkpoint_tag"] == "linear_noisy" + path.stem.removeprefix(name)
+        assert settings["data"] == settings_of("data=linear_noisy")["data"]
+    other = settings_of("recipe=mamba", "model=s5")
+    assert (other["model"]["name"], other["optim"]["lr"]) == ("s5", 0.002)
+
+
+def test_what_is_wrong_with_episodes_is_said_by_their_name(tmp_path: Path) -> None:
+    config = config_of("recipe=mamba", "data.noise=-1", *SHORT, f"run_dir={tmp_path}")
+    with pytest.raises(ValueError, match="noise"):
+        train(config, tmp_path, Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def commands_of_zoo() -> list[str]:
+    """What `make zoo` types to train each shipped checkpoint, but for the directory."""
     make = shutil.which("make")
     if make is None:
         pytest.skip("make is not installed")
     run = subprocess.run(
-        [make, "-s", "--no-print-directory", "-f", "Makefile", "-f", "-", "names"],
+        [make, "-s", "--no-print-directory", "-f", "Makefile", "-f", "-", "commands"],
         cwd=CONFIGS.parent,
-        input="names: ; @echo $(ZOO)\n",
+        input="commands: ; @:$(foreach one,$(ZOO),$(info python train.py $(call typed,$(one))))\n",
         capture_output=True,
         text=True,
         check=True,
     )
-    return run.stdout.split()
+    return run.stdout.splitlines()
 
 
-def test_every_experiment_of_the_zoo_is_there_once(zoo_experiments: list[str]) -> None:
-    assert zoo_experiments
-    assert len(set(zoo_experiments)) == len(zoo_experiments)
-    assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} >= {*zoo_experiments}
-
-
-def test_shipped_checkpoints_come_from_experiments_of_the_zoo(zoo_experiments: list[str]) -> None:
-    names = read_index(CHECKPOINTS).checkpoints
-    if len(names) < len(zoo_experiments):
-        pytest.skip(f"{len(names)} checkpoints are shipped, {len(zoo_experiments)} are listed")
-    commands = {name: read_card(CHECKPOINTS / name).command for name in names}
-    strange = {
-        name: command
-        for name, command in commands.items()
-        if not (found := re.match(r"python train\.py experiment=(\w+)(?: |$)", command))
-        or found[1] not in zoo_experiments
-    }
-    assert strange == {}
+def test_shipped_checkpoints_are_what_the_makefile_trains(commands_of_zoo: list[str]) -> None:
+    of_cards = [
+        read_card(CHECKPOINTS / name).command for name in read_index(CHECKPOINTS).checkpoints
+    ]
+    assert sorted(of_cards) == sorted(commands_of_zoo)
 
 
 @pytest.mark.parametrize("name", read_index(CHECKPOINTS).checkpoints)

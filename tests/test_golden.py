@@ -23,6 +23,8 @@ SHORT = [
     *("checkpoint_tag=golden", "~callbacks.figures", "~logger.csv", "~logger.tensorboard"),
 ]
 TINY = ["model.num_layers=2", "model.d_model=16"]
+FEATURES = ["model.learn_start=true", "model.shape_E=scalar"]
+NETWORKS = ["data=relu_network", "data.function.hidden=100"]
 RUNS = {
     "gd_ssm": ["model=gd_ssm"],
     "gd_ssm_all_positions": ["model=gd_ssm", "positions=all"],
@@ -30,12 +32,12 @@ RUNS = {
     "gd_ssm_learned_start": ["model=gd_ssm", "model.learn_start=true", "data=linear_noisy"],
     "gd_ssm_two_seeds": ["model=gd_ssm", "seeds=2"],
     "gd_ssm_classes": ["model=gd_ssm", "data=classification"],
-    "gd_ssm_features": ["model=gd_ssm_features", "data=relu_network"],
-    "gd_ssm_embedded": ["model=gd_ssm_embedded", "data=relu_network"],
+    "gd_ssm_features": ["model=gd_ssm_features", *FEATURES, *NETWORKS],
+    "gd_ssm_embedded": ["model=gd_ssm_embedded", *NETWORKS],
     "gd_ssm_deep": ["model=gd_ssm_deep", *TINY],
     "linear_transformer": ["model=linear_transformer", "model.num_layers=2"],
     "transformer": ["model=transformer", *TINY],
-    "s5": ["model=s5", *TINY],
+    "s5": ["model=s5", *TINY, "model.d_state=128"],
     "mamba": ["model=mamba", *TINY],
     "mamba_two_seeds": ["model=mamba", *TINY, "seeds=2"],
 }

@@ -9,7 +9,7 @@ from studies.paper.sources import V2
 from studies.plan import Effort, Training
 from zoo.hub.directory import read_card
 
-# Tokens, rates and positions are those of `configs/experiment/compared`, with widths for 50,000 to
+# Tokens, rates and positions are those of `configs/recipe`, with widths for 50,000 to
 # 75,000 parameters. S5 gets a state with room for the hundred numbers of sum_i y_i x_i^T.
 GATING = "Gates that multiply inputs and outputs are the key inductive bias."
 # Where the loss is taken; of the others at all positions.
@@ -43,7 +43,7 @@ def _training(architecture: str, num_layers: int) -> Training:
         f"{architecture}-{num_layers}",
         MAX_STEPS[architecture],
         STEP_MS[architecture] * num_layers,
-        (f"experiment={architecture}_linear", f"model.num_layers={num_layers}", *width),
+        (f"recipe={architecture}", f"model.num_layers={num_layers}", *width),
         validations=5,
     )
 

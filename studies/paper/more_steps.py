@@ -34,11 +34,11 @@ def training(k: int) -> Training:
     Two steps of the published code are a group of three recurrences, read as Z_1 + Z_1 Z_2 + Z_3:
     the same polynomial of the sums as here, with a recurrence for every product. It has no more
     steps in that sense: a further group of three reads the tokens after the outputs of the one
-    before it were added to their last N. Eight are trained as in their experiment, with a quarter
+    before it were added to their last N. Eight are trained by their recipe, with a quarter
     of its episodes.
     """
     if k == 8:
-        overrides = ("experiment=gd_ssm_eight_steps", "batch_size=128")
+        overrides = ("recipe=gd_ssm_eight_steps", "batch_size=128")
         return Training("steps-8", 8_000, 15.0, overrides)
     steps, step_ms = {2: (4_000, 5.0), 3: (5_000, 5.5)}.get(k, (8_000, 6.0))
     return Training(f"steps-{k}", steps, step_ms, (f"model.num_steps={k}",))

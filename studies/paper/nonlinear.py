@@ -23,7 +23,7 @@ from zoo.predictor import Predictor
 from zoo.references import create_reference
 from zoo.solvers.tuning import log_grid, tune
 
-FEATURES = ("model=gd_ssm_features", "data=sine", "optim.lr=0.002")
+FEATURES = ("recipe=gd_ssm_features", "data=sine")
 ONE_STEP = Training("sine-one-step", 8_000, 4.5, (*FEATURES, "model.num_steps=1"))
 FOUR_STEPS = Training("sine-four-steps", 8_000, 8.5, (*FEATURES, "model.num_steps=4"))
 EMBEDDED = Training("sine-embedded", 8_000, 6.0, ("model=gd_ssm_embedded", "data=sine"))

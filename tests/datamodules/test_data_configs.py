@@ -8,9 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from datamodules import EpisodeDataModule, EpisodeSpec
+from datamodules import EpisodeDataModule, EpisodeSpec, create_sampler
 from datamodules.functions import Mixture, SingleFunction
 from datamodules.inputs import Inputs
+from datamodules.stream import Generators
 from zoo.commands.train import register_resolvers
 from zoo.registry import list_models, model_arguments
 from zoo.training.settings import OptimConfig, RunSettings
@@ -37,6 +38,25 @@ def test_every_data_config_draws_finite_episodes_and_makes_itself_again(choice: 
         assert all(part.isfinite().all() for part in episodes[:3])
         assert episodes.scored[:, -1].all()
     assert EpisodeSpec(**spec.model_dump()) == spec
+
+
+@pytest.mark.parametrize(
+    "choice", [f"data={name}" for name in DATA] + [f"data/inputs={name}" for name in INPUTS]
+)
+def test_variances_of_a_spec_are_those_of_its_episodes(choice: str) -> None:
+    spec = spec_of(choice)
+    episodes = create_sampler(spec).sample(4000, Generators(1, "test", 0, "cpu"))
+    mean = 0 if spec.output == "value" else 1 / spec.d_y
+    assert (episodes.y - mean).square().mean().item() == pytest.approx(spec.label_variance, rel=0.1)
+    assert episodes.x.square().mean().item() == pytest.approx(spec.input_variance, rel=0.05)
+
+
+def test_label_variance_of_a_family_without_a_closed_form_is_measured() -> None:
+    data = {"d_x": 4, "d_y": 2, "function": {"name": "quadratic"}, "inputs": {"name": "gaussian"}}
+    spec = EpisodeSpec(**data)  # type: ignore[arg-type]
+    assert spec.function.label_variance(4, 2, 1.0) is None
+    assert spec.label_variance == pytest.approx(4, rel=0.1)
+    assert spec.label_variance == EpisodeSpec(**data).label_variance  # type: ignore[arg-type]
 
 
 def test_every_family_and_every_input_distribution_has_a_config() -> None:

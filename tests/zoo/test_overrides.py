@@ -152,7 +152,7 @@ def resumed(run_dir: Path, *overrides: str) -> DictConfig:
         ("model=gd_ssm", "model.num_steps", "1", "2"),
         ("trainer=auto", "trainer.accelerator", "cpu", "cpu|cuda"),
         ("optim=adamw", "optim.clip_norm", "1.0", "None"),
-        ("experiment=gd_ssm_linear", "callbacks.figures._target_", ".*", r"\(nothing\)"),
+        ("recipe=gd_ssm", "callbacks.figures._target_", ".*", r"\(nothing\)"),
         ("callbacks=default", "callbacks.figures._target_", ".*", r"\(nothing\)"),
         ("seed=0", "seed", "0", "5"),
         # What they are not.
@@ -202,7 +202,7 @@ def test_what_is_for_several_runs_is_refused_for_one(given: str) -> None:
 
 
 def test_a_setting_that_a_swept_choice_brings_is_asked_for_with_what_to_type() -> None:
-    swept = "experiment=transformer_linear,mamba_linear"
+    swept = "recipe=transformer,mamba"
     with pytest.raises(ValueError, match=r"\+\+model.num_layers=2 is taken for every run"):
         check_sweep(["-m", swept, "model.num_layers=2"], CONFIGS)
     for arguments in (

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import hydra
 import lightning.pytorch as pl
@@ -20,9 +20,11 @@ from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from datamodules import EpisodeSpec
 from zoo.evaluation.report import report_tables
 from zoo.evaluation.seeds import seeds_table
 from zoo.files import CONFIGS, refuse_links, sole_writer
@@ -59,6 +61,22 @@ def register_resolvers() -> None:
         use_cache=True,
         replace=True,
     )
+    OmegaConf.register_new_resolver("unit_scale", unit_scale, replace=True)
+
+
+def unit_scale(part: Literal["x", "y"], *, _root_: DictConfig) -> float:
+    """The factor that brings the inputs (x) or labels (y) of a configuration to unit variance.
+
+    To four decimals, so that it is the same number on every machine; of small ones to four digits.
+    """
+    data: Any = OmegaConf.to_container(_root_.data, resolve=True)
+    try:
+        spec = EpisodeSpec(**data)
+    except ValidationError:
+        return 1.0  # `train` refuses these data with a better text than a resolver can
+    scale = 1 / math.sqrt(spec.input_variance if part == "x" else spec.label_variance)
+    digits = max(4, 3 - math.floor(math.log10(scale)))
+    return round(scale, digits)
 
 
 register_resolvers()

@@ -20,7 +20,7 @@ class SequenceConfig(PredictorConfig):
         num_layers: Number of blocks.
         x_scale: Factor on inputs before the embedding.
         y_scale: Factor on labels before the embedding; values that are predicted are divided by it.
-            The shipped experiments bring tokens to about unit variance with both.
+            The shipped recipes bring tokens to about unit variance with both.
         output: `"logits"` if y is one-hot and predictions are scores of its coordinates.
     """
 

@@ -142,7 +142,7 @@ def check_sweep(arguments: Sequence[str], configs: Path) -> None:
     """Raises ValueError if Hydra would look for a setting before the choice that brings it.
 
     Hydra composes once without what a multirun goes through, to learn how to start it. A setting
-    that only comes with `experiment=ONE,OTHER` is not there yet, and Hydra's message does not say
+    that only comes with `recipe=ONE,OTHER` is not there yet, and Hydra's message does not say
     what to do.
 
     Args:
