@@ -24,10 +24,10 @@ from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.files import write_figure
 from zoo.hub.directory import read_card
+from zoo.layers.gd_ssm import GDSSMLayer
+from zoo.layers.gd_ssm_steps import GDSSMStepsLayer
 from zoo.metrics.errors import half_squared_error
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
-from zoo.models.gd_ssm_layer import GDSSMLayer
-from zoo.models.gd_ssm_steps import GDSSMStepsLayer
 from zoo.predictor import Predictor
 from zoo.solvers.theory import LinearEpisodes, expected_half_mse, optimal_step_size
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MODELS = {
     "gd_ssm": "gd_ssm",
     "gd_ssm_deep": "gd_ssm_deep",
-    "gd_ssm_embedded": "gd_ssm_embedded",
-    "gd_ssm_features": "gd_ssm_features",
+    "gd_ssm_embedded": "gd_ssm",
+    "gd_ssm_features": "gd_ssm",
     "linear_transformer": "linear_transformer",
     "mamba": "mamba",
     "s5": "s5",

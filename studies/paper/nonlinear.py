@@ -17,8 +17,7 @@ from studies.paper.sources import CODE, V3
 from studies.plan import Effort, Training
 from zoo.evaluation.episodes import evaluation_episodes
 from zoo.layers.tokens import widen
-from zoo.models.gd_ssm_embedded import GDSSMEmbedded
-from zoo.models.gd_ssm_features import GDSSMFeatures
+from zoo.models.gd_ssm import GDSSMEmbedded, GDSSMFeatures
 from zoo.predictor import Predictor
 from zoo.references import create_reference
 from zoo.solvers.tuning import log_grid, tune

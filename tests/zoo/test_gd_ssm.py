@@ -9,14 +9,9 @@ import torch
 
 import zoo
 from tests.conftest import MakePairs
+from zoo.layers.gd_ssm import GDSSMLayer, load_published_parameters_
 from zoo.layers.tokens import interleave, windows_of_pairs, windows_of_tokens
-from zoo.models.gd_ssm import (
-    GDSSM,
-    GDSSMConfig,
-    GDSSMLayer,
-    construct_gradient_descent_,
-    load_published_parameters_,
-)
+from zoo.models.gd_ssm import GDSSM, GDSSMConfig, construct_gradient_descent_
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "gd_ssm_vec_d4_n7.npz"
 SIZES = [(1, 1, 1), (4, 4, 7), (3, 5, 16), (5, 2, 17), (10, 1, 40)]  # d_x, d_y, N

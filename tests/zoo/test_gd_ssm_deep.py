@@ -6,8 +6,8 @@ from torch import Tensor
 
 import zoo
 from tests.conftest import MakePairs
+from zoo.layers.gd_ssm_heads import CHUNK, GDSSMBlock, GDSSMHeads
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
-from zoo.models.gd_ssm_deep import CHUNK, GDSSMBlock, GDSSMHeads
 
 
 def large_random_heads(num_heads: int, d_head: int, decay: str = "elementwise") -> GDSSMHeads:

@@ -7,9 +7,7 @@ from torch.nn.functional import glu
 import zoo
 from tests.conftest import MakePairs
 from zoo.layers.tokens import interleave
-from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
-from zoo.models.gd_ssm_embedded import GDSSMEmbedded
-from zoo.models.gd_ssm_features import GDSSMFeatures
+from zoo.models.gd_ssm import GDSSM, GDSSMEmbedded, GDSSMFeatures, construct_gradient_descent_
 
 
 @pytest.mark.parametrize("learn_start", [False, True])

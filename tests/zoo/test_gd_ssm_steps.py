@@ -10,9 +10,9 @@ from torch import Tensor
 import zoo
 from tests.conftest import MakePairs
 from zoo.analysis.construction import cosines_with_construction, effective_step_sizes
+from zoo.layers.gd_ssm_steps import CHUNK, GDSSMStepsLayer
 from zoo.layers.tokens import windows_of_pairs
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
-from zoo.models.gd_ssm_steps import CHUNK, GDSSMStepsLayer
 
 VARIANTS: list[dict[str, Any]] = [
     {"num_steps": 2},

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from zoo.layers.gd_ssm import GDSSMLayer
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
-from zoo.models.gd_ssm_layer import GDSSMLayer
 from zoo.predictor import Predictor
 
 

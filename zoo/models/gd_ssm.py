@@ -1,30 +1,23 @@
-"""The GD-SSM: a recurrence that collects the gradient of a least-squares loss, and descends.
+"""The GD-SSM: alone, on learned features, and between an embedding and a gated linear unit.
+
+Its layer collects the gradient of a least-squares loss in a recurrence, and descends.
 
 Source: "State-space models can learn in-context by gradient descent", arXiv 2410.11687.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import glu
 
-from zoo.models.gd_ssm_base import GDSSMState, WindowedPredictor
-from zoo.models.gd_ssm_layer import Decay, GDSSMLayer
-from zoo.models.gd_ssm_steps import GDSSMStepsLayer, ShapeE
+from zoo.layers.gd_ssm import Decay, GDSSMLayer
+from zoo.layers.gd_ssm_steps import GDSSMStepsLayer, ShapeE
+from zoo.layers.tokens import widen
+from zoo.models.gd_ssm_base import WindowedPredictor
 from zoo.registry import PredictorConfig, register_model
-
-__all__ = [
-    "GDSSM",
-    "GDSSMConfig",
-    "GDSSMLayer",
-    "GDSSMState",
-    "GDSSMStepsLayer",
-    "construct_gradient_descent_",
-    "create_layer",
-    "load_published_parameters_",
-]
 
 
 class GDSSMConfig(PredictorConfig):
@@ -131,6 +124,96 @@ class GDSSM(WindowedPredictor):
         return weights
 
 
+class GDSSMFeaturesConfig(GDSSMConfig):
+    """Arguments of `gd_ssm_features`, beside those of `gd_ssm`.
+
+    Attributes:
+        num_features: Width of phi(x).
+        num_hidden: Hidden layers of phi.
+        d_hidden: Width of each of them.
+    """
+
+    num_features: PositiveInt = 20
+    num_hidden: NonNegativeInt = 2
+    d_hidden: PositiveInt = 64
+
+
+@register_model("gd_ssm_features", GDSSMFeaturesConfig)
+class GDSSMFeatures(WindowedPredictor):
+    """A GD-SSM on the pairs (phi(x_i), y_i), with a network phi that context and query share.
+
+    Constructed, it is k steps of gradient descent on the last layer of a network whose features,
+    start and step sizes were learned over episodes. phi is a multilayer perceptron with GELU, and
+    linear at its end. Source: arXiv 2212.07677 (features before gradient descent) and
+    arXiv 2410.11687.
+    """
+
+    def __init__(self, config: GDSSMFeaturesConfig) -> None:
+        super().__init__(config.d_x, config.d_y, create_layer(config, config.num_features))
+        self.output = config.output
+        self.heavy_tailed = config.num_steps > 1
+        modules: list[nn.Module] = []
+        d_in = config.d_x
+        for _ in range(config.num_hidden):
+            modules += [nn.Linear(d_in, config.d_hidden), nn.GELU()]
+            d_in = config.d_hidden
+        self.phi = nn.Sequential(*modules, nn.Linear(d_in, config.num_features))
+
+    def tokens(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        # Contiguous: else torch multiplies by another kernel, which rounds differently, where no
+        # parameter requires a gradient.
+        return self.phi(x.contiguous()), y
+
+    def read_out(self, o: Tensor) -> Tensor:
+        return o[..., -self.d_y :]
+
+
+class GDSSMEmbeddedConfig(PredictorConfig):
+    """Arguments of `gd_ssm_embedded`; those of the layer are explained at `GDSSMLayer`.
+
+    Attributes:
+        d_model: Width of an embedded token.
+    """
+
+    d_model: PositiveInt = 32
+    decay: Decay = "elementwise"
+    scale_Q: NonNegativeFloat = 0.1
+    scale_C: NonNegativeFloat = 1.0
+    scale_D: NonNegativeFloat = 1.0
+
+
+@register_model("gd_ssm_embedded", GDSSMEmbeddedConfig)
+class GDSSMEmbedded(WindowedPredictor):
+    """One linear map for every token, a GD-SSM layer, a gated linear unit, a linear readout.
+
+    With o_i the layer's output on the embedded windows, the prediction is
+    readout(a * sigmoid(b)), (a, b) = gate(o_i). Before the first example o is zero.
+    """
+
+    def __init__(self, config: GDSSMEmbeddedConfig) -> None:
+        layer = GDSSMLayer(
+            config.d_model,
+            decay=config.decay,
+            scale_Q=config.scale_Q,
+            scale_C=config.scale_C,
+            scale_D=config.scale_D,
+        )
+        super().__init__(config.d_x, config.d_y, layer)
+        self.embed = nn.Linear(max(config.d_x, config.d_y), config.d_model)
+        self.gate = nn.Linear(config.d_model, 2 * config.d_model)
+        self.readout = nn.Linear(config.d_model, config.d_y)
+
+    def tokens(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        # The last label is never read. Embedded, it would reach the gradient of the embedding.
+        y = torch.cat([y[:, :-1], torch.zeros_like(y[:, -1:])], dim=1)
+        x, y = widen(x, y)
+        return self.embed(x), self.embed(y)
+
+    def read_out(self, o: Tensor) -> Tensor:
+        prediction: Tensor = self.readout(glu(self.gate(o)))
+        return prediction
+
+
 @torch.no_grad()
 def construct_gradient_descent_(
     model: GDSSM,
@@ -227,39 +310,3 @@ def construct_gradient_descent_(
     if loss == "cross_entropy":
         C[0, -d_y:, -d_y:] -= C[0, -1, -1] / d_y
     return model
-
-
-@torch.no_grad()
-def load_published_parameters_(layer: GDSSMLayer, parameters: Mapping[str, Any]) -> GDSSMLayer:
-    """Copies parameters of the published implementation into a layer, in place.
-
-    Args:
-        layer: A layer with `decay="elementwise"`.
-        parameters: Arrays `Q (3, 3)`, `C (d, d)`, `D (3,)`, `Lambda_re (d, d)`, `log_step (d, 1)`,
-            such as an opened .npz file; other keys are not read.
-
-    Returns:
-        The same layer. Its outputs are those of the published layer.
-
-    Raises:
-        ValueError: If an array is missing, has another shape or is not finite, or if Lambda_re is
-            positive anywhere: the published layer then grows where this one is clamped.
-    """
-    arrays = {}
-    for name, parameter in layer.named_parameters():
-        if name not in parameters:
-            raise ValueError(f"parameter {name!r} is missing, got {sorted(parameters)}")
-        array = torch.as_tensor(parameters[name])
-        if array.shape != parameter.shape:
-            raise ValueError(f"{name} must be {tuple(parameter.shape)}, got {tuple(array.shape)}")
-        if not array.isfinite().all():
-            raise ValueError(f"{name} is not finite")
-        arrays[name] = array
-    if "Lambda_re" in arrays and (arrays["Lambda_re"] > 0).any():
-        raise ValueError(
-            f"Lambda_re must not be positive, got a maximum of {arrays['Lambda_re'].max():.3g}: "
-            "the published layer would grow without bound where this one does not decay"
-        )
-    for name, parameter in layer.named_parameters():
-        parameter.copy_(arrays[name])
-    return layer

@@ -7,9 +7,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.layers.gd_ssm import GDSSMLayer
+from zoo.layers.gd_ssm_steps import GDSSMStepsLayer
 from zoo.layers.tokens import widen, windows_of_pairs
-from zoo.models.gd_ssm_layer import GDSSMLayer
-from zoo.models.gd_ssm_steps import GDSSMStepsLayer
 from zoo.predictor import Predictor
 
 

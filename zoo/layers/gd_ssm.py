@@ -4,8 +4,8 @@ Source: "State-space models can learn in-context by gradient descent", arXiv 241
 """
 
 import math
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -236,3 +236,39 @@ class GDSSMLayer(nn.Module):
         """The windows in the type of the state: that of tokens and weights, float32 at least."""
         dtype = torch.promote_types(S.dtype, self.Q.dtype)
         return S.to(torch.promote_types(dtype, torch.float32))
+
+
+@torch.no_grad()
+def load_published_parameters_(layer: GDSSMLayer, parameters: Mapping[str, Any]) -> GDSSMLayer:
+    """Copies parameters of the published implementation into a layer, in place.
+
+    Args:
+        layer: A layer with `decay="elementwise"`.
+        parameters: Arrays `Q (3, 3)`, `C (d, d)`, `D (3,)`, `Lambda_re (d, d)`, `log_step (d, 1)`,
+            such as an opened .npz file; other keys are not read.
+
+    Returns:
+        The same layer. Its outputs are those of the published layer.
+
+    Raises:
+        ValueError: If an array is missing, has another shape or is not finite, or if Lambda_re is
+            positive anywhere: the published layer then grows where this one is clamped.
+    """
+    arrays = {}
+    for name, parameter in layer.named_parameters():
+        if name not in parameters:
+            raise ValueError(f"parameter {name!r} is missing, got {sorted(parameters)}")
+        array = torch.as_tensor(parameters[name])
+        if array.shape != parameter.shape:
+            raise ValueError(f"{name} must be {tuple(parameter.shape)}, got {tuple(array.shape)}")
+        if not array.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+        arrays[name] = array
+    if "Lambda_re" in arrays and (arrays["Lambda_re"] > 0).any():
+        raise ValueError(
+            f"Lambda_re must not be positive, got a maximum of {arrays['Lambda_re'].max():.3g}: "
+            "the published layer would grow without bound where this one does not decay"
+        )
+    for name, parameter in layer.named_parameters():
+        parameter.copy_(arrays[name])
+    return layer

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from zoo.layers.discretization import at_most_zero
-from zoo.models.gd_ssm_layer import Decay
+from zoo.layers.gd_ssm import Decay
 from zoo.ops.precision import without_autocast
 from zoo.ops.scan import Method
 from zoo.ops.windows import mix, read_states, window_inputs, window_states
