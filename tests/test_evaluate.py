@@ -27,6 +27,7 @@ from zoo.commands.evaluate import EvaluateSettings
 from zoo.evaluation.entries import Entry, entries_of, solvers_of, spec_of, with_reference
 from zoo.evaluation.episodes import evaluation_batches, evaluation_episodes, fresh_queries
 from zoo.evaluation.measure import Evaluation, evaluate
+from zoo.evaluation.report import create_report
 from zoo.evaluation.results import tables_of, write_results
 from zoo.evaluation.sweeps import Row
 from zoo.models.gd_ssm import construct_gradient_descent_
@@ -550,3 +551,21 @@ def test_a_heavy_tail_is_said_in_tables_and_rows_with_the_range_of_ten_sets(
     write_results(rows, entries, settings.suites, tmp_path)
     header = (tmp_path / "results.csv").read_text().splitlines()[0]
     assert "value,ci95,median,tail_share,lowest,highest" in header
+
+
+def test_a_reference_that_is_not_finite_is_left_out_of_a_report_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = EpisodeSpec(d_x=2, d_y=1, num_context=3)
+    model = zoo.create_model("gd_ssm", d_x=2, d_y=1)
+    names = {"gradient_descent": {"step_size": 0.1}, "least_squares": {}, "zero": {}}
+    references = {n: zoo.create_solver(n, d_x=2, d_y=1, **given) for n, given in names.items()}
+
+    def spoilt(self: LeastSquares, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.arange(len(x))[:, None, None] == 3, torch.nan, 0 * y)
+
+    monkeypatch.setattr(LeastSquares, "forward", spoilt)
+    with pytest.warns(UserWarning, match="least_squares is left out of the report"):
+        report = create_report(model, references, None, lambda i: evaluation_batches(spec, 20))
+    assert set(report.at_query["half_mse"]) == {"model", "gradient_descent", "zero"}
+    assert set(report.ratio) == {"gradient_descent", "zero"}

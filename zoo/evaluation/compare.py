@@ -97,6 +97,11 @@ class Comparison:
         self.errors[name] = self._errors(predictor, 0)
         self._predictors[name] = predictor
 
+    def is_finite(self, name: str) -> bool:
+        """Whether every loss of a predictor is a number."""
+        columns = [column for all_ in self.errors[name].values() for column in all_[:-1]]
+        return all(bool(column.isfinite().all()) for column in columns)
+
     def is_rounding(self, name: str, loss: str) -> bool:
         """Whether a loss at the query is rounding: no ratio to it means anything."""
         return is_rounding(self.errors[name][loss][-2], self._negligible)

@@ -1,5 +1,6 @@
 """What is known of a model at the end of its training."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,16 +119,23 @@ def create_report(
     Args:
         model: The trained model; with logits the labels are classes.
         references: Exact algorithms by name; the model's behaviour is compared with that of
-            `gradient_descent`.
+            `gradient_descent`. Another one that is not finite on an episode is left out, with a
+            warning: its means say nothing, and the model's are not lost with them.
         closed_form: Expected 0.5*MSE of the best gradient step, if it is known.
         sets: The test episodes, and the further sets that are measured where tails are heavy.
         mean_function: The matrix (d_y, d_x) that the functions of all episodes have in common, if
             they do; what the model says before any example is compared with it.
     """
     comparison = Comparison(sets, model.output == "logits")
-    predictors = {"model": model, **references}
-    for name, predictor in predictors.items():
+    predictors: dict[str, Predictor] = {}
+    for name, predictor in {"model": model, **references}.items():
         comparison.add(name, predictor)
+        if name in ("model", REFERENCE) or comparison.is_finite(name):
+            predictors[name] = predictor
+        else:
+            del comparison.errors[name]
+            text = f"{name} is left out of the report: some of its losses are not finite"
+            warnings.warn(text, stacklevel=2)
     found = {
         loss: {
             name: comparison.summaries(name, loss)
