@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from datamodules.suites import Setting, Suite
 from tests.conftest import MakeCheckpoint
 from zoo.analysis.imitation import behaviour, implicit_weights, likeness, mean_likeness
 from zoo.commands.evaluate import EvaluateSettings
+from zoo.evaluation.compare import Comparison
 from zoo.evaluation.entries import Entry, entries_of, solvers_of, spec_of, with_reference
 from zoo.evaluation.episodes import evaluation_batches, evaluation_episodes, fresh_queries
 from zoo.evaluation.measure import Evaluation, evaluate
@@ -31,6 +33,7 @@ from zoo.evaluation.report import create_report
 from zoo.evaluation.results import tables_of, write_results
 from zoo.evaluation.sweeps import Row
 from zoo.models.gd_ssm import construct_gradient_descent_
+from zoo.predictor import Predictor
 from zoo.references import TUNE_EPISODES, create_reference
 from zoo.solvers.least_squares import LeastSquares
 
@@ -569,3 +572,32 @@ def test_a_reference_that_is_not_finite_is_left_out_of_a_report_and_said(
         report = create_report(model, references, None, lambda i: evaluation_batches(spec, 20))
     assert set(report.at_query["half_mse"]) == {"model", "gradient_descent", "zero"}
     assert set(report.ratio) == {"gradient_descent", "zero"}
+
+
+def test_a_heavy_mean_over_all_positions_of_a_model_has_the_range_of_ten_sets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = EpisodeSpec(d_x=2, d_y=1, num_context=3)
+    model = zoo.create_model("gd_ssm", d_x=2, d_y=1)
+    step = zoo.create_solver("gradient_descent", d_x=2, d_y=1, step_size=0.1)
+    references = {"gradient_descent": step}
+    forward = type(model).forward
+
+    def rarely_wrong(self: Predictor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        wrong = (x[:, :1, :1] > 0.47) & (torch.arange(4)[:, None] == 1)
+        return torch.where(wrong, 50.0, forward(self, x, y))
+
+    monkeypatch.setattr(type(model), "forward", rarely_wrong)
+
+    def sets(number: int) -> Iterator[Episodes]:
+        return evaluation_batches(spec, 60, number=number)
+
+    report = create_report(model, references, None, sets)
+    found = report.over_all["half_mse"]["model"]
+    assert found.ci95 is None
+    comparison = Comparison(sets, classification=False)
+    comparison.add("", model)
+    columns = [comparison._errors(model, i)["half_mse"][-1] for i in range(1, 11)]
+    means = [column.double().mean().item() for column in columns]
+    assert (found.lowest, found.highest) == (min(means), max(means))
+    assert report.at_query["half_mse"]["model"].ci95 is not None

@@ -106,12 +106,18 @@ class Comparison:
         """Whether a loss at the query is rounding: no ratio to it means anything."""
         return is_rounding(self.errors[name][loss][-2], self._negligible)
 
-    def summaries(self, name: str, loss: str) -> list[Summary | None]:
+    def summaries(self, name: str, loss: str, over_all_apart: bool = False) -> list[Summary | None]:
         """A loss at every position and, last, over all of them.
 
         The further sets are measured at the query, and only where the tail there is heavy: every
         position would take as many times longer.
         An accuracy, which is no error, has its interval.
+
+        Args:
+            name: Of the predictor.
+            loss: Of the loss.
+            over_all_apart: Whether further sets are measured over all positions too, where that
+                mean is heavy.
 
         Returns:
             None where fewer than two episodes are scored.
@@ -121,6 +127,8 @@ class Comparison:
             return [Summary(*mean_interval(c)) if len(c) > 1 else None for c in columns]
         heavy = is_heavy(columns[-2]) and not self.is_rounding(name, loss)
         apart = {len(columns) - 2: self._means_apart(name)[loss]} if heavy else {}
+        if over_all_apart and is_heavy(columns[-1]):
+            apart[len(columns) - 1] = self._means_over_all_apart(name)[loss]
         return [
             error_summary(column, self._negligible, apart.get(i)) if len(column) > 1 else None
             for i, column in enumerate(columns)
@@ -171,6 +179,13 @@ class Comparison:
             predictor = self._predictors[name]
             self._apart[name] = means_apart(lambda number: self._at_query(predictor, number))
         return self._apart[name]
+
+    def _means_over_all_apart(self, name: str) -> dict[str, list[float]]:
+        def over_all(number: int) -> dict[str, Tensor]:
+            found = self._errors(self._predictors[name], number)
+            return {loss: columns[-1] for loss, columns in found.items()}
+
+        return means_apart(over_all)
 
 
 def _losses(
