@@ -12,10 +12,10 @@ import zoo
 from datamodules import EpisodeSpec
 from zoo.commands.measure import measure
 from zoo.evaluation.compare import losses
-from zoo.evaluation.entries import CHECKPOINTS
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.hub.card import SCHEMA_VERSION
 from zoo.hub.directory import read_card
+from zoo.hub.find import CHECKPOINTS
 from zoo.metrics.text import number_text
 from zoo.training.remeasure import measured_again
 

@@ -449,7 +449,7 @@ def test_a_run_that_diverges_later_keeps_its_last_finite_checkpoint(tmp_path: Pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=gd_smm"], "Could not find 'model/gd_smm'"),
+        (["model=gd_smm"], "unknown model 'gd_smm'. Did you mean 'gd_ssm'"),
         (["+model.depth=2"], "unknown argument of gd_ssm 'depth'"),
         (["+data.nois=1"], "nois"),
         (["data.d_x=-1"], "d_x"),
@@ -506,11 +506,11 @@ def test_resuming_refuses_what_conflicts_and_takes_more_steps(
         ("data=linear_scalar", "data.d_x"),
         ("experiment=large_start", "callbacks.figures._target_"),
         ("~callbacks.alignment", "callbacks.alignment._target_"),
-        ("+foo=1", "foo"),
     ]:
         output = run(f"resume={whole_run}", override, expect=1)
         assert f"resume: {key} = " in output
         assert f"conflicts with {key} = " in output
+    assert "unknown setting 'foo'" in run(f"resume={whole_run}", "+foo=1", expect=1)
     output = run(*LONG, "seed=1", f"hydra.run.dir={whole_run}", expect=1)
     assert "holds another run" in output
     output = run(f"resume={whole_run}", f"hydra.run.dir={tmp_path / 'other'}", expect=1)
