@@ -129,7 +129,8 @@ class S5Layer(nn.Module):
             Lambda_bar, B_bar = self._discretize(u.dtype)
             # Matrix products are real, with real and imaginary parts side by side: half the work.
             B_pairs = torch.view_as_real(B_bar).mT.flatten(0, 1)  # (2P, d_model)
-            C_pairs = (self.C.to(u.dtype) * self.C.new_tensor([2, -2])).flatten(1)  # (d_model, 2P)
+            C_re, C_im = self.C.to(u.dtype).unbind(-1)
+            C_pairs = torch.stack([2 * C_re, -2 * C_im], dim=-1).flatten(1)  # (d_model, 2P)
             Bu = torch.view_as_complex(linear(u, B_pairs).view(*u.shape[:2], len(Lambda_bar), 2))
             states = diagonal_scan(Lambda_bar, Bu, x, method)  # (batch, length, P)
             y = linear(torch.view_as_real(states).flatten(-2), C_pairs)
