@@ -1,27 +1,33 @@
 """Every shipped configuration composes, builds and trains."""
 
+import inspect
 import shlex
 import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel
 from rich.console import Console
 
 import zoo
 from datamodules import EpisodeSpec
+from datamodules.functions import Mixture, SingleFunction
+from datamodules.inputs import Inputs
 from zoo import registry
 from zoo.commands.train import train
 from zoo.hub.directory import read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import read_index
 from zoo.training.base import NonFiniteError
+from zoo.training.settings import OptimConfig, RunSettings, TrainerSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = {
@@ -152,6 +158,65 @@ def test_what_is_wrong_with_episodes_is_said_by_their_name(tmp_path: Path) -> No
     config = config_of("recipe=mamba", "data.noise=-1", *SHORT, f"run_dir={tmp_path}")
     with pytest.raises(ValueError, match="noise"):
         train(config, tmp_path, Console(quiet=True))
+
+
+def differences(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration gives and what the class has, where the two are not the same."""
+    same = {name: value for name, value in given.items() if name in defaults}
+    return {name: value for name, value in same.items() if value != defaults[name]}
+
+
+def defaults_of(cls: type[BaseModel]) -> dict[str, Any]:
+    """The defaults of a class of settings, as plain data."""
+    fields = {name: f.default for name, f in cls.model_fields.items() if not f.is_required()}
+    return {n: v.model_dump() if isinstance(v, BaseModel) else v for n, v in fields.items()}
+
+
+@pytest.mark.parametrize("name", registry.list_models())
+def test_the_file_of_a_model_has_the_defaults_of_its_config(name: str) -> None:
+    given = settings_of(f"model={name}")["model"]
+    assert differences(given, defaults_of(registry._models.find(name)[0])) == {}
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "data/inputs").glob("*.yaml")))
+def test_the_file_of_an_input_distribution_has_the_defaults_of_its_class(path: Path) -> None:
+    kinds = {defaults_of(cls)["name"]: cls for cls in get_args(get_args(Inputs)[0])}
+    given = settings_of(f"data/inputs={path.stem}")["data"]["inputs"]
+    assert given == defaults_of(kinds[given["name"]])
+
+
+# What a kind of episodes is for stands in its own file: widths, context, inputs and these.
+MEANT = {
+    "linear_curriculum": {"curriculum"},
+    "linear_noisy": {"noise"},
+    "linear_pool": {"noise"},
+    "relu_network": {"function.hidden"},
+}
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")))
+def test_the_file_of_a_kind_of_episodes_has_defaults_but_for_what_it_is_for(path: Path) -> None:
+    kinds = {defaults_of(cls)["name"]: cls for cls in (*get_args(SingleFunction), Mixture)}
+    data = settings_of(f"data={path.stem}")["data"]
+    function = differences(data["function"], defaults_of(kinds[data["function"]["name"]]))
+    others = differences(data, defaults_of(EpisodeSpec)).keys()
+    sizes = {"d_x", "d_y", "num_context", "function", "inputs"}
+    differing = (others - sizes) | {f"function.{part}" for part in function}
+    assert differing == MEANT.get(path.stem, set())
+
+
+def test_the_main_job_has_the_defaults_of_every_class_of_settings() -> None:
+    settings = settings_of()
+    assert EpisodeSpec(**settings["data"]) == EpisodeSpec()
+    assert settings["optim"] == defaults_of(OptimConfig)
+    assert differences(settings["trainer"], defaults_of(TrainerSettings)) == {}
+    defaults = defaults_of(RunSettings)
+    listed = {"callbacks", "logger"}  # none in a run that does not name them
+    assert differences(settings, defaults).keys() == listed
+    for name, given in settings["callbacks"].items():
+        parameters = inspect.signature(get_class(given["_target_"])).parameters
+        defaults = {part: parameter.default for part, parameter in parameters.items()}
+        assert differences(given, defaults) == {}, name
 
 
 @pytest.fixture(scope="module")

@@ -433,7 +433,7 @@ def test_every_shipped_suite_applies_to_the_default_episodes() -> None:
     from omegaconf import OmegaConf
 
     for path in sorted((ROOT / "configs" / "suite").glob("*.yaml")):
-        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         content["settings"] = {str(name): s for name, s in content["settings"].items()}
         suite = Suite(**content)
         for setting in suite.settings.values():

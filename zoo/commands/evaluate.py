@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
+from datamodules.inputs import Uniform
 from datamodules.suites import Suite
 from zoo.errors import first_line, refusing
 from zoo.evaluation.entries import entries_of, solvers_of, spec_of, with_reference
@@ -21,6 +22,9 @@ from zoo.files import CONFIGS, refuse_links, write_json
 from zoo.references import STEP
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.overrides import typed_path
+
+# What suites call: the variance of U(-r, r).
+OmegaConf.register_new_resolver("uniform_variance", lambda r: Uniform(r=r).variance, replace=True)
 
 
 class EvaluateSettings(BaseModel):
