@@ -1,16 +1,19 @@
 """What every command does before anything slow is imported: help, refusals, signals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from zoo.commands.composing import composed
-from zoo.commands.explained import explained, help_of
-from zoo.files import ROOT
+from zoo.commands.explained import COLUMN, FOLLOWS, explained, groups_of, help_of
+from zoo.files import CONFIGS, ROOT
 from zoo.terminal import StoppedBySignal
 
 DOORS = ("train", "evaluate", "reproduce")
@@ -134,6 +137,7 @@ def test_a_signal_during_the_imports_ends_with_one_line(
 
 def test_the_comments_of_a_file_are_read(tmp_path: Path) -> None:
     (tmp_path / "below.yaml").write_text("# Below.\nbelow: 1   # from below\nboth: 1  # below\n")
+    (tmp_path / "inside.yaml").write_text("it: 1   # inside\n")
     (tmp_path / "file.yaml").write_text(
         """# @package _global_
 # python train.py experiment=file
@@ -142,7 +146,8 @@ def test_the_comments_of_a_file_are_read(tmp_path: Path) -> None:
 defaults:
   - below
   - _self_
-  - model: s5
+  - inside@part.there
+  - model: s5   # a group
 # Explained
 # above.
 first: 1
@@ -166,14 +171,55 @@ both: 2       # own
         {
             "below": "from below",
             "both": "own",
+            "defaults.model": "a group",
             "first": "Explained above.",
             "second": "on its line and the next",
             "third": "not of second",
             "part.inner": "within",
             "part.other": "unit",
+            "part.there.it": "inside",
         },
         "_global_",
     )
+
+
+def leaves(content: dict[str, Any], above: str = "") -> set[str]:
+    """Dotted names of all values of a file that can be set."""
+    found = set()
+    for key, value in content.items():
+        if key in ("defaults", "_target_"):
+            continue
+        of_dict = isinstance(value, dict) and not any("." in name for name in value)
+        found |= leaves(value, f"{above}{key}.") if of_dict else {f"{above}{key}"}
+    return found
+
+
+# What these set is explained where it is set first.
+SETS = {"recipe", "experiment", "suite"}
+GROUPS = {group for command in DOORS for group in groups_of(command)} - SETS | {"data/inputs"}
+FILES = [path for group in sorted(GROUPS) for path in sorted((CONFIGS / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_setting_of_a_file_is_explained(path: Path) -> None:
+    names = leaves(yaml.safe_load(path.read_text()))
+    names -= {name for name in names if name.rpartition(".")[2] == "name"} - {"csv.name"}
+    assert names <= explained(path).settings.keys()
+    assert explained(path).purpose or path.stem == "default"
+
+
+@pytest.mark.parametrize("command", DOORS)
+def test_every_setting_and_group_of_a_command_is_explained(command: str) -> None:
+    path = CONFIGS / f"{command}.yaml"
+    texts = explained(path).settings
+    own = {name for name in leaves(yaml.safe_load(path.read_text())) if name[:6] != "hydra."}
+    assert own - FOLLOWS <= texts.keys()
+    lines = help_of(command, composed(command, [])).splitlines()
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        if re.fullmatch(r"  \w+(\.\w+)+(=\S*)?", line):  # too long for more on its line
+            assert after.startswith(" " * COLUMN), f"{line.strip()} is not explained"
+        if line.partition("=")[0] in groups_of(command):
+            assert re.match("  (?!others:)", after), f"{line} is not explained"
 
 
 def test_help_shows_what_is_chosen() -> None:

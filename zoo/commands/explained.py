@@ -62,7 +62,7 @@ def help_of(command: str, config: dict[str, Any]) -> str:
             rows[place][name] = value
     lines += ["", "settings", *_table(rows[""], texts)]
     for (group, choice), place in zip(groups.items(), of_groups, strict=True):
-        lines += ["", f"{group}={_plain(choice)}"]
+        lines += ["", f"{group}={_plain(choice)}", *_indented(texts.get(f"defaults.{group}", ""))]
         if isinstance(choice, str):
             lines += _indented(explained(CONFIGS / group / f"{choice}.yaml").purpose)
         names = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
@@ -122,7 +122,10 @@ def explained(path: Path) -> Explained:
     settings: dict[str, str] = {}
     for entry in _yaml(path).get("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
-            settings |= explained(path.parent / f"{entry.partition('@')[0]}.yaml").settings
+            file, _, place = entry.partition("@")
+            prefix = "" if place in ("", "_here_") else f"{place}."
+            below = explained(path.parent / f"{file}.yaml").settings
+            settings |= {f"{prefix}{name}": text for name, text in below.items()}
     purpose, package = "", None
     above: list[str] = []  # comments that wait for the setting below them
     keys: list[tuple[int, str]] = []  # that the line stands in, with their columns
@@ -137,7 +140,7 @@ def explained(path: Path) -> Explained:
                 settings[name] += f" {comment}"
             elif not comment.startswith("python "):
                 above.append(comment)
-        elif found := re.match(r"(\s*)([\w.]+):(\s|$)", line):
+        elif found := re.match(r"(\s*(?:- )?)([\w./]+):(\s|$)", line):
             indent = len(found[1])
             keys = [(at, key) for at, key in keys if at < indent]
             if not keys and not purpose:

@@ -91,7 +91,6 @@ class LitReplicas(EpisodeModule):
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
         """Raises ValueError if the trainer has more than one device, batch or type of numbers."""
-        super().check_trainer(trainer)
         for name, given, allowed in [
             ("trainer: the number of devices", trainer.world_size, 1),
             ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1),

@@ -53,10 +53,15 @@ class OptimConfig(BaseModel):
 
 
 class TrainerSettings(BaseModel):
-    """What train.py reads of the trainer's settings; Lightning checks the rest."""
+    """What train.py reads of the trainer's settings; Lightning checks the rest.
+
+    Attributes:
+        precision: One that keeps the weights in float32, the type that episodes are drawn in.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     accumulate_grad_batches: PositiveInt = 1
     log_every_n_steps: PositiveInt = 50
 
