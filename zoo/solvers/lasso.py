@@ -100,11 +100,26 @@ def _follow_path(A: Tensor, b: Tensor, penalty: Tensor) -> Tensor:
     M, r, penalty = A / scale[..., None], b / scale, penalty[:, None] / scale
     floor = INDEPENDENT * diagonal / scale
     exact_A, exact_b = M, r
-    coordinate = torch.arange(b.shape[1], device=b.device)
+    with torch.no_grad():
+        w, sign, M = _reached(M, r, penalty, floor)
+    used = sign != 0
+    # What ties and rounding have left of the gradients in use. These are steps of Newton's method,
+    # so that they also carry the gradients with respect to A and b.
+    for _ in range(2):
+        r = exact_b - (exact_A @ w[..., None])[..., 0]
+        error = torch.where(used, r - penalty * sign, 0.0)
+        w = w + torch.where(used, (M @ error[..., None])[..., 0], 0.0)
+    return torch.where(w * sign > 0, w, 0.0)
+
+
+def _reached(M: Tensor, r: Tensor, penalty: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the path is at the penalty (num, 1): w, the signs of the gradients in use, and M."""
+    num = r.shape[1]
+    coordinate = torch.arange(num, device=r.device)
     r = r * (1 + TIE_BREAK * torch.cos(coordinate.to(r.dtype)))
-    w, sign = torch.zeros_like(b), torch.zeros_like(b)
+    w, sign = torch.zeros_like(r), torch.zeros_like(r)
     level = r.abs().amax(1, keepdim=True)
-    for _ in range(EVENTS_PER_COORDINATE * b.shape[1]):
+    for _ in range(EVENTS_PER_COORDINATE * num):
         rest = (level - penalty).clamp(min=0)
         if not rest.any():
             break
@@ -120,17 +135,12 @@ def _follow_path(A: Tensor, b: Tensor, penalty: Tensor) -> Tensor:
         until.append(torch.where(sign * w_rate < 0, (-w / w_rate).clamp(min=0), torch.inf))
         time, event = torch.cat(until, dim=1).min(1, keepdim=True)
         w, r, level = w + time * w_rate, r - time * r_rate, level - time
-        k = (event[:, 0] - 1) % b.shape[1]
+        k = (event[:, 0] - 1) % num
         pivot = (coordinate == k[:, None]) & (event > 0) & (rest > 0)  # (num, d), one or none
         w = w.masked_fill(pivot, 0.0)
         sign = torch.where(pivot, torch.where(used, 0.0, r.sign()), sign)
         M = _exchange(M, k, pivot.to(M.dtype))
-    used = sign != 0
-    for _ in range(2):  # what ties and rounding have left of the gradients in use
-        r = exact_b - (exact_A @ w[..., None])[..., 0]
-        error = torch.where(used, r - penalty * sign, 0.0)
-        w = w + torch.where(used, (M @ error[..., None])[..., 0], 0.0)
-    return torch.where(w * sign > 0, w, 0.0)
+    return w, sign, M
 
 
 def _exchange(M: Tensor, k: Tensor, e: Tensor) -> Tensor:

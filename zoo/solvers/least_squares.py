@@ -24,6 +24,12 @@ EVIDENCE_RANGE = (1e-8, 1e4)
 EVIDENCE_GRID = 49
 EVIDENCE_SECTIONS = 40
 EVIDENCE_TIE = 1e-6
+# Distance of log penalties over which the slope of the evidence is compared.
+EVIDENCE_SECANT = 1e-3
+
+# Steps of Newton's iteration that change the smallest singular value above the tolerance; more
+# change no bit.
+NEWTON_STEPS = 90
 
 
 @register_solver("least_squares", PredictorConfig)
@@ -137,11 +143,10 @@ class Ridge(MomentSolver):
         L, safe = _safe_cholesky(A + self.penalty * torch.eye(self.d_x).to(A))
         W = torch.cholesky_solve(B, L)
         if not safe.all():  # the penalty is lost in the rounding of A
-            s, vectors = _eigenvectors(A)
-            inverse = torch.where(s > 0, 1 / (s + self.penalty), 0.0)
-            W = torch.where(
-                safe[..., -1:, None], W, vectors @ (inverse[..., None] * (vectors.mT @ B))
-            )
+            M, vectors = _diagonalized(A)
+            reached = M @ torch.linalg.pinv(M, hermitian=True)  # the projection on what is not zero
+            inverse = torch.linalg.pinv(M + self.penalty * reached, hermitian=True)
+            W = torch.where(safe[..., -1:, None], W, vectors @ (inverse @ (vectors.mT @ B)))
         return W
 
 
@@ -165,17 +170,21 @@ class RidgeEvidence(MomentSolver):
         super().__init__(config.d_x, config.d_y)
 
     def weights(self, moments: Moments) -> Tensor:
-        A, B, y_squares, num_seen = moments
-        s, vectors = torch.linalg.eigh(A)  # (..., d_x), (..., d_x, d_x)
-        s = s.clamp(min=0)
-        b = vectors.mT @ B  # (..., d_x, d_y)
-        b_squares = b.square().sum(-1)
-        scale = s.amax(-1)
-        scale = torch.where(scale > 0, scale, 1.0)
+        s, vectors = torch.linalg.eigh(moments.A.detach())
+        s = s.clamp(min=0)  # (..., d_x)
+        M = _in_basis(moments.A, s, vectors)
+        moments = moments._replace(A=M, B=vectors.mT @ moments.B)
+        log_penalty = self._choose(s, Moments(*(part.detach() for part in moments)))
+        W: Tensor = vectors @ _shrunk(moments, self._refine(moments, log_penalty))[0]
+        return W
 
+    def _choose(self, s: Tensor, moments: Moments) -> Tensor:
+        """log(lambda / the largest of s) of greatest evidence on the grid and beside its best."""
+        A, B, y_squares, num_seen = moments
+        b_squares = B.square().sum(-1)
+        scale = _largest_of(A)
         n = num_seen[..., None]
-        precision = torch.finfo(A.dtype)
-        floor = (precision.eps * y_squares + precision.tiny)[..., None]
+        floor = _least_rest(y_squares)[..., None]
 
         def cost(log_penalty: Tensor) -> Tensor:
             """-2 / d_y times the log evidence, (..., num), for log(lambda / scale) (..., num)."""
@@ -193,9 +202,31 @@ class RidgeEvidence(MomentSolver):
         # After one example the evidence is the same for all: rounding shall not choose.
         equal = costs <= costs.amin(-1, keepdim=True) + EVIDENCE_TIE
         best = grid[equal.int().argmax(-1)]
-        penalty = scale * _golden_section(cost, best, (high - low) / (EVIDENCE_GRID - 1)).exp()
-        W: Tensor = vectors @ (b / (s + penalty[..., None])[..., None])
-        return W
+        return _golden_section(cost, best, (high - low) / (EVIDENCE_GRID - 1))
+
+    def _refine(self, moments: Moments, log_penalty: Tensor) -> Tensor:
+        """Two steps of Newton's method, through which gradients see how the choice would move.
+
+        No step is taken where the evidence has no maximum: at the ends of the range, or flat.
+        """
+
+        def slope(moments: Moments, log_penalty: Tensor) -> Tensor:
+            """The derivative of `cost` by log(lambda)."""
+            W, penalty, explained = _shrunk(moments, log_penalty)
+            rest = moments.y_squares - (W * moments.B).sum((-2, -1))
+            rest = torch.where(rest > _least_rest(moments.y_squares), rest, torch.inf)
+            of_labels = moments.num_seen * penalty * W.square().sum((-2, -1)) / rest
+            return of_labels - explained
+
+        constant = Moments(*(part.detach() for part in moments))
+        h = EVIDENCE_SECANT
+        left, right = (slope(constant, log_penalty + side) for side in (-h, h))
+        curvature = (right - left) / (2 * h)
+        maximum = (left < 0) & (right > 0) & (curvature > EVIDENCE_TIE)
+        curvature = torch.where(maximum, curvature, torch.inf)
+        for _ in range(2):
+            log_penalty = log_penalty - slope(moments, log_penalty) / curvature
+        return log_penalty
 
     def state_size(self, num_context: int) -> int:
         return super().state_size(num_context) + 1
@@ -213,9 +244,9 @@ class Newton(MomentSolver):
 
     Newton's iteration for the inverse of A (Schulz; Fu et al., arXiv 2310.17086): the error of
     every eigenvalue is squared in each step, and V_k approaches the pseudo-inverse. It keeps the
-    eigenvectors of A, so it is done on the eigenvalues s: 1 - s v_k = (1 - s^2 / max s^2)^(2^k).
-    The product of matrices would double, step by step, what rounding leaves of directions without
-    examples. Eigenvalues below 1e-12 of the largest count as zero.
+    eigenvectors of A, so it is done on the diagonal matrix of eigenvalues: otherwise it would
+    double, step by step, what rounding leaves of directions without examples. Eigenvalues below
+    1e-12 of the largest count as zero.
     """
 
     def __init__(self, config: NewtonConfig) -> None:
@@ -227,13 +258,13 @@ class Newton(MomentSolver):
         return {"num_steps": 4}
 
     def weights(self, moments: Moments) -> Tensor:
-        s, vectors = _eigenvectors(moments.A)
-        scale = s.amax(-1, keepdim=True)
-        relative = s / torch.where(scale > 0, scale, 1.0)
-        power = 2.0 ** min(self.num_steps, 1000)  # more changes no bit
-        found = -torch.expm1(power * torch.log1p(-relative.square()))
-        v = torch.where(s > 0, found / s, 0.0)
-        W: Tensor = vectors @ (v[..., None] * (vectors.mT @ moments.B))
+        M, vectors = _diagonalized(moments.A)
+        scale = _largest_of(M)[..., None, None]
+        relative = M / scale
+        V = relative
+        for _ in range(min(self.num_steps, NEWTON_STEPS)):
+            V = 2 * V - V @ relative @ V
+        W: Tensor = vectors @ (V @ (vectors.mT @ moments.B)) / scale
         return W
 
 
@@ -288,11 +319,43 @@ def _golden_section(cost: Callable[[Tensor], Tensor], middle: Tensor, radius: fl
     return (low + high) / 2
 
 
-def _eigenvectors(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., n) and vectors of A (..., n, n), zero below the rank tolerance."""
-    values, vectors = torch.linalg.eigh(A)
-    floor = RELATIVE_RANK_TOLERANCE**2 * values.amax(-1, keepdim=True)
-    return torch.where(values > floor, values, 0.0), vectors
+def _shrunk(moments: Moments, log_penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(A + lambda I)^-1 B, lambda and the trace of (A + lambda I)^-1 A.
+
+    The largest entry of A, which is diagonal, times the exponential of `log_penalty` is lambda.
+    """
+    penalty = _largest_of(moments.A) * log_penalty.exp()
+    identity = torch.eye(moments.A.shape[-1]).to(moments.A)
+    inverse = torch.linalg.inv(moments.A + penalty[..., None, None] * identity)
+    return inverse @ moments.B, penalty, (inverse * moments.A).sum((-2, -1))
+
+
+def _least_rest(y_squares: Tensor) -> Tensor:
+    """The smallest sum of squares that is no rounding of the labels'."""
+    precision = torch.finfo(y_squares.dtype)
+    return precision.eps * y_squares.detach() + precision.tiny
+
+
+def _largest_of(M: Tensor) -> Tensor:
+    """The largest diagonal entry of M (..., n, n), and one where all are zero."""
+    largest = M.diagonal(dim1=-2, dim2=-1).amax(-1)
+    return torch.where(largest > 0, largest, 1.0)
+
+
+def _diagonalized(A: Tensor) -> tuple[Tensor, Tensor]:
+    """A in the basis of its eigenvectors, zero below the rank tolerance, and that basis."""
+    s, vectors = torch.linalg.eigh(A.detach())
+    floor = RELATIVE_RANK_TOLERANCE**2 * s.amax(-1, keepdim=True)
+    return _in_basis(A, torch.where(s > floor, s, 0.0), vectors), vectors
+
+
+def _in_basis(A: Tensor, s: Tensor, vectors: Tensor) -> Tensor:
+    """The diagonal matrix M of eigenvalues s whose gradient is that of U^T A U, with U fixed.
+
+    For every function f of matrices f(A) is U f(M) U^T, whether or not U moves with A. The
+    gradients of eigenvectors, which equal eigenvalues do not have, are not needed.
+    """
+    return s.diag_embed() + vectors.mT @ (A - A.detach()) @ vectors
 
 
 def leading_cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,7 +366,7 @@ def leading_cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
     L, info = torch.linalg.cholesky_ex(A)
     row = torch.arange(A.shape[-1], device=A.device)
     factored = (info[..., None] == 0) | (row < info[..., None] - 1)
-    return _or_identity(factored, L), factored
+    return _factors_of(A, factored, L), factored
 
 
 def _safe_cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -312,13 +375,20 @@ def _safe_cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
     Far means that the condition of the block of L is below a tenth of the reciprocal tolerance.
     """
     L, factored = leading_cholesky(A)
-    safe = factored & (condition_bounds(L) < 0.1 / RELATIVE_RANK_TOLERANCE)
-    return _or_identity(safe, L), safe
+    safe = factored & (condition_bounds(L.detach()) < 0.1 / RELATIVE_RANK_TOLERANCE)
+    return _factors_of(A, safe, L), safe
 
 
-def _or_identity(good: Tensor, L: Tensor) -> Tensor:
-    """L (..., n, n) with rows of the identity where they are not good, (..., n)."""
-    return torch.where(good[..., None], L, torch.eye(L.shape[-1]).to(L))
+def _factors_of(A: Tensor, good: Tensor, L: Tensor) -> Tensor:
+    """L, the Cholesky factors of A (..., n, n), with rows of the identity where not good, (..., n).
+
+    They are factors anew, of A with such rows and columns: gradients of failed ones are NaN.
+    """
+    if good.all():
+        return L
+    both = good[..., :, None] & good[..., None, :]
+    again: Tensor = torch.linalg.cholesky_ex(torch.where(both, A, torch.eye(A.shape[-1]).to(A))).L
+    return again
 
 
 def condition_bounds(L: Tensor) -> Tensor:

@@ -111,7 +111,8 @@ class KNN(MemorySolver):
         weight = distance.isfinite().to(x.dtype)
         if self.weighting == "inverse_distance":
             exact = distance == 0
-            weight = torch.where(exact.any(-1, keepdim=True), exact.to(x.dtype), 1 / distance)
+            inverse = 1 / distance.masked_fill(exact, 1.0)  # whose gradient at zero would be NaN
+            weight = torch.where(exact.any(-1, keepdim=True), exact.to(x.dtype), inverse)
         episode = torch.arange(batch, device=x.device)[:, None, None, None]
         labels = y[episode, nearest]  # (batch, num_prefixes, num_query, k, d_y)
         total = torch.einsum("bpqk,bpqkm->bpqm", weight, labels)
@@ -211,6 +212,6 @@ class _Adam:
             self.second[i] = self.second[i].lerp(gradient.square(), 0.001)
             first = self.first[i] / (1 - 0.9**self.num_steps)
             second = self.second[i] / (1 - 0.999**self.num_steps)
-            self.parameters[i] = self.parameters[i] - self.step_size * first / (
-                second.sqrt() + 1e-8
-            )
+            moved = second > 0  # the gradient of the root of zero would be NaN
+            root = torch.where(moved, torch.where(moved, second, 1.0).sqrt(), 0.0)
+            self.parameters[i] = self.parameters[i] - self.step_size * first / (root + 1e-8)

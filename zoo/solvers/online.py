@@ -368,4 +368,5 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
 
 def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Their quotient, and zero where the denominator is zero."""
-    return torch.where(denominator == 0, 0.0, numerator / denominator)
+    nothing = denominator == 0
+    return torch.where(nothing, 0.0, numerator / denominator.masked_fill(nothing, 1.0))

@@ -61,6 +61,9 @@ class EpisodeFacts:
 class Solver(Predictor):
     """An exact algorithm: a predictor without training that knows what it can be told.
 
+    Predictions can be differentiated with respect to inputs, labels and query unless the class says
+    otherwise.
+
     An argument is given by the user, else told by `known`, else fitted on `grid`, else the default
     of the config.
     """

@@ -17,6 +17,8 @@ from zoo.solvers.memory import MemorySolver
 class _SklearnSolver(MemorySolver):
     """A regressor of scikit-learn, fitted to every prefix of every episode; zero without examples.
 
+    Predictions have no gradients.
+
     A subclass implements `fit`.
     """
 
