@@ -23,8 +23,8 @@ from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from zoo.registry import ModelSpec
 from zoo.terminal import outlive_readers
 from zoo.training.module import LitPredictor
+from zoo.training.options import OptimConfig
 from zoo.training.replicas import LitReplicas
-from zoo.training.settings import OptimConfig
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 

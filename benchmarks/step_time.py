@@ -29,7 +29,7 @@ from zoo.commands.train import train
 from zoo.metrics.errors import half_squared_error
 from zoo.terminal import outlive_readers
 from zoo.training.optim import create_optimizer, create_schedule
-from zoo.training.settings import OptimConfig
+from zoo.training.options import OptimConfig
 
 # batch, d, N, steps to time, of ours and of the published implementation
 ROWS = [

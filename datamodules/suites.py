@@ -1,10 +1,11 @@
 """Suites: kinds of episodes that differ from given ones in one respect."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from datamodules.episodes import EpisodeSpec
+if TYPE_CHECKING:  # a suite is read without torch
+    from datamodules.episodes import EpisodeSpec
 
 
 class Setting(BaseModel):
@@ -20,7 +21,7 @@ class Setting(BaseModel):
     set: dict[str, Any] = {}
     times: dict[str, float] = {}
 
-    def apply(self, spec: EpisodeSpec) -> EpisodeSpec:
+    def apply(self, spec: "EpisodeSpec") -> "EpisodeSpec":
         """The episodes of this setting.
 
         Raises:
@@ -39,7 +40,7 @@ class Setting(BaseModel):
             if isinstance(number, int) and not product.is_integer():
                 raise ValueError(f"{name} is whole, got {factor} times {number}")
             part[last] = type(number)(product)
-        return EpisodeSpec(**data)
+        return type(spec)(**data)
 
 
 class Suite(BaseModel):
@@ -54,6 +55,11 @@ class Suite(BaseModel):
 
     axis: str
     settings: dict[str, Setting] = Field(min_length=1)
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _names_are_text(cls, given: Any) -> Any:
+        return {str(name): s for name, s in given.items()} if isinstance(given, dict) else given
 
 
 def _place(data: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:

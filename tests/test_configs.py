@@ -27,7 +27,8 @@ from zoo.hub.directory import read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import read_index
 from zoo.training.base import NonFiniteError
-from zoo.training.settings import OptimConfig, RunSettings, TrainerSettings
+from zoo.training.options import OptimConfig, TrainerSettings
+from zoo.training.settings import RunSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = {

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,7 +25,8 @@ from datamodules.episodes import Episodes, EpisodeSampler
 from datamodules.suites import Setting, Suite
 from tests.conftest import MakeCheckpoint
 from zoo.analysis.imitation import behaviour, implicit_weights, likeness, mean_likeness
-from zoo.commands.evaluate import EvaluateSettings
+from zoo.commands.evaluate import register_resolvers
+from zoo.commands.settings import EvaluateSettings
 from zoo.evaluation.compare import Comparison
 from zoo.evaluation.entries import Entry, entries_of, solvers_of, spec_of, with_reference
 from zoo.evaluation.episodes import evaluation_batches, evaluation_episodes, fresh_queries
@@ -430,11 +432,9 @@ def test_a_name_is_printed_as_it_is(make_checkpoint: MakeCheckpoint, tmp_path: P
 
 
 def test_every_shipped_suite_applies_to_the_default_episodes() -> None:
-    from omegaconf import OmegaConf
-
+    register_resolvers()
     for path in sorted((ROOT / "configs" / "suite").glob("*.yaml")):
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        content["settings"] = {str(name): s for name, s in content["settings"].items()}
         suite = Suite(**content)
         for setting in suite.settings.values():
             setting.apply(EpisodeSpec())

@@ -9,7 +9,7 @@ import pytest
 
 import zoo
 from zoo.commands.composing import composed
-from zoo.commands.reproduce import ReproduceSettings
+from zoo.commands.settings import ReproduceSettings
 from zoo.hub.io import save_checkpoint
 
 ROOT = Path(__file__).parents[1]

@@ -29,7 +29,7 @@ from studies.reproduction import measured, reproduce
 from studies.runner import TrainingFailed, train_all
 from studies.study import Places, list_studies, load_study
 from zoo.commands import train  # registers the resolvers of the configs
-from zoo.commands.reproduce import ReproduceSettings
+from zoo.commands.settings import ReproduceSettings
 from zoo.files import sole_writer
 from zoo.hub.directory import card_bytes, read_card
 from zoo.metrics.text import with_interval

@@ -27,7 +27,7 @@ from zoo.files import sole_writer
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error, mean_interval
 from zoo.training.card import git_commit
-from zoo.training.settings import num_test_of
+from zoo.training.options import num_test_of
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 def explain(error: ValidationError, given: Any = None) -> str:
@@ -18,22 +19,32 @@ def explain(error: ValidationError, given: Any = None) -> str:
         given: The data. With them a name is the path that a user would type: pydantic puts in the
             kinds of unions as well.
     """
-    problems = []
-    for detail in error.errors():
+    return problems(error.errors(), given)
+
+
+def problems(details: Iterable[ErrorDetails], given: Any = None) -> str:
+    """As `explain`, of some of the errors in a refusal.
+
+    Args:
+        details: The errors.
+        given: The data that were refused.
+    """
+    found = []
+    for detail in details:
         path = detail["loc"] if given is None else _typed(detail["loc"], detail["type"], given)
         where = ".".join(map(str, path))
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "missing":
-            problems.append(f"{where!r} is missing")
+            found.append(f"{where!r} is missing")
         elif detail["type"] == "extra_forbidden":
-            problems.append(f"{where!r} is unknown")
+            found.append(f"{where!r} is unknown")
         elif not where:  # about the whole, which is too much to repeat
-            problems.append(message)
+            found.append(message)
         elif detail["type"] == "value_error":  # ours, which say what was given
-            problems.append(f"{where}: {message}")
+            found.append(f"{where}: {message}")
         else:
-            problems.append(f"{where}: {message}, got {detail['input']!r}")
-    return "; ".join(problems)
+            found.append(f"{where}: {message}, got {detail['input']!r}")
+    return "; ".join(found)
 
 
 def _typed(path: tuple[int | str, ...], kind: str, given: Any) -> list[int | str]:

@@ -21,7 +21,7 @@ from zoo.predictor import Predictor
 from zoo.references import create_reference
 from zoo.terminal import outlive_readers
 from zoo.training.optim import create_optimizer, create_schedule
-from zoo.training.settings import OptimConfig
+from zoo.training.options import OptimConfig
 
 STEPS = 1_500
 X, Y, QUERY = 0, 1, 2  # places in the window

@@ -14,7 +14,8 @@ from datamodules.inputs import Inputs
 from datamodules.stream import Generators
 from zoo.commands.train import register_resolvers
 from zoo.registry import list_models, model_arguments
-from zoo.training.settings import OptimConfig, RunSettings
+from zoo.training.options import OptimConfig
+from zoo.training.settings import RunSettings
 
 register_resolvers()
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -19,8 +19,8 @@ from zoo.training.base import EpisodeModule
 from zoo.training.callbacks import Resumable, TimeToSolution
 from zoo.training.checkpointing import check_state
 from zoo.training.module import LitPredictor
+from zoo.training.options import OptimConfig
 from zoo.training.replicas import LitReplicas
-from zoo.training.settings import OptimConfig
 
 SPEC = EpisodeSpec(d_x=3, d_y=3, num_context=4)
 STEPS = 4

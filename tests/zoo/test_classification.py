@@ -15,7 +15,7 @@ from zoo.metrics.classification import correct, cross_entropy, expected_calibrat
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 from zoo.registry import ModelSpec
 from zoo.training.module import LitPredictor
-from zoo.training.settings import OptimConfig
+from zoo.training.options import OptimConfig
 
 
 def classes(x: Tensor, num_classes: int) -> Tensor:

@@ -10,7 +10,7 @@ import zoo
 from tests.conftest import MakePairs
 from zoo.layers.mamba import MambaLayer
 from zoo.training.optim import parameter_groups
-from zoo.training.settings import OptimConfig
+from zoo.training.options import OptimConfig
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

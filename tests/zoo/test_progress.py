@@ -11,8 +11,8 @@ from zoo.registry import ModelSpec
 from zoo.training.callbacks import progress
 from zoo.training.callbacks.progress import Progress
 from zoo.training.module import LitPredictor
+from zoo.training.options import OptimConfig
 from zoo.training.replicas import LitReplicas
-from zoo.training.settings import OptimConfig
 
 
 def trainer_at(step: int) -> Any:

@@ -33,9 +33,9 @@ from zoo.training import run as assembly
 from zoo.training.base import EpisodeModule, NonFiniteError
 from zoo.training.module import LitPredictor
 from zoo.training.optim import parameter_groups
+from zoo.training.options import OptimConfig
 from zoo.training.replicas import LitReplicas
 from zoo.training.run import Run
-from zoo.training.settings import OptimConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEEDS = [3, 4, 5]

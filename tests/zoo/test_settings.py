@@ -10,7 +10,8 @@ from datamodules import EpisodeSpec
 from tests.zoo.test_targets import CONFIGS
 from zoo.models.gd_ssm import GDSSMConfig
 from zoo.training.callbacks.board import hyperparameters_of
-from zoo.training.settings import OptimConfig, RunSettings
+from zoo.training.options import OptimConfig
+from zoo.training.settings import RunSettings
 
 
 def settings_of(*overrides: str) -> RunSettings:

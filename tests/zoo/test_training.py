@@ -34,8 +34,8 @@ from zoo.training.checkpointing import AtomicCheckpointIO
 from zoo.training.directory import read_config, save_config
 from zoo.training.module import LitPredictor
 from zoo.training.optim import create_optimizer, parameter_groups, rate_factor
+from zoo.training.options import OptimConfig
 from zoo.training.overrides import check_plugins
-from zoo.training.settings import OptimConfig
 
 MODEL = ModelSpec.of("gd_ssm", d_x=3, d_y=3)
 

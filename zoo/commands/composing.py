@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 
 from zoo.commands.explained import groups_of, help_of, settings_of
+from zoo.commands.settings import check_values
 from zoo.errors import unknown
 from zoo.files import CONFIGS
 from zoo.registry import list_models
@@ -48,6 +49,7 @@ def prepare(command: str, arguments: list[str]) -> None:
                 print(help_of(command, config))
                 sys.exit()
             check_names(command, config)
+            check_values(command, config)
     except ValueError as error:
         sys.exit(f"error: {error}")
 

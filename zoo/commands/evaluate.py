@@ -9,38 +9,28 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from datamodules.inputs import Uniform
-from datamodules.suites import Suite
+from zoo.commands.settings import EvaluateSettings
 from zoo.errors import first_line, refusing
 from zoo.evaluation.entries import entries_of, solvers_of, spec_of, with_reference
-from zoo.evaluation.measure import Evaluation, FitOn, evaluate
+from zoo.evaluation.measure import Evaluation, evaluate
 from zoo.evaluation.results import measured_nowhere, tables_of, write_results
 from zoo.files import CONFIGS, refuse_links, write_json
 from zoo.references import STEP
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.overrides import typed_path
 
-# What suites call: the variance of U(-r, r).
-OmegaConf.register_new_resolver("uniform_variance", lambda r: Uniform(r=r).variance, replace=True)
+
+def register_resolvers() -> None:
+    """What the suites call."""
+    OmegaConf.register_new_resolver(
+        "uniform_variance", lambda r: Uniform(r=r).variance, replace=True
+    )
 
 
-class EvaluateSettings(BaseModel):
-    """The settings in `configs/evaluate.yaml`, where each is explained, as plain data."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    predictors: list[str | dict[str, Any]] = Field(min_length=1)
-    compare_with: str | dict[str, Any] | None
-    imitates: list[str | dict[str, Any]] | None
-    device: str
-    fit_on: FitOn
-    num_episodes: int = Field(ge=2)
-    output: str
-    suites: dict[str, Suite] = Field(min_length=1)
-    data: dict[str, Any] | None = None
+register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
@@ -51,8 +41,6 @@ def command(config: DictConfig) -> None:
     try:
         with refusing(ValueError, OSError):
             plain: Any = OmegaConf.to_container(config, resolve=True)
-            for suite in plain.get("suites", {}).values():
-                suite["settings"] = {str(name): s for name, s in suite["settings"].items()}
             settings = EvaluateSettings(**plain)
             check_device(settings.device)
             output = Path(settings.output)

@@ -6,7 +6,6 @@ from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
@@ -14,21 +13,10 @@ from studies.page import summary_rows
 from studies.reproduction import reproduce
 from studies.runner import TrainingFailed
 from studies.study import Study, load_study
+from zoo.commands.settings import ReproduceSettings
 from zoo.errors import refusing
 from zoo.files import CONFIGS
 from zoo.terminal import StoppedBySignal, raise_on_signals
-
-
-class ReproduceSettings(BaseModel):
-    """The settings in `configs/reproduce.yaml`, where each is explained, as plain data."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    study: str
-    figure: str | list[str]
-    quick: bool
-    runs: str
-    side_by_side: PositiveInt
 
 
 def claims_table(study: Study, results: dict[str, Any]) -> Table:

@@ -1,7 +1,7 @@
 """Measures predictors under suites, all on the same episodes in each setting."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -22,6 +22,7 @@ from zoo.errors import first_line
 from zoo.evaluation.compare import Comparison
 from zoo.evaluation.entries import Entry
 from zoo.evaluation.episodes import evaluation_batches, fresh_queries
+from zoo.evaluation.names import FitOn
 from zoo.evaluation.sweeps import (
     NOT_MEASURABLE,
     Row,
@@ -39,9 +40,6 @@ MATCHED_STEPS = range(1, 9)
 
 
 IMITATION = "imitation"
-
-
-FitOn = Literal["setting", "base"]
 
 
 class Evaluation:

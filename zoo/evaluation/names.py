@@ -4,12 +4,16 @@ import glob
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from zoo.errors import unknown
 from zoo.hub.directory import CARD, read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.registry import list_solvers
+
+# The episodes that solvers know and are fitted on: those of each setting, or those that all the
+# settings of a suite start from.
+FitOn = Literal["setting", "base"]
 
 
 def check_predictors(given: Iterable[str | Mapping[str, Any]]) -> None:

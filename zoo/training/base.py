@@ -13,7 +13,7 @@ from zoo.metrics.errors import half_squared_error, mean_of_scored
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
 from zoo.training.optim import create_optimizer, create_schedule
-from zoo.training.settings import OptimConfig
+from zoo.training.options import OptimConfig
 from zoo.training.validation import ValidationMetrics
 
 Loss = Literal["mse", "cross_entropy"]

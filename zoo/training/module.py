@@ -10,7 +10,7 @@ from datamodules.episodes import Episodes
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
 from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions
-from zoo.training.settings import OptimConfig
+from zoo.training.options import OptimConfig
 from zoo.training.sharding import full, gather, scatter, shard
 from zoo.training.validation import ValidationMetrics
 

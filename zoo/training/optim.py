@@ -7,7 +7,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.predictor import Predictor
-from zoo.training.settings import OptimConfig
+from zoo.training.options import OptimConfig
 
 
 def create_optimizer(

@@ -10,7 +10,7 @@ from zoo.hub.directory import read_card
 from zoo.hub.io import load_checkpoint
 from zoo.references import closed_form_of, references_of
 from zoo.training.card import measured_fields
-from zoo.training.settings import num_test_of
+from zoo.training.options import num_test_of
 
 NUM_EPISODES = 10_000
 

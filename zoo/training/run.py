@@ -23,8 +23,9 @@ from zoo.training.callbacks.board import hyperparameters_of
 from zoo.training.checkpointing import AtomicCheckpointIO, check_state
 from zoo.training.directory import save_config, set_metrics_aside
 from zoo.training.module import LitPredictor
+from zoo.training.options import TrainerSettings
 from zoo.training.replicas import LitReplicas
-from zoo.training.settings import RunSettings, TrainerSettings
+from zoo.training.settings import RunSettings
 from zoo.training.targets import build, check_targets, shipped_targets
 
 Say = Callable[[str], None]

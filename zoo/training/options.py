@@ -1,0 +1,128 @@
+"""The settings of a run but for its episodes and model: what is wrong is known without torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+
+class OptimConfig(BaseModel):
+    """AdamW and the course of its learning rate.
+
+    Attributes:
+        lr: Peak learning rate.
+        ssm_lr: Peak learning rate of the parameters of a state-space recurrence.
+        weight_decay: Decoupled, on matrices only; never on the recurrence, biases or norms.
+        beta1: Decay of the mean of the gradients.
+        beta2: Decay of the mean of their squares.
+        warmup_steps: Steps over which the rate rises from zero.
+        decay_fraction: Last part of the run, over which the rate falls linearly to zero.
+        clip_norm: Largest norm of the gradient; null leaves it as it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    lr: PositiveFloat = 3e-3
+    ssm_lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    warmup_steps: NonNegativeInt = 100
+    decay_fraction: float = Field(default=0.5, ge=0, le=1)
+    clip_norm: PositiveFloat | None = 1.0
+
+
+class TrainerSettings(BaseModel):
+    """What train.py reads of the trainer's settings; Lightning checks the rest.
+
+    Attributes:
+        precision: One that keeps the weights in float32, the type that episodes are drawn in.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    accumulate_grad_batches: PositiveInt = 1
+    log_every_n_steps: PositiveInt = 50
+
+
+class RunOptions(BaseModel):
+    """The settings in `configs/train.yaml`, where each is explained, but for `data` and `model`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    resume: str | None
+    allow_targets: list[str] = []
+    run_dir: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seeds: PositiveInt = 1
+    max_steps: PositiveInt
+    batch_size: PositiveInt
+    positions: Literal["last", "all"]
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    val_every: PositiveInt
+    eval_episodes: Annotated[int, Field(ge=2)]
+    test_episodes: Annotated[int, Field(ge=2)] | None = None
+    checkpoint_every: PositiveInt
+    checkpoint_tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    optim: OptimConfig
+    trainer: TrainerSettings
+    callbacks: dict[str, dict[str, Any] | None] = {}
+    logger: dict[str, dict[str, Any] | None] = {}
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds that are trained side by side: `seed`, `seed + 1`, ..."""
+        return list(range(self.seed, self.seed + self.seeds))
+
+    def num_test(self, heavy_tailed: bool) -> int:
+        """Episodes in the test set of a model whose mean error has such a tail or not."""
+        return self.test_episodes or num_test_of(self.eval_episodes, heavy_tailed)
+
+    @field_validator("optim", mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            absent = [name for name in OptimConfig.model_fields if name not in given]
+            if absent:  # nobody asked for its default
+                raise missing("optim", absent, given)
+        return given
+
+    @model_validator(mode="after")
+    def _seeds_fit(self) -> "RunOptions":
+        if self.seed + self.seeds > 2**63:
+            raise ValueError(f"seed + seeds must be at most 2^63, got {self.seed + self.seeds}")
+        if self.seeds > 1 and self.on_nonfinite != "stop":
+            raise ValueError(
+                f"on_nonfinite must be stop with several seeds, which leave out the one that "
+                f"diverges, got {self.on_nonfinite} with seeds={self.seeds}"
+            )
+        return self
+
+
+def num_test_of(eval_episodes: int, heavy_tailed: bool) -> int:
+    """Test episodes where nothing is said of them: ten times as many for heavy tails."""
+    return 10 * eval_episodes if heavy_tailed else eval_episodes
+
+
+def missing(what: str, names: list[str], given: dict[str, Any]) -> ValidationError:
+    """The refusal of data in which some names are not there.
+
+    Args:
+        what: What the data are of.
+        names: Those that are missing.
+        given: The data.
+    """
+    details = [InitErrorDetails(type="missing", loc=(name,), input=given) for name in names]
+    return ValidationError.from_exception_data(what, details)
