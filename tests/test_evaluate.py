@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -574,30 +575,43 @@ def test_a_reference_that_is_not_finite_is_left_out_of_a_report_and_said(
     assert set(report.ratio) == {"gradient_descent", "zero"}
 
 
-def test_a_heavy_mean_over_all_positions_of_a_model_has_the_range_of_ten_sets(
+def test_heavy_positions_of_a_model_and_its_heavy_mean_have_the_range_of_ten_sets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = EpisodeSpec(d_x=2, d_y=1, num_context=3)
     model = zoo.create_model("gd_ssm", d_x=2, d_y=1)
     step = zoo.create_solver("gradient_descent", d_x=2, d_y=1, step_size=0.1)
     references = {"gradient_descent": step}
-    forward = type(model).forward
+    for predictor in (model, step):
+        forward = type(predictor).forward
 
-    def rarely_wrong(self: Predictor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        wrong = (x[:, :1, :1] > 0.47) & (torch.arange(4)[:, None] == 1)
-        return torch.where(wrong, 50.0, forward(self, x, y))
+        def rarely_wrong(
+            self: Predictor, x: torch.Tensor, y: torch.Tensor, forward: Any = forward
+        ) -> torch.Tensor:
+            wrong = (x[:, :1, :1] > 0.47) & (torch.arange(4)[:, None] == 1)
+            return torch.where(wrong, 50.0, forward(self, x, y))
 
-    monkeypatch.setattr(type(model), "forward", rarely_wrong)
+        monkeypatch.setattr(type(predictor), "forward", rarely_wrong)
 
     def sets(number: int) -> Iterator[Episodes]:
         return evaluation_batches(spec, 60, number=number)
 
     report = create_report(model, references, None, sets)
-    found = report.over_all["half_mse"]["model"]
-    assert found.ci95 is None
     comparison = Comparison(sets, classification=False)
     comparison.add("", model)
-    columns = [comparison._errors(model, i)["half_mse"][-1] for i in range(1, 11)]
-    means = [column.double().mean().item() for column in columns]
-    assert (found.lowest, found.highest) == (min(means), max(means))
+    further = [comparison._errors(model, i)["half_mse"] for i in range(1, 11)]
+    at_one, over_all = report.curves["model"][1], report.over_all["half_mse"]["model"]
+    for found, place in ((at_one, 1), (over_all, -1)):
+        assert found is not None
+        assert found.ci95 is None
+        means = [columns[place].double().mean().item() for columns in further]
+        assert (found.lowest, found.highest) == (min(means), max(means))
+    for place in (0, 2, 3):
+        fair = report.curves["model"][place]
+        assert fair is not None
+        assert fair.ci95 is not None
     assert report.at_query["half_mse"]["model"].ci95 is not None
+    of_reference = report.curves["gradient_descent"][1]
+    assert of_reference is not None
+    assert of_reference.ci95 is None
+    assert all(map(math.isnan, of_reference.bounds)), "it is not drawn as if it were certain"

@@ -19,6 +19,8 @@ WEIGHTS_IN_A_ROW = 8
 def learning_curve_figure(curves: Mapping[str, Sequence[Summary | None]], loss: str) -> Figure:
     """A loss against the number of examples, with 95 % bands, or the range of a heavy tail.
 
+    A point with a heavy tail whose range was not measured has no band.
+
     Args:
         curves: For each predictor its loss after 0, 1, ... examples, None where there is no number;
             `"model"` stands out.
@@ -47,7 +49,7 @@ def learning_curve_figure(curves: Mapping[str, Sequence[Summary | None]], loss: 
     axes.set_ylabel(LOSS_LABELS.get(loss, loss))
     # An algorithm that diverges must not flatten the others.
     starts = [next((p for p in c if p is not None), None) for c in curves.values()]
-    highest = max((point.bounds[1] for point in starts if point), default=1.0)
+    highest = max((point.value for point in starts if point), default=1.0)
     axes.set_ylim(0, 1.5 * highest)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,5 +1,6 @@
 """Predictors on the same episodes."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -106,18 +107,19 @@ class Comparison:
         """Whether a loss at the query is rounding: no ratio to it means anything."""
         return is_rounding(self.errors[name][loss][-2], self._negligible)
 
-    def summaries(self, name: str, loss: str, over_all_apart: bool = False) -> list[Summary | None]:
+    def summaries(self, name: str, loss: str, everywhere: bool = False) -> list[Summary | None]:
         """A loss at every position and, last, over all of them.
 
-        The further sets are measured at the query, and only where the tail there is heavy: every
-        position would take as many times longer.
+        Where the tail at the query is heavy, further sets are measured there. Elsewhere a heavy
+        tail has neither interval nor range unless they are asked for: measuring every position of
+        them takes ten times as long as measuring the first set.
         An accuracy, which is no error, has its interval.
 
         Args:
             name: Of the predictor.
             loss: Of the loss.
-            over_all_apart: Whether further sets are measured over all positions too, where that
-                mean is heavy.
+            everywhere: Whether further sets are measured at every position too, where the tail at
+                one of the others, or that of the mean over all, is heavy.
 
         Returns:
             None where fewer than two episodes are scored.
@@ -125,10 +127,17 @@ class Comparison:
         columns = self.errors[name][loss]
         if loss == "accuracy":
             return [Summary(*mean_interval(c)) if len(c) > 1 else None for c in columns]
-        heavy = is_heavy(columns[-2]) and not self.is_rounding(name, loss)
-        apart = {len(columns) - 2: self._means_apart(name)[loss]} if heavy else {}
-        if over_all_apart and is_heavy(columns[-1]):
-            apart[len(columns) - 1] = self._means_over_all_apart(name)[loss]
+        query = len(columns) - 2
+        heavy = {
+            i
+            for i, column in enumerate(columns)
+            if len(column) > 1 and is_heavy(column) and not is_rounding(column, self._negligible)
+        }
+        apart: dict[int, list[float]] = {}
+        if everywhere and heavy - {query}:
+            apart |= self._means_everywhere_apart(name, loss, heavy - {query})
+        if query in heavy:
+            apart[query] = self._means_apart(name)[loss]
         return [
             error_summary(column, self._negligible, apart.get(i)) if len(column) > 1 else None
             for i, column in enumerate(columns)
@@ -180,12 +189,18 @@ class Comparison:
             self._apart[name] = means_apart(lambda number: self._at_query(predictor, number))
         return self._apart[name]
 
-    def _means_over_all_apart(self, name: str) -> dict[str, list[float]]:
-        def over_all(number: int) -> dict[str, Tensor]:
-            found = self._errors(self._predictors[name], number)
-            return {loss: columns[-1] for loss, columns in found.items()}
+    def _means_everywhere_apart(
+        self, name: str, loss: str, places: Iterable[int]
+    ) -> dict[int, list[float]]:
+        def measured(number: int) -> dict[int, Tensor]:
+            columns = self._errors(self._predictors[name], number)[loss]
+            return {place: columns[place] for place in places}
 
-        return means_apart(over_all)
+        # A set may have no episode that is scored at a place.
+        return {
+            place: [mean for mean in means if not math.isnan(mean)]
+            for place, means in means_apart(measured).items()
+        }
 
 
 def _losses(

@@ -138,7 +138,7 @@ def create_report(
             warnings.warn(text, stacklevel=2)
     found = {
         loss: {
-            name: comparison.summaries(name, loss, over_all_apart=name == "model")
+            name: comparison.summaries(name, loss, everywhere=name == "model")
             for name in predictors
             if loss in comparison.errors[name]
         }

@@ -124,7 +124,7 @@ def _draw_curve(axes: Axes, curve: list[CurvePoint | None], **style: Any) -> Non
 
 
 def _bounds(point: CurvePoint) -> tuple[float, float]:
-    return bounds(point.value, point.ci95, point.lowest, point.highest)
+    return bounds(point.value, point.ci95, point.tail_share, point.lowest, point.highest)
 
 
 def _gray_styles() -> list[dict[str, Any]]:

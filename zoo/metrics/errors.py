@@ -62,17 +62,27 @@ class Summary(NamedTuple):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between what the mean may lie, as far as it is known: for bands and bars in figures."""
-        return bounds(self.value, self.ci95, self.lowest, self.highest)
+        """Between what the mean may lie, for bands and bars in figures, as `bounds` has it."""
+        return bounds(self.value, self.ci95, self.tail_share, self.lowest, self.highest)
 
 
 def bounds(
-    value: float, ci95: float | None, lowest: float | None, highest: float | None
+    value: float,
+    ci95: float | None,
+    tail_share: float | None,
+    lowest: float | None,
+    highest: float | None,
 ) -> tuple[float, float]:
-    """`Summary.bounds` of its parts; the value alone where nothing more is known."""
+    """Between what a mean may lie, from what `Summary` says of it.
+
+    That is its interval or, where its tail is heavy, the range of further sets. It is NaN where
+    the tail is heavy and there are none, and the value alone where its errors are rounding.
+    """
     if lowest is not None and highest is not None:
         return min(value, lowest), max(value, highest)
-    return (value, value) if ci95 is None else (value - ci95, value + ci95)
+    if ci95 is not None:
+        return value - ci95, value + ci95
+    return (value, value) if tail_share is None else (math.nan, math.nan)
 
 
 def half_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
