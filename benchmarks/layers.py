@@ -43,21 +43,25 @@ Layer = Callable[[Tensor], Tensor]
 
 
 def our_s5() -> Layer:
+    """Our S5 layer, as a function of its input."""
     layer = S5Layer(D_MODEL, d_state=64)
     return lambda u: layer(u)[0]
 
 
 def peer_s5() -> Layer:
+    """The layer of `s5-pytorch` of the same size."""
     layer: Layer = importlib.import_module("s5").S5(D_MODEL, 32)
     return layer
 
 
 def our_mamba() -> Layer:
+    """Our Mamba layer, as a function of its input."""
     layer = MambaLayer(D_MODEL, d_state=16, expand=2)
     return lambda u: layer(u)[0]
 
 
 def peer_mamba() -> Layer:
+    """The layer of `mambapy` of the same size, with its parallel scan."""
     mambapy = importlib.import_module("mambapy.mamba")
     config = mambapy.MambaConfig(D_MODEL, 1, d_state=16, expand_factor=2, pscan=True)
     layer: Layer = mambapy.MambaBlock(config)
@@ -111,6 +115,7 @@ def peak_mib(architecture: str, name: str, batch: int, length: int) -> float:
 
 
 def print_peak_mib(architecture: str, name: str, batch: int, length: int) -> None:
+    """Prints how much memory a step of a layer adds to the process, in MiB."""
     layer = COMPARISONS[architecture].create[name]()
 
     def step(batch: int, length: int) -> None:
@@ -124,7 +129,7 @@ def print_peak_mib(architecture: str, name: str, batch: int, length: int) -> Non
 
 
 def peak_kib() -> int:
-    """High-water mark of this process. (`ru_maxrss` would begin with that of the parent.)"""
+    """High-water mark of this process; `ru_maxrss` would begin with that of the parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -197,6 +202,7 @@ def draw(times: dict[str, dict[str, dict[tuple[int, int], float]]]) -> None:
 
 
 def main() -> None:
+    """Times and draws all comparisons."""
     console = Console()
     torch.manual_seed(0)
     draw({architecture: compare(architecture, console) for architecture in COMPARISONS})

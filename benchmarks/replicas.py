@@ -98,6 +98,7 @@ def ratios(name: str, arguments: dict[str, Any], steps: int) -> tuple[float, lis
 
 
 def main() -> None:
+    """Times steps of several seeds and prints the table."""
     torch.set_num_threads(1)
     declared = LitReplicas.takes_turns_on
     table = Table(title=f"{NUM_SEEDS} seeds in steps of one run, batch 64, d = N = 10, one thread")

@@ -124,6 +124,7 @@ def published_step_ms(
 
 
 def main() -> None:
+    """Reads the command line, times the steps and prints the tables."""
     parser = argparse.ArgumentParser(description="Times an optimizer step of the GD-SSM.")
     parser.add_argument("--published", type=Path, metavar="CLONE", help="of the JAX implementation")
     parser.add_argument("--python", type=Path, help="runs it")

@@ -40,6 +40,7 @@ def numbers_in(state: Any) -> int:
 
 
 def tensors_of(state: Any) -> Iterator[Tensor]:
+    """The tensors of a state, however they are nested."""
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, tuple):
@@ -73,6 +74,7 @@ def best_ms(model: Predictor, state: Any) -> float:
 
 @torch.inference_mode()
 def main() -> None:
+    """Times streaming after more and more examples and prints the table."""
     console = Console()
     torch.manual_seed(0)
     table = Table(

@@ -23,6 +23,7 @@ class InputDistribution(Spec):
 
     @property
     def kurtosis(self) -> float | None:
+        """E x_p^4 / (E x_p^2)^2 of independent, equal coordinates of mean zero, else None."""
         return None
 
     def check(self, d_x: int, function: str) -> None:
@@ -52,6 +53,7 @@ class Uniform(InputDistribution):
 
     @property
     def variance(self) -> float:
+        """E x_p^2 = r^2 / 3."""
         return self.r**2 / 3
 
     @property
@@ -137,6 +139,7 @@ class Sign(InputDistribution):
 
     @property
     def variance(self) -> float:
+        """E x_p^2 = 1."""
         return 1.0
 
     @property

@@ -290,6 +290,7 @@ def curves(axes: Axes, spec: EpisodeSpec, predictors: Mapping[str, Predictor]) -
 
 
 def heat_map(axes: Axes, values: Tensor, limit: float) -> None:
+    """Draws a matrix in colours from -limit to limit."""
     axes.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -297,6 +298,7 @@ def heat_map(axes: Axes, values: Tensor, limit: float) -> None:
 
 
 def bare(*all_axes: Axes) -> None:
+    """Takes the upper and the right line of the frames away."""
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
 
@@ -322,6 +324,11 @@ def drawn_from() -> str:
 
 
 def main(directory: Path = FIGURES) -> None:
+    """Draws all figures.
+
+    Args:
+        directory: Where they are written.
+    """
     # The same figure is the same file: no date, and names that do not change.
     matplotlib.rcParams.update({"svg.hashsalt": "icl-zoo", "svg.fonttype": "path"})
     for make in MAKERS:

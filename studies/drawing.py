@@ -12,7 +12,7 @@ FEWEST_FOR_BAND = 5
 
 
 def new_figure(num_axes: int = 1) -> tuple[Figure, list[Axes]]:
-    """A row of axes."""
+    """A figure with a row of axes, open above and to the right."""
     figure = Figure(figsize=(4.6 * num_axes, 3.4), layout="constrained")
     axes = list(figure.subplots(1, num_axes, squeeze=False)[0])
     for ax in axes:
@@ -65,5 +65,5 @@ def bars(ax: Axes, rows: Mapping[str, Sequence[float]]) -> None:
 
 
 def legend(ax: Axes) -> None:
-    """Without a frame."""
+    """A small legend without a frame."""
     ax.legend(frameon=False, fontsize=8)

@@ -90,7 +90,7 @@ class Job(NamedTuple):
 
     @property
     def log(self) -> Path:
-        """What it printed."""
+        """The file that holds what the process printed."""
         return self.place / "log.txt"
 
     @property
@@ -172,7 +172,7 @@ def plan(trainings: Iterable[Training], effort: Effort, runs: Path) -> dict[str,
 
 
 def run_dirs(jobs: Iterable[Job]) -> list[Path]:
-    """One directory for each seed."""
+    """The run directories of jobs, one for each seed."""
     return [run for job in jobs for run in job.run_dirs]
 
 

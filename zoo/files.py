@@ -144,7 +144,7 @@ def sole_writer(run_dir: Path) -> Iterator[None]:
 
 
 def sha256_of(data: bytes) -> str:
-    """In hexadecimal."""
+    """The SHA-256 hash of data, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 

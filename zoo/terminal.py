@@ -74,9 +74,9 @@ def raise_on_signals() -> None:
 
 
 def outlive_readers() -> None:
-    """From now on writing to stdout and stderr does not fail because of who reads them.
+    r"""From now on writing to stdout and stderr does not fail because of who reads them.
 
-    What a terminal cannot show appears as an escape (`\\xb1`). What nobody reads any more, since a
+    What a terminal cannot show appears as an escape (`\xb1`). What nobody reads any more, since a
     pipe broke (`| head`) or a terminal was closed, is lost, and the command goes on.
     """
     for name in ("stdout", "stderr"):

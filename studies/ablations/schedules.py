@@ -45,6 +45,7 @@ RANGES = [
 
 
 def main() -> None:
+    """Measures the schedules and prints the tables."""
     spec = EpisodeSpec()
     sampler = create_sampler(spec)
     test = sampler.sample(10_000, Generators(EVAL_SEED, "test", 0, "cpu"))
@@ -87,6 +88,7 @@ def main() -> None:
 
 
 def table(title: str, *headings: str) -> Table:
+    """An empty table with a row for each number of steps k."""
     found = Table(title=title)
     for heading in ("k", *headings):
         found.add_column(heading, justify="right")
@@ -94,6 +96,7 @@ def table(title: str, *headings: str) -> Table:
 
 
 def text(step_sizes: Sequence[float]) -> str:
+    """Step sizes in ascending order, with two decimals."""
     return " ".join(f"{size:.2f}" for size in sorted(step_sizes))
 
 

@@ -37,6 +37,7 @@ def open_places(Q: list[tuple[int, int]], D: list[int]) -> tuple[Tensor, Tensor]
 
 
 def pairs(*places: int) -> list[tuple[int, int]]:
+    """All entries of Q at which two of these places of the window meet."""
     return [(a, b) for a in places for b in places]
 
 
@@ -76,6 +77,7 @@ def trained(data: EpisodeDataModule, mask_Q: Tensor, mask_D: Tensor) -> Predicto
 
 
 def main() -> None:
+    """Trains with every mask and prints the table."""
     # What only does harm shrinks to numbers that a CPU is slow with.
     torch.set_flush_denormal(True)
     spec = EpisodeSpec()

@@ -59,7 +59,7 @@ def trainings(effort: Effort) -> list[Training]:
 
 
 def other_architectures(runs: Runs, effort: Effort) -> Found:
-    """(g): what one layer and two of each architecture learn of the task."""
+    """Figure g: what one layer and two of each architecture learn of the task."""
     rows: dict[str, list[float]] = {}
     claims: list[Claim] = []
     for num_layers in _depths(effort):

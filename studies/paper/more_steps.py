@@ -50,12 +50,12 @@ def numbers_of_steps(effort: Effort) -> tuple[int, ...]:
 
 
 def trainings(effort: Effort) -> list[Training]:
-    """One step and several."""
+    """Trainings of figure e: one step and several."""
     return [BASE, *map(training, numbers_of_steps(effort))]
 
 
 def several_steps(runs: Runs, effort: Effort) -> Found:
-    """(e): losses and weights of two and more steps."""
+    """Figure e: losses and weights of two and more steps."""
     several = numbers_of_steps(effort)
     by_steps = {1: runs[BASE.name]} | {k: runs[training(k).name] for k in several}
     spec = spec_of(by_steps[1][0])

@@ -122,7 +122,7 @@ def gradient_descent_on_features(
 
 
 def sine_waves(runs: Runs, effort: Effort) -> Found:
-    """(f): sine waves, beside gradient descent on the same features."""
+    """Figure f: sine waves, beside gradient descent on the same features."""
     spec = spec_of(runs[ONE_STEP.name][0])
     episodes = evaluation_episodes(spec, effort.num_episodes)
     zero = query_loss(create_reference("zero", spec, {}), episodes)

@@ -37,12 +37,12 @@ DISTANCE = "a distance is at least 0"
 
 
 def base_trainings(effort: Effort) -> list[Training]:
-    """The paper's setting alone."""
+    """Trainings of figures a to c: the paper's setting alone."""
     return [BASE]
 
 
 def loss_over_training(runs: Runs, effort: Effort) -> Found:
-    """(a): the loss and the agreement with one gradient step in the course of training."""
+    """Figure a: the loss and the agreement with one gradient step in the course of training."""
     base = runs[BASE.name]
     spec = spec_of(base[0])
     moments = linear_moments(spec)
@@ -121,7 +121,7 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
 
 
 def weights(runs: Runs, effort: Effort) -> Found:
-    """(b): trained beside constructed weights."""
+    """Figure b: trained beside constructed weights."""
     base = runs[BASE.name]
     claimed = "The trained weights are those of the construction."
     claims = [
@@ -175,7 +175,7 @@ def weights(runs: Runs, effort: Effort) -> Found:
 
 
 def other_scales(runs: Runs, effort: Effort) -> Found:
-    """(c): inputs and functions larger and smaller than in training."""
+    """Figure c: inputs and functions larger and smaller than in training."""
     base = runs[BASE.name]
     spec = spec_of(base[0])
     figure, axes = new_figure(2)
@@ -230,12 +230,12 @@ def _other_dimensions(effort: Effort) -> tuple[int, ...]:
 
 
 def dimension_trainings(effort: Effort) -> list[Training]:
-    """d_x = d_y = N, beside 10."""
+    """Trainings of figure d: d_x = d_y = N = 10, and at other values."""
     return [BASE, *map(_dimension, _other_dimensions(effort))]
 
 
 def dimensions(runs: Runs, effort: Effort) -> Found:
-    """(d): the loss against the dimension of inputs."""
+    """Figure d: the loss against the dimension of inputs."""
     by_dimension = {10: runs[BASE.name]}
     by_dimension |= {d: runs[_dimension(d).name] for d in _other_dimensions(effort)}
     by_dimension = dict(sorted(by_dimension.items()))

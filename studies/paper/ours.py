@@ -42,7 +42,7 @@ def trainings(effort: Effort) -> list[Training]:
 
 
 def additions(runs: Runs, effort: Effort) -> Found:
-    """(h): step sizes, forgetting, longer contexts and classes."""
+    """Figure h: step sizes, forgetting, longer contexts and classes."""
     parts = [
         step_sizes(runs, effort),
         forgetting(runs, effort),

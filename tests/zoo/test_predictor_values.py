@@ -1,5 +1,4 @@
-"""What predictors do with the values they are given, over the whole registry: types, devices, none
-at all, and values that are not finite."""
+"""What predictors do with values: types, devices, none at all, and values that are not finite."""
 
 import warnings
 from typing import Any

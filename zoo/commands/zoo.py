@@ -367,7 +367,7 @@ def two_lines(entry: MetricEntry) -> str:
 
 
 def cost(entry: IndexEntry) -> str:
-    """What training took."""
+    """The episodes and seconds that training took, on two lines."""
     return f"{entry.episodes:,}\n{entry.wall_time_s:,.0f} s"
 
 
@@ -380,7 +380,7 @@ def new_table(*titles: str) -> Table:
 
 
 def console() -> Console:
-    """Where results go."""
+    """The terminal that results are printed to, as plain text."""
     return Console(highlight=False, markup=False, emoji=False)
 
 

@@ -49,7 +49,7 @@ def gather(module: nn.Module) -> None:
 
 
 def scatter(module: nn.Module) -> None:
-    """Ends `gather`."""
+    """Divides the parameters of a module among the ranks again, after `gather`."""
     if isinstance(module, FSDPModule):
         with torch.inference_mode(False):
             module.reshard()
