@@ -14,6 +14,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Predictions of at least this size are no predictions, whatever the scale of the labels.
 ABSURD = 1e20
 
+# For `check_pairs`: pairs by themselves. None would be what somebody takes for a state.
+NO_STATE = object()
+
 
 class BufferState(NamedTuple):
     """The examples seen so far: the streaming state of a predictor without a shorter summary.
@@ -75,6 +78,7 @@ class Predictor(nn.Module):
         self.d_x = d_x
         self.d_y = d_y
         self._warned: set[str] = set()
+        self._state_form: Any = None
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Predicts at every position from the examples before it.
@@ -111,9 +115,9 @@ class Predictor(nn.Module):
         with the episodes first, or a tuple that begins with a state.
 
         Raises:
-            ValueError: If dtype is another.
+            ValueError: If dtype is another, or batch_size no number of episodes.
         """
-        device, dtype = self.state_options(device, dtype)
+        device, dtype = self.state_options(batch_size, device, dtype)
         x = torch.zeros(batch_size, 0, self.d_x, device=device, dtype=dtype)
         return BufferState(x, x.new_zeros(batch_size, 0, self.d_y))
 
@@ -124,6 +128,9 @@ class Predictor(nn.Module):
             state: From `init_state` or an earlier `observe`.
             x: New inputs, (batch, num_new, d_x).
             y: Their labels, (batch, num_new, d_y). All of them are read.
+
+        Raises:
+            ValueError: If the state is that of another model or of another number of episodes.
 
         Here the state is the pairs themselves, in the type of the state.
         """
@@ -154,7 +161,7 @@ class Predictor(nn.Module):
         """Real numbers in the streaming state of one episode after `num_context` examples."""
         return num_context * (self.d_x + self.d_y)
 
-    def check_pairs(self, x: Tensor, y: Tensor, state: Any = None) -> None:
+    def check_pairs(self, x: Tensor, y: Tensor, state: Any = NO_STATE) -> None:
         """Raises unless x (batch, length, d_x) and y (batch, length, d_y) are what the class takes.
 
         Without a state there must be a position to predict at; with one, its episodes must be as
@@ -172,10 +179,10 @@ class Predictor(nn.Module):
                 f"x must be (batch, length, {self.d_x}) and y (batch, length, {self.d_y}) with the "
                 f"same batch and length, got x {tuple(x.shape)} and y {tuple(y.shape)}"
             )
-        if state is None and x.shape[1] == 0:
+        if state is NO_STATE and x.shape[1] == 0:
             raise ValueError("x and y must hold at least one position, got length 0")
         self._check_types(x=x, y=y)
-        if state is not None:
+        if state is not NO_STATE:
             self._check_state(state, x)
         else:
             self._warn_of_length(x.shape[1] - 1)
@@ -193,13 +200,18 @@ class Predictor(nn.Module):
             self._warn_of_length(state.num_seen)
 
     def state_options(
-        self, device: torch.device | str | None, dtype: torch.dtype | None
+        self,
+        batch_size: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ) -> tuple[torch.device, torch.dtype]:
-        """Device and type of a state: those given, else the predictor's own.
+        """Device and type of a state of so many episodes: those given, else the predictor's own.
 
         Raises:
-            ValueError: If the type is none that the pairs could have.
+            ValueError: If the type is none that the pairs could have, or batch_size no number.
         """
+        if not isinstance(batch_size, int | torch.SymInt) or batch_size < 0:
+            raise ValueError(f"batch_size must be a whole number from 0 on, got {batch_size!r}")
         own = next(self.parameters(), None)
         allowed = FLOATS if own is None else (own.dtype,)
         if dtype is None:
@@ -267,13 +279,51 @@ class Predictor(nn.Module):
         return next(itertools.chain(self.parameters(), self.buffers()), otherwise).device
 
     def _check_state(self, state: Any, given: Tensor) -> None:
-        """Raises ValueError unless the state is of as many episodes, and on the same device."""
+        """Raises ValueError unless it is a state of this class, of these episodes, and beside them.
+
+        A dimension that is zero in the state of no episodes may have any size.
+        """
+        if self._state_form is None:
+            self._state_form = _form_of(self.init_state(0))
+        _check_form("the state", state, self._state_form)
         while not isinstance(state, Tensor):
             state = state[0]
         if len(state) != len(given):
             raise ValueError(f"the state is of {len(state)} episodes, got {len(given)}")
         if state.device != given.device:
             raise ValueError(f"the state is on {state.device}, got {given.device}")
+
+
+def _form_of(state: Any) -> Any:
+    """The shape of a tensor, the class and forms of the parts of a tuple, the class of others."""
+    if isinstance(state, Tensor):
+        return torch.Size(state.shape)
+    if isinstance(state, tuple):
+        return type(state), [_form_of(part) for part in state]
+    return type(state)
+
+
+def _check_form(name: str, part: Any, form: Any) -> None:
+    """Raises ValueError unless a part of a state has a form of `_form_of`."""
+    if isinstance(form, torch.Size):
+        is_tensor = isinstance(part, Tensor)
+        if (
+            not is_tensor
+            or part.ndim != len(form)
+            or any(size not in (0, given) for size, given in zip(form, part.shape, strict=True))
+        ):
+            allowed = ", ".join(str(size or "any") for size in form)
+            got = tuple(part.shape) if is_tensor else type(part).__name__
+            raise ValueError(f"{name} must be a tensor of shape ({allowed}), got {got}")
+        return
+    kind, parts = form if isinstance(form, tuple) else (form, [])
+    if type(part) is not kind:
+        raise ValueError(f"{name} must be of type {kind.__name__}, got {type(part).__name__}")
+    if parts and len(part) != len(parts):
+        raise ValueError(f"{name} must have {len(parts)} parts, got {len(part)}")
+    fields = getattr(kind, "_fields", range(len(parts)))
+    for field, of_part, form_of_part in zip(fields, part if parts else (), parts, strict=True):
+        _check_form(f"{field} of {name}", of_part, form_of_part)
 
 
 def _can_be_read(tensor: Tensor) -> bool:

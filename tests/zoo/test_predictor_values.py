@@ -28,6 +28,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 variants = pytest.mark.parametrize(
     ("name", "arguments"), VARIANTS, ids=[f"{n} {a}" for n, a in VARIANTS]
 )
+# Whose states have nothing of the widths of inputs and labels.
+SAME_STATE = ("dmmse", "gd_ssm_deep", "mamba", "s5", "transformer")
 BAD = (torch.nan, torch.inf, -torch.inf, 1e30)
 
 
@@ -104,6 +106,35 @@ def test_tensors_on_another_device_are_refused_everywhere(
         predictor.observe(state, *elsewhere)
     with pytest.raises(ValueError, match="on cpu, got"):
         predictor.predict(state, elsewhere[0])
+
+
+@predictors
+def test_numbers_of_episodes_that_are_none_are_refused(kind: str, name: str) -> None:
+    predictor = create(kind, name, 3, 2)
+    for number in (-1, 2.0, "2", None):
+        with pytest.raises(ValueError, match=f"batch_size must be .* got {number!r}"):
+            predictor.init_state(number)  # type: ignore[arg-type]
+
+
+@predictors
+def test_states_of_another_predictor_are_refused(
+    kind: str, name: str, make_pairs: MakePairs
+) -> None:
+    predictor = create(kind, name, 3, 2)
+    x, y = make_pairs(3, 2, 4)
+    of_other_widths = create(kind, name, 5, 4).init_state(3)
+    class_of_state = type(predictor.init_state(3)).__name__
+    for state, refusal in (
+        (of_other_widths, "of the state must be a tensor of shape .*, got"),
+        ((torch.zeros(3),), f"the state must be of type {class_of_state}, got tuple"),
+        (torch.zeros(3, 3), f"the state must be of type {class_of_state}, got Tensor"),
+        (None, f"the state must be of type {class_of_state}, got NoneType"),
+    ):
+        if state is of_other_widths and name in SAME_STATE:
+            continue
+        for call in (lambda s: predictor.observe(s, x, y), lambda s: predictor.predict(s, x)):
+            with pytest.raises(ValueError, match=refusal):
+                call(state)
 
 
 @pytest.mark.parametrize("name", zoo.list_solvers())

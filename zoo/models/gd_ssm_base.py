@@ -75,7 +75,7 @@ class WindowedPredictor(Predictor):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> GDSSMState:
-        device, dtype = self.state_options(device, dtype)
+        device, dtype = self.state_options(batch_size, device, dtype)
         x = torch.zeros(batch_size, self.d_x, device=device, dtype=dtype)
         Z_dtype = torch.promote_types(dtype, torch.float32)
         Z = x.new_zeros(batch_size, *self.layer.state_shape, dtype=Z_dtype)

@@ -106,7 +106,8 @@ class LinearTransformer(Predictor):
         if not self.causal:
             buffer: BufferState = super().init_state(batch_size, device, dtype)
             return buffer
-        return CausalState(self._zero_moments(batch_size, *self.state_options(device, dtype)), 0)
+        device, dtype = self.state_options(batch_size, device, dtype)
+        return CausalState(self._zero_moments(batch_size, device, dtype), 0)
 
     def observe(
         self, state: BufferState | CausalState, x: Tensor, y: Tensor

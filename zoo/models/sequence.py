@@ -76,7 +76,8 @@ class SequenceModel(Predictor):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> SequenceState:
-        return SequenceState(self._start(batch_size, *self.state_options(device, dtype)), 0)
+        device, dtype = self.state_options(batch_size, device, dtype)
+        return SequenceState(self._start(batch_size, device, dtype), 0)
 
     def observe(self, state: SequenceState, x: Tensor, y: Tensor) -> SequenceState:
         self.check_pairs(x, y, state)

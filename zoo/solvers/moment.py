@@ -117,7 +117,7 @@ class MomentSolver(Solver):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Moments:
-        device, _ = self.state_options(device, dtype)
+        device, _ = self.state_options(batch_size, device, dtype)
         A = torch.zeros(batch_size, self.d_x, self.d_x, device=device, dtype=torch.float64)
         return Moments(
             A, A.new_zeros(batch_size, self.d_x, self.d_y), A.new_zeros(batch_size), A.new_zeros(())

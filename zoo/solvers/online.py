@@ -58,7 +58,7 @@ class OnlineSolver(Solver):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Any:
-        device, _ = self.state_options(device, dtype)
+        device, _ = self.state_options(batch_size, device, dtype)
         return self.start(batch_size, device)
 
     def observe(self, state: Any, x: Tensor, y: Tensor) -> Any:
