@@ -68,6 +68,13 @@ def test_the_added_architecture_is_trained_and_compared(copy: Path) -> None:
     assert card["num_parameters"] == 100
 
 
+def test_the_added_recipe_composes_with_other_episodes(copy: Path) -> None:
+    card = json.loads((copy / "runs/delta_rule_noisy/checkpoint/card.json").read_text())
+    assert card["name"] == "delta_rule.linear_noisy"
+    assert card["model_args"]["scale"] == 0.01
+    assert card["training"]["optimizer"]["lr"] == 0.001
+
+
 def test_the_added_family_is_trained_on(copy: Path) -> None:
     card = json.loads((copy / "runs/saturated/checkpoint/card.json").read_text())
     assert card["data"]["function"] == {"name": "saturated_linear", "scale": 1.0}
