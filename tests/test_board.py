@@ -134,6 +134,8 @@ def test_weights_and_algorithms_are_measured_at_every_validation(runs: Path) -> 
     assert steps(events, "train/half_mse_query") == expected
     assert steps(events, "train/learning_rate/decay") == expected
     assert steps(events, "val/half_mse_query/least_squares") == expected
+    assert steps(events, "alignment/cosine") == expected
+    assert steps(events, "test/alignment/cosine") == [60]
     for tag in ("weights/cosine_C", "weights/step_size_C_1"):
         assert steps(events, tag) == [*expected, 60]  # and once more at the end
     learned = [event.value for event in events.Scalars("weights/step_size_C_1")]
@@ -211,8 +213,11 @@ def test_hparams_sorts_architectures_by_test_error(runs: Path) -> None:
         assert metrics["train/steps"] == 60
         assert metrics["train/episodes"] == 60 * 16
         assert metrics["train/wall_time_s"] > 0
-        for metric in ("test/half_mse_query", "test/ratio_to_gradient_descent", "alignment/cosine"):
-            assert metrics[metric] == pytest.approx(card.metrics[metric].value)
+        for metric in ("half_mse_query", "ratio_to_gradient_descent"):
+            expected = card.metrics[f"test/{metric}"].value
+            assert metrics[f"test/{metric}"] == pytest.approx(expected)
+        cosine = card.metrics["alignment/cosine"].value
+        assert metrics["test/alignment/cosine"] == pytest.approx(cosine)
 
 
 def test_every_run_brings_the_same_columns(runs: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -96,6 +97,22 @@ def outlive_readers() -> None:
                 write_through=stream.write_through,
             ),
         )
+
+
+def refuse_what_is_no_text(typed: Iterable[str]) -> None:
+    """Exits with one line where bytes of the command line or of a path are no text in this locale.
+
+    Files are written in UTF-8, which Python's stand-ins for such bytes are not in: a run would be
+    lost at its end.
+    """
+    for text in typed:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            sys.exit(
+                f"error: {text!a} is no text in this locale ({sys.getfilesystemencoding()}): "
+                "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            )
 
 
 class _Outliving(io.FileIO):

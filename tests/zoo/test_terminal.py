@@ -1,14 +1,17 @@
 """Commands outlive their readers, and end at signals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from zoo import terminal
+from zoo.files import ROOT
 from zoo.terminal import StoppedBySignal, ending_signals, raise_on_signals
 
 # Loaded from its file: the package would bring torch, which takes seconds.
@@ -61,6 +64,24 @@ def test_a_full_disk_behind_the_output_is_still_an_error() -> None:
     done = shell('$PYTHON -c "$PRINT" > /dev/full')
     assert done.returncode != 0
     assert "No space left on device: 'the output of this command'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["$ROOT/train.py max_steps=1", "-m zoo export"])
+def test_a_path_that_is_no_text_in_the_locale_is_refused_at_the_start(
+    command: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "lä"
+    place.mkdir()
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT), "ROOT": str(ROOT)}
+    for line in (f"$PYTHON {command} {place}", f"cd {place} && $PYTHON {command}"):
+        done = shell(line, **ascii_locale)
+        assert done.returncode == 1
+        assert re.fullmatch(
+            r"error: '.*l\\udcc3\\udca4' is no text in this locale \(ascii\): "
+            r"set LC_ALL=C.UTF-8 or PYTHONUTF8=1\n",
+            done.stderr,
+        )
+    assert not list(place.iterdir())
 
 
 @pytest.fixture

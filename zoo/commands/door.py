@@ -1,9 +1,10 @@
 """The way into every command: what needs nothing slow is done before anything slow is imported."""
 
+import os
 import sys
 from importlib import import_module
 
-from zoo.terminal import exit_on_signals, outlive_readers
+from zoo.terminal import exit_on_signals, outlive_readers, refuse_what_is_no_text
 
 
 def enter(command: str) -> None:
@@ -15,6 +16,7 @@ def enter(command: str) -> None:
     """
     exit_on_signals()
     outlive_readers()
+    refuse_what_is_no_text([*sys.argv[1:], os.getcwd()])
     if command != "zoo":  # the others read the settings in `configs`
         from zoo.commands.composing import prepare
 

@@ -57,7 +57,7 @@ SHOWN_FIRST = ("architecture", "num_layers", "num_parameters", "num_steps", "see
 METRICS = {
     "test/half_mse_query": "test 0.5*MSE",
     "test/ratio_to_gradient_descent": "model / gradient descent",
-    "alignment/cosine": "cosine with gradient descent",
+    "test/alignment/cosine": "cosine with gradient descent",
     "train/episodes": "episodes",
     "train/wall_time_s": "seconds",
     "train/steps": "steps",
@@ -150,6 +150,9 @@ class Board(pl.Callback):
     ) -> None:
         """Writes the end of a run: numbers to every logger, cards to TensorBoard.
 
+        The agreement on test episodes is a tag of its own, `test/alignment/...`: `alignment/...`
+        has that on validation episodes, at the same step too.
+
         Args:
             trainer: Whose loggers are written to.
             metrics: By name.
@@ -157,7 +160,10 @@ class Board(pl.Callback):
         """
         training = next(iter(cards.values())).training
         values = {
-            **metrics,
+            **{
+                f"test/{name}" if name.startswith("alignment/") else name: value
+                for name, value in metrics.items()
+            },
             "train/steps": training.steps,
             "train/episodes": training.episodes,
             "train/wall_time_s": training.wall_time_s,
