@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml  # type: ignore[import-untyped]
+from typer.core import TyperGroup
 
 from zoo.commands.composing import composed
 from zoo.commands.explained import COLUMN, FOLLOWS, explained, groups_of, help_of
+from zoo.commands.zoo import app
 from zoo.files import CONFIGS, ROOT
 from zoo.terminal import StoppedBySignal
 
@@ -231,6 +234,15 @@ def test_every_setting_and_group_of_a_command_is_explained(command: str) -> None
             assert after.startswith(" " * COLUMN), f"{line.strip()} is not explained"
         if line.partition("=")[0] in groups_of(command):
             assert re.match("  (?!others:)", after), f"{line} is not explained"
+
+
+def test_every_argument_and_option_of_the_zoo_is_explained() -> None:
+    zoo = typer.main.get_command(app)
+    assert isinstance(zoo, TyperGroup)
+    for name, command in zoo.commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
 
 
 def test_help_shows_what_is_chosen() -> None:

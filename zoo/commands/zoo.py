@@ -136,7 +136,11 @@ def list_command(
 
 @app.command("show")
 @clean
-def show_command(name: str, url: Url = None, as_json: Json = False) -> None:
+def show_command(
+    name: Annotated[str, typer.Argument(help="A name, path or address.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
     """Show the card of a checkpoint."""
     card = find_card(name, url)
     if as_json:
@@ -202,7 +206,9 @@ def verify_command(
 @clean
 def export_command(
     run: Annotated[Path, typer.Argument(help="Directory of a run, or of its checkpoint.")],
-    name: Annotated[str | None, typer.Argument(help="architecture.tag [its own]")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="architecture.tag; its own unless given.")
+    ] = None,
     directory: Directory = CHECKPOINTS,
     replace: Annotated[bool, typer.Option("--replace", help="Replace one of that name.")] = False,
 ) -> None:

@@ -238,7 +238,8 @@ def construct_gradient_descent_(
         W_0: Where descent starts, (d_y, d_x), for a model with `learn_start=True`; zero unless
             given.
         loss: `"cross_entropy"` makes it one step of softmax regression from zero, whose gradient
-            sum_i (1/K - y_i) x_i^T turns C into eta (I - 11^T/K) on the K label coordinates.
+            sum_i (1/K - y_i) x_i^T turns C into eta (I - J/K) on the K label coordinates, where J
+            is all ones.
 
     Returns:
         The same model.
