@@ -175,8 +175,9 @@ class EpisodeDataModule(EpisodeSets):
 class ReplicaDataModule(EpisodeSets):
     """The training episodes of several seeds side by side, for replicas of a model.
 
-    Replica i sees what a run by itself with `seed=seeds[i]` sees. Validation and test episodes are
-    those of every seed. For trainers with one device that accumulate no batches.
+    Replica i sees what a run by itself with `seed=seeds[i]` sees; a seed may come several times, at
+    several rates. Validation and test episodes are those of every seed. For trainers with one
+    device.
 
     Args:
         spec: The kind of episode, as a spec or as plain data.
@@ -198,14 +199,29 @@ class ReplicaDataModule(EpisodeSets):
     ) -> None:
         super().__init__(spec, batch_size, eval_episodes, eval_batch_size, num_test)
         self.seeds = tuple(seeds)
+        self._step = -1  # as in `EpisodeDataModule`
+        self._batch: Episodes | None = None
+        self._num_taken = 0
 
     def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
         """The batches of an optimizer step, every part (num_seeds, batch, length, ...)."""
-        generators = (Generators(seed, "train", step, device) for seed in self.seeds)
-        return Episodes.stacked(self.sampler.sample(self.batch_size, g, step) for g in generators)
+        drawn = {
+            seed: self.sampler.sample(
+                self.batch_size, Generators(seed, "train", step, device), step
+            )
+            for seed in dict.fromkeys(self.seeds)
+        }
+        return Episodes.stacked(drawn[seed] for seed in self.seeds)
 
     def training_rows(self, device: torch.device) -> Episodes:
-        return self.train_episodes(self._trainer().global_step, device)
+        trainer = self._trainer()
+        if self._batch is None or self._step != trainer.global_step:
+            self._step, self._num_taken = trainer.global_step, 0
+            self._batch = self.train_episodes(self._step, device)
+        rows = self.batch_size // trainer.accumulate_grad_batches
+        start = self._num_taken * rows
+        self._num_taken += 1
+        return Episodes(*(part[:, start : start + rows] for part in self._batch))
 
 
 class _Parts(IterableDataset[Episodes]):

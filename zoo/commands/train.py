@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import hydra
-import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -29,7 +28,7 @@ from zoo.evaluation.report import report_tables
 from zoo.evaluation.seeds import seeds_table
 from zoo.files import CONFIGS, refuse_links, sole_writer
 from zoo.terminal import StoppedBySignal, raise_on_signals
-from zoo.training.base import EpisodeModule, NonFiniteError
+from zoo.training.base import NonFiniteError
 from zoo.training.directory import CONFIG, METRICS, config_of_run, run_directory
 from zoo.training.measure import Outcome, measure
 from zoo.training.overrides import (
@@ -128,14 +127,6 @@ def tables_of(run: Run, outcomes: Mapping[int, Outcome], metrics: dict[str, Any]
     return [table for outcome in outcomes.values() for table in report_tables(outcome.report)]
 
 
-def objective_of(trainer: pl.Trainer, module: EpisodeModule) -> float | None:
-    """The validation error at the query that a search minimises; infinite if a seed diverged."""
-    if module.diverged:
-        return math.inf
-    error = trainer.callback_metrics.get(f"val/{module.error_name}_query")
-    return None if error is None else error.item()
-
-
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def command(config: DictConfig) -> float | None:
     """What is done with the composed settings. What a user got wrong is one line, not a trace.
@@ -168,7 +159,7 @@ def command(config: DictConfig) -> float | None:
             config = config_of_run(config, keys)
             refuse_links(*run_dir.glob("*"))
             metrics, run = train(config, run_dir, Console(quiet=rank_of_process() != 0))
-        return objective_of(run.trainer, run.module) if metrics else None
+        return run.module.objective() if metrics else None
 
 
 @contextmanager

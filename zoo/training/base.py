@@ -1,23 +1,37 @@
 """What a module that trains on episodes is, whether of one model or of several side by side."""
 
+import os
+import shutil
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from datamodules.episodes import Episodes
 from zoo.metrics.classification import cross_entropy
 from zoo.metrics.errors import half_squared_error, mean_of_scored
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
-from zoo.training.optim import create_optimizer, create_schedule
+from zoo.training.optim import create_schedule
+from zoo.training.recorded import (
+    Found,
+    RecordedStep,
+    Watch,
+    as_it_is,
+    cuda_graph,
+    faster_of_both,
+)
 from zoo.training.options import OptimConfig
 from zoo.training.validation import ValidationMetrics
 
+T = TypeVar("T")
+
 Loss = Literal["mse", "cross_entropy"]
 Positions = Literal["last", "all"]
+StepKind = Literal["eager", "graph", "compile", "auto"]
 
 # Of each loss: its name in metrics, the error of (..., d_y) against (..., d_y), and the kind of
 # prediction it is made for.
@@ -45,9 +59,7 @@ class EpisodeModule(pl.LightningModule):
         positions: `"last"` trains on the query alone, `"all"` on every scored position.
         loss: `"mse"` for predictors of values, `"cross_entropy"` for predictors of logits.
         reference: An algorithm whose validation error the model's is divided by. Not saved.
-
-    Attributes:
-        diverged: Why a seed was left out of the training, by seed.
+        step: How an optimizer step is taken, as `zoo.training.options.TrainerSettings` has it.
 
     Raises:
         ValueError: If an argument is out of range, or the loss is not made for what the reference
@@ -56,8 +68,8 @@ class EpisodeModule(pl.LightningModule):
 
     model: Predictor
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    # Whether the first dimension of every parameter counts replicas of the model.
-    stacked = False
+    # What steps that do not wait for the device have found; None where each step waits.
+    watch: Watch | None = None
 
     def __init__(
         self,
@@ -66,6 +78,7 @@ class EpisodeModule(pl.LightningModule):
         positions: Positions,
         loss: Loss,
         reference: Predictor | None,
+        step: StepKind = "eager",
     ) -> None:
         super().__init__()
         if loss not in _ERRORS:
@@ -91,7 +104,7 @@ class EpisodeModule(pl.LightningModule):
         self.error_name, self.error, self._predicted = _ERRORS[loss]
         if reference is not None:
             self._check_output("reference", reference)
-        self.diverged: dict[int, str] = {}
+        self.step_kind: StepKind = step
 
     def whole_models(self) -> dict[int, Predictor]:
         """The trained models that did not diverge by their seeds, in eval mode.
@@ -100,12 +113,42 @@ class EpisodeModule(pl.LightningModule):
         """
         raise NotImplementedError
 
+    @property
+    def diverged(self) -> dict[int, str]:
+        """Why a seed was left out of the training, by seed."""
+        return {}
+
+    def log_prefix(self, seed: int) -> str:
+        """Of the names of what is logged of a seed's trained model."""
+        return ""
+
+    def objective(self) -> float | None:
+        """What a search minimises: the last validation error at the query, if there was one."""
+        error = self.trainer.callback_metrics.get(f"val/{self.error_name}_query")
+        return None if error is None else error.item()
+
     def check_model(self, model: Predictor) -> None:
         """Raises ValueError if this module cannot train such a model."""
         self._check_output("model", model)
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
-        """Raises ValueError if this module cannot be trained by such a trainer; by any, here."""
+        """Raises ValueError if this module cannot be trained by such a trainer."""
+        obstacles = _obstacles(trainer)
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        if self.step_kind == "auto" and (obstacles or not on_gpu):
+            self.step_kind = "eager"
+        if self.step_kind == "graph" and not on_gpu:
+            obstacles.append("a CPU")
+        if self.step_kind != "eager" and obstacles:
+            raise ValueError(
+                f"trainer.step={self.step_kind} does not go with {' and '.join(obstacles)}; "
+                "trainer.step=eager does"
+            )
+        if self.step_kind == "compile" and not (on_gpu or has_compiler()):
+            raise ValueError(
+                "trainer.step=compile needs a C++ compiler (g++, or what CXX names), and there is "
+                "none; trainer.step=eager needs none"
+            )
 
     @property
     def train_metric(self) -> str:
@@ -168,15 +211,96 @@ class EpisodeModule(pl.LightningModule):
         return self.error(prediction, episodes.target[:, -1])
 
     def configure_optimizers(self) -> Any:
-        """AdamW, and a schedule that is stepped after every optimizer step."""
-        # Lightning does not unscale the gradients of a fused optimizer before they are clipped.
-        fused = self.trainer.scaler is None
-        optimizer = create_optimizer(self.model, self.optim, fused, self.stacked)
+        """As `with_schedule` has it."""
+        raise NotImplementedError
+
+    def with_schedule(self, optimizer: Optimizer) -> Any:
+        """An optimizer, and a schedule that is stepped after every optimizer step."""
         schedule = create_schedule(optimizer, self.optim, self.trainer.max_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def recorded(self, step: Callable[[Episodes], None]) -> RecordedStep | None:
+        """The step of this module as one that is recorded; None where it is taken eagerly."""
+        if self.step_kind == "eager":
+            return None
+        assert self.watch is not None
+        record = cuda_graph if self.device.type == "cuda" else as_it_is
+        if self.step_kind == "auto":
+            record = faster_of_both
+        return RecordedStep(step, self.watch, record)
+
+    def end_step(self, look: bool = False) -> Tensor:
+        """Looks at what was found if it is time or asked for, and logs; a loss for Lightning."""
+        assert self.watch is not None
+        step = self.trainer.global_step + 1
+        if self.watch.count() or look or self.is_logged():
+            losses = self.look(step)
+            if self.is_logged():
+                self.log_losses(losses)
+                self.log_step(step)
+        return self.watch.alive.new_zeros((), dtype=torch.float32)
+
+    def log_losses(self, losses: list[float]) -> None:
+        """Logs the training losses of the replicas."""
+        raise NotImplementedError
+
+    def judge(self, step: int, found: Found) -> None:
+        """Acts on what an optimizer step, counted from 1, has found.
+
+        Raises:
+            NonFiniteError: If the training cannot go on.
+        """
+        raise NotImplementedError
+
+    def look(self, last_step: int) -> list[float]:
+        """Judges the steps that nobody has looked at; returns the losses of the last, if any."""
+        assert self.watch is not None
+        found = self.watch.look()
+        for i, of_step in enumerate(found):
+            self.judge(last_step - len(found) + 1 + i, of_step)
+        return found[-1].loss if found else []
+
+    def on_validation_start(self) -> None:
+        """Judges before anything is measured or saved."""
+        if self.watch is not None:
+            self.look(self.trainer.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Judges before anything is measured or saved."""
+        if self.watch is not None:
+            self.look(self.trainer.global_step)
+
+    # Where there is a watch, `training_step` is the whole optimizer step; Lightning counts it.
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Nothing where `training_step` is the whole optimizer step."""
+        if self.watch is None:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Nothing where `training_step` is the whole optimizer step."""
+        if self.watch is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Calls `training_step` and no more where it is the whole optimizer step."""
+        if self.watch is None:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        elif optimizer_closure is not None:
+            optimizer_closure()
+
+    def compiled(self, function: Callable[..., T]) -> Callable[..., T]:
+        """A function as torch.compile has it, where that is asked for."""
+        return torch.compile(function) if self.step_kind == "compile" else function
 
     def _check_output(self, role: str, predictor: Predictor) -> None:
         if predictor.output != self._predicted:
@@ -184,3 +308,20 @@ class EpisodeModule(pl.LightningModule):
                 f"loss {self.loss!r} is made for output {self._predicted!r}, the {role} predicts "
                 f"{predictor.output!r}"
             )
+
+
+def _obstacles(trainer: pl.Trainer) -> list[str]:
+    """What a step that does not wait for the device cannot do."""
+    found = {
+        f"{trainer.world_size} devices": trainer.world_size > 1,
+        f"trainer.precision={trainer.precision}": trainer.scaler is not None,
+        f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}": (
+            trainer.accumulate_grad_batches > 1
+        ),
+    }
+    return [name for name, is_there in found.items() if is_there]
+
+
+def has_compiler() -> bool:
+    """Whether there is what torch.compile needs on a CPU."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None

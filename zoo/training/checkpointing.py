@@ -81,8 +81,8 @@ def check_state(path: Path, trainer: pl.Trainer, module: EpisodeModule) -> None:
         for name in ("model", "model_args"):
             _check_equal(checkpoint["hyper_parameters"][name], module.hparams[name], name)
         if isinstance(module, LitReplicas):
-            unknown = checkpoint["diverged"].keys() - set(module.seeds)
-            _check_equal(unknown, set(), "diverged beside the seeds")
+            unknown = checkpoint["lost"].keys() - set(range(len(module.replicas)))
+            _check_equal(unknown, set(), "lost beside the replicas")
         optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
         may_skip = module.on_nonfinite == "skip" or trainer.scaler is not None
         _check_optimizer(checkpoint["optimizer_states"][0], optimizer, step, may_skip)

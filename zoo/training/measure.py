@@ -78,5 +78,5 @@ def summary_of(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
 def _first_step(run: Run, seed: int) -> int | None:
     callbacks = run.trainer.callbacks  # type: ignore[attr-defined]
     found = (c for c in callbacks if isinstance(c, TimeToSolution))
-    of_seed = (c.first_step for c in found if c.metric.startswith(run.prefix(seed)))
+    of_seed = (c.first_step for c in found if c.metric.startswith(run.module.log_prefix(seed)))
     return next(of_seed, None)

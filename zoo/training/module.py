@@ -1,6 +1,6 @@
 """One model in training, on one device or several."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -9,7 +9,9 @@ from torch import Tensor
 from datamodules.episodes import Episodes
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
-from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions
+from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions, StepKind
+from zoo.training.optim import create_optimizer, step_if
+from zoo.training.recorded import Found, RecordedStep, Watch
 from zoo.training.options import OptimConfig
 from zoo.training.sharding import full, gather, scatter, shard
 from zoo.training.validation import ValidationMetrics
@@ -46,8 +48,11 @@ class LitPredictor(EpisodeModule):
         loss: Loss = "mse",
         reference: Predictor | None = None,
         on_nonfinite: Literal["stop", "skip"] = "stop",
+        step: StepKind = "eager",
     ) -> None:
-        super().__init__(model, optim, positions, loss, reference)
+        super().__init__(model, optim, positions, loss, reference, step)
+        if len(optim.rates) > 1:
+            raise ValueError(f"one model trains at one rate, got lr={list(optim.rates)}")
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"on_nonfinite must be 'stop' or 'skip', got {on_nonfinite!r}")
         self.save_hyperparameters({"seed": seed, "on_nonfinite": on_nonfinite})
@@ -55,6 +60,7 @@ class LitPredictor(EpisodeModule):
         self.on_nonfinite = on_nonfinite
         self._loss: Tensor | None = None  # mean over the batches of the optimizer step under way
         self._skipped_in_a_row = 0
+        self._recorded: RecordedStep | None = None
 
     def configure_model(self) -> None:
         """Builds the model once, from the seed."""
@@ -74,7 +80,26 @@ class LitPredictor(EpisodeModule):
         model.load_state_dict({name: full(t) for name, t in self.model.state_dict().items()})
         return {self.seed: model.to(self.device).eval()}
 
+    def configure_optimizers(self) -> Any:
+        # Lightning does not unscale the gradients of a fused optimizer before they are clipped.
+        self._adamw = create_optimizer(self.model, self.optim, fused=self.trainer.scaler is None)
+        if self.step_kind != "eager":
+            allowed = 0 if self.on_nonfinite == "stop" else MAX_SKIPPED_IN_A_ROW
+            self.watch = Watch(1, self.device, allowed)
+            self._rates = [
+                self.watch.alive.new_zeros((), dtype=torch.float32)
+                for _ in self._adamw.param_groups
+            ]
+            self._recorded = self.recorded(self._step)
+            self._loss_of = self.compiled(self.loss_of)
+        return self.with_schedule(self._adamw)
+
     def training_step(self, batch: Episodes, batch_idx: int) -> Tensor:
+        if self._recorded is not None:
+            for rate, group in zip(self._rates, self._adamw.param_groups, strict=True):
+                rate.fill_(group["lr"])
+            self._recorded(batch)
+            return self.end_step()
         loss = self.loss_of(self.model, batch)
         num_parts = self.trainer.accumulate_grad_batches
         part = loss.detach() / num_parts
@@ -84,6 +109,33 @@ class LitPredictor(EpisodeModule):
             self.log(self.train_metric, self._loss, sync_dist=True)
             self.log_step(self.trainer.global_step + 1)
         return loss
+
+    def _step(self, episodes: Episodes) -> None:
+        """An optimizer step that does not wait for the device, and says so to the watch."""
+        assert self.watch is not None
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        loss = self._loss_of(self.model, episodes)
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.model.parameters() if p.grad is not None]
+        )
+        losses, norms = loss.detach().view(1), norm.view(1)
+        updated = self.watch.allowed(losses, norms)
+        clip_norm = self.optim.clip_norm
+        divisor = torch.ones_like(norm) if clip_norm is None else (norm + 1e-6) / clip_norm
+        step_if(self._adamw, updated[0], self._rates, divisor.clamp(min=1))
+        self.watch.note(losses, norms, updated)
+
+    def log_losses(self, losses: list[float]) -> None:
+        self.log(self.train_metric, losses[0])
+
+    def judge(self, step: int, found: Found) -> None:
+        if found.updated[0]:
+            self._skipped_in_a_row = 0
+        else:
+            cause = f"loss {found.loss[0]:.4g}, gradient norm {found.norm[0]:.4g}"
+            self._stop_or_skip(step, cause)
 
     def configure_gradient_clipping(
         self,
@@ -104,7 +156,8 @@ class LitPredictor(EpisodeModule):
         if self.trainer.world_size > 1:
             bad = self.trainer.strategy.reduce_boolean_decision(bad, all=False)
         if bad:
-            self._stop_or_skip(f"loss {loss.item():.4g}, gradient norm {norm.item():.4g}")
+            cause = f"loss {loss.item():.4g}, gradient norm {norm.item():.4g}"
+            self._stop_or_skip(self.trainer.global_step + 1, cause)
             for parameter in parameters:  # the optimizer passes over what has no gradient
                 parameter.grad = None
             return
@@ -115,6 +168,7 @@ class LitPredictor(EpisodeModule):
 
     def on_validation_start(self) -> None:
         """Lets every rank evaluate the model by itself, if it is divided among them."""
+        super().on_validation_start()
         gather(self)
 
     def validation_step(self, batch: Episodes, batch_idx: int) -> None:
@@ -125,9 +179,9 @@ class LitPredictor(EpisodeModule):
         self.log_step(self.trainer.global_step)
         scatter(self)
 
-    def _stop_or_skip(self, found: str) -> None:
+    def _stop_or_skip(self, step: int, found: str) -> None:
         self._skipped_in_a_row += 1
-        cause = f"optimizer step {self.trainer.global_step + 1}: {found}"
+        cause = f"optimizer step {step}: {found}"
         if self.on_nonfinite == "stop" or self._skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
             raise NonFiniteError(
                 f"{cause}. The weights were not touched by this step. A smaller optim.lr or a "

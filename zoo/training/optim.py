@@ -2,24 +2,46 @@
 
 from typing import Any
 
-from torch import nn
-from torch.optim import AdamW
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.predictor import Predictor
 from zoo.training.options import OptimConfig
 
 
-def create_optimizer(
-    model: Predictor, config: OptimConfig, fused: bool = True, stacked: bool = False
-) -> AdamW:
+def create_optimizer(model: Predictor, config: OptimConfig, fused: bool = True) -> AdamW:
     """AdamW over the parameter groups of a model, by default in one kernel for each group."""
-    groups = parameter_groups(model, config, stacked)
+    groups = parameter_groups(model, config)
     return AdamW(groups, betas=(config.beta1, config.beta2), fused=fused)
 
 
+def step_if(optimizer: AdamW, wanted: Tensor, rates: list[Tensor], divisor: Tensor) -> None:
+    """A step of fused AdamW that the device decides on, so that nothing waits for it.
+
+    Args:
+        optimizer: Stays as it is but for its moments.
+        wanted: Whether the step is taken, a bool scalar on the device.
+        rates: Of the parameter groups, scalars on the device.
+        divisor: Of the gradients.
+    """
+    groups = optimizer.param_groups
+    before = [(group["lr"], group["capturable"]) for group in groups]
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"], group["capturable"] = rate, capturing
+    # What gradient scalers tell an optimizer, which passes over a step with infinite gradients.
+    told: Any = optimizer
+    told.found_inf, told.grad_scale = (~wanted).float(), divisor
+    optimizer.step()
+    del told.found_inf, told.grad_scale
+    for group, (lr, capturable) in zip(groups, before, strict=True):
+        group["lr"], group["capturable"] = lr, capturable
+
+
 def parameter_groups(
-    model: Predictor, config: OptimConfig, stacked: bool = False
+    model: Predictor, config: OptimConfig, least_ndim: int = 2
 ) -> list[dict[str, Any]]:
     """The parameters in up to three named groups: `decay`, `no_decay` and `ssm`.
 
@@ -29,9 +51,9 @@ def parameter_groups(
     Args:
         model: Whose parameters.
         config: Rates and weight decay of the groups.
-        stacked: Whether the first dimension of every parameter counts replicas of the model.
+        least_ndim: Dimensions of a matrix: 3 where the first counts replicas of the model.
     """
-    least_ndim = 3 if stacked else 2
+    lr, ssm_lr = config.rates[0]
     groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "ssm": []}
     for module in model.modules():
         ssm_parameters = getattr(module, "ssm_parameters", ())
@@ -46,7 +68,7 @@ def parameter_groups(
         {
             "name": name,
             "params": parameters,
-            "lr": config.ssm_lr if name == "ssm" else config.lr,
+            "lr": ssm_lr if name == "ssm" else lr,
             "weight_decay": config.weight_decay if name == "decay" else 0.0,
         }
         for name, parameters in groups.items()
@@ -54,7 +76,7 @@ def parameter_groups(
     ]
 
 
-def create_schedule(optimizer: AdamW, config: OptimConfig, max_steps: int) -> LambdaLR:
+def create_schedule(optimizer: Optimizer, config: OptimConfig, max_steps: int) -> LambdaLR:
     """A schedule that multiplies every group's peak rate; to be stepped once a step."""
     return LambdaLR(optimizer, lambda step: rate_factor(step, config, max_steps))
 

@@ -21,8 +21,10 @@ class OptimConfig(BaseModel):
     """AdamW and the course of its learning rate.
 
     Attributes:
-        lr: Peak learning rate.
-        ssm_lr: Peak learning rate of the parameters of a state-space recurrence.
+        lr: Peak learning rate. Of several, such as [0.001, 0.003], each is trained, side by side,
+            and the one with the least validation error is kept.
+        ssm_lr: Peak learning rate of the parameters of a state-space recurrence: one, or one for
+            each of several `lr`.
         weight_decay: Decoupled, on matrices only; never on the recurrence, biases or norms.
         beta1: Decay of the mean of the gradients.
         beta2: Decay of the mean of their squares.
@@ -33,8 +35,8 @@ class OptimConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    lr: PositiveFloat = 3e-3
-    ssm_lr: PositiveFloat = 1e-3
+    lr: PositiveFloat | tuple[PositiveFloat, ...] = 3e-3
+    ssm_lr: PositiveFloat | tuple[PositiveFloat, ...] = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
@@ -42,16 +44,39 @@ class OptimConfig(BaseModel):
     decay_fraction: float = Field(default=0.5, ge=0, le=1)
     clip_norm: PositiveFloat | None = 1.0
 
+    @property
+    def rates(self) -> list[tuple[float, float]]:
+        """The pairs (lr, ssm_lr) that are trained."""
+        lr = self.lr if isinstance(self.lr, tuple) else (self.lr,)
+        ssm_lr = self.ssm_lr if isinstance(self.ssm_lr, tuple) else (self.ssm_lr,) * len(lr)
+        return list(zip(lr, ssm_lr, strict=True))
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> "OptimConfig":
+        lr = self.lr if isinstance(self.lr, tuple) else (self.lr,)
+        if not lr or len(set(lr)) < len(lr):
+            raise ValueError(f"lr must be one or more different rates, got {list(lr)}")
+        if isinstance(self.ssm_lr, tuple) and len(self.ssm_lr) != len(lr):
+            raise ValueError(
+                f"ssm_lr must be one rate or one for each of the {len(lr)} in lr, got "
+                f"{len(self.ssm_lr)}"
+            )
+        return self
+
 
 class TrainerSettings(BaseModel):
     """What train.py reads of the trainer's settings; Lightning checks the rest.
 
     Attributes:
+        step: How an optimizer step is taken: `eager` kernel by kernel; `graph` as one CUDA graph;
+            `compile` by what torch.compile makes of the loss, on a GPU as one graph as well; `auto`
+            as a graph where there is one CUDA GPU and nothing that needs another way.
         precision: One that keeps the weights in float32, the type that episodes are drawn in.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
+    step: Literal["eager", "graph", "compile", "auto"] = "eager"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     accumulate_grad_batches: PositiveInt = 1
     log_every_n_steps: PositiveInt = 50
@@ -86,6 +111,13 @@ class RunOptions(BaseModel):
         """The seeds that are trained side by side: `seed`, `seed + 1`, ..."""
         return list(range(self.seed, self.seed + self.seeds))
 
+    @property
+    def log_prefixes(self) -> list[str]:
+        """Of the names of what each replica logs; nothing where there is one."""
+        if self.seeds == len(self.optim.rates) == 1:
+            return [""]
+        return [f"{name}/" for name in replicas_of(self.optim, self.all_seeds)]
+
     def num_test(self, heavy_tailed: bool) -> int:
         """Episodes in the test set of a model whose mean error has such a tail or not."""
         return self.test_episodes or num_test_of(self.eval_episodes, heavy_tailed)
@@ -109,6 +141,14 @@ class RunOptions(BaseModel):
                 f"diverges, got {self.on_nonfinite} with seeds={self.seeds}"
             )
         return self
+
+
+def replicas_of(optim: OptimConfig, seeds: list[int]) -> dict[str, tuple[float, int]]:
+    """What is trained side by side, by name: every rate, and at each of them every seed."""
+    pairs = [(lr, seed) for lr, _ in optim.rates for seed in seeds]
+    if len(optim.rates) == 1:
+        return {f"seed_{seed}": (lr, seed) for lr, seed in pairs}
+    return {f"lr_{lr:g}/seed_{seed}": (lr, seed) for lr, seed in pairs}
 
 
 def num_test_of(eval_episodes: int, heavy_tailed: bool) -> int:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from statistics import fmean
 from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
@@ -9,12 +11,16 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datamodules.episodes import Episodes
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
-from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions
-from zoo.training.options import OptimConfig
+from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions, StepKind
+from zoo.training.optim import parameter_groups
+from zoo.training.recorded import Found, Watch
+from zoo.training.replica_adamw import ReplicaAdamW
+from zoo.training.options import OptimConfig, replicas_of
 from zoo.training.validation import ValidationMetrics
 
 T = TypeVar("T")
@@ -23,31 +29,38 @@ APART = "python train.py -m seed=0,1,2 trains runs by themselves"
 
 
 class LitReplicas(EpisodeModule):
-    """Trains the same predictor from several seeds on episodes `(num_seeds, batch, ...)`.
+    """Trains the same predictor from several seeds at one or more rates, side by side.
 
-    Every parameter of `model` has a first dimension that counts the replicas; all else is as in
-    `LitPredictor`, and replica i learns what a run by itself with `seed=seeds[i]` learns. The loss
-    is the sum of the replicas' losses, which have no parameter in common; AdamW works entry by
-    entry, and the gradient of each replica is clipped by its own norm. Replicas are one batch under
-    `torch.vmap`, or take the step in turn where `Predictor.replicas_in_turn_on` says so.
+    Replicas are the seeds at the first rate of `optim.lr`, at the second, and so on. Episodes are
+    `(num_replicas, batch, ...)`, every parameter of `model` has a first dimension that counts the
+    replicas, and each learns what a run by itself with that seed and rate learns: the gradient of
+    the sum of the losses, which have no parameter in common, is clipped by the norm of each and
+    `ReplicaAdamW` steps entry by entry. Replicas are one batch under `torch.vmap`, or their losses
+    are computed in turn where `Predictor.replicas_in_turn_on` says so.
 
     A replica whose loss, gradient or updated weights are not finite keeps its last finite weights
     from then on and is left out of all that is logged. Under the names of `LitPredictor` the means
-    over the others are logged, with the prefix `seed_N/` the values of each.
+    over the others are logged, with the prefix `seed_N/` or `lr_RATE/seed_N/` the values of each.
 
     Args:
         model: The architecture and its arguments.
         optim: Rates of the parameters and their course.
-        seeds: Of the initialisations, one for each replica.
+        seeds: Of the initialisations.
         positions: `"last"` trains on the query alone, `"all"` on every scored position.
         loss: `"mse"` for predictors of values, `"cross_entropy"` for predictors of logits.
         reference: An algorithm whose validation error the model's is divided by. Not saved.
+        step: As of `EpisodeModule`.
+
+    Attributes:
+        replicas: Rate and seed of each.
+        names: Of the replicas, as prefixes of what they log.
+        lost: Why a replica was left out, by its place.
 
     Raises:
         ValueError: As `EpisodeModule`, or if seeds are missing or not different.
     """
 
-    stacked = True
+    watch: Watch
 
     def __init__(
         self,
@@ -57,28 +70,44 @@ class LitReplicas(EpisodeModule):
         positions: Positions = "last",
         loss: Loss = "mse",
         reference: Predictor | None = None,
+        step: StepKind = "eager",
     ) -> None:
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
-        super().__init__(model, optim, positions, loss, reference)
+        super().__init__(model, optim, positions, loss, reference, step)
         self.save_hyperparameters({"seeds": seeds})
         self.seeds = seeds
-        self._losses: Tensor | None = None  # of the optimizer step under way, (num_seeds,)
-        self._before: list[Tensor] = []  # the parameters before the optimizer step under way
+        named = replicas_of(optim, seeds)
+        self.names, self.replicas = list(named), list(named.values())
+        self.lost: dict[int, str] = {}
+        self._losses = torch.zeros(())  # of the batches of the step under way, once there are some
 
     def configure_model(self) -> None:
         """Builds a model from each seed and stacks their parameters."""
         if "model" in self._modules:
             return
-        models = [self.new_model(seed) for seed in self.seeds]
+        models = [self.new_model(seed) for _, seed in self.replicas]
         self.check_model(models[0])
         parameters, _ = stack_module_state(list[nn.Module](models))
         self.model = models[0]
-        metrics = nn.ModuleList(self.new_metrics() for _ in self.seeds)
+        metrics = nn.ModuleList(self.new_metrics() for _ in self.replicas)
         self.metrics_of_replicas = cast(Sequence[ValidationMetrics], metrics)
         for name, stacked in parameters.items():
             owner, _, own_name = name.rpartition(".")
             setattr(self.model.get_submodule(owner), own_name, nn.Parameter(stacked))
+
+    def configure_optimizers(self) -> Any:
+        groups = parameter_groups(self.model, self.optim, least_ndim=3)
+        for group in groups:
+            rates = [pair[group["name"] == "ssm"] for pair in self.optim.rates]
+            group["peaks"] = [rate for rate in rates for _ in self.seeds]
+        betas = self.optim.beta1, self.optim.beta2
+        self._adamw = ReplicaAdamW(groups, betas, self.optim.clip_norm)
+        device = self._adamw.parameters[0].device
+        self.watch = Watch(len(self.replicas), device)
+        self._recorded = self.recorded(self._step)
+        self._losses_of = self.compiled(self._each_loss)
+        return self.with_schedule(self._adamw)
 
     def check_model(self, model: Predictor) -> None:
         """Raises ValueError if the model has buffers: they may differ and are not stacked."""
@@ -90,94 +119,133 @@ class LitReplicas(EpisodeModule):
             )
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
-        """Raises ValueError if the trainer has more than one device, batch or type of numbers."""
-        for name, given, allowed in [
-            ("trainer: the number of devices", trainer.world_size, 1),
-            ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
-            ("trainer.precision", str(trainer.precision), "32-true"),
-        ]:
-            if given != allowed:
-                raise ValueError(
-                    f"{name} must be {allowed} with several seeds, got {given} with "
-                    f"seeds={len(self.seeds)}; {APART}"
-                )
+        """Raises ValueError if the trainer has more than one device or scales gradients."""
+        super().check_trainer(trainer)
+        if trainer.world_size > 1 or trainer.scaler is not None:
+            raise ValueError(
+                f"{len(self.replicas)} seeds or rates in one process need one device and precision "
+                f"32-true or bf16-mixed, got {trainer.world_size} of them and {trainer.precision}; "
+                f"{APART}"
+            )
 
     def takes_turns_on(self, device: torch.device) -> bool:
-        """Whether replicas take a step in turn instead of as one batch."""
+        """Whether the losses of replicas are computed in turn instead of as one batch."""
         return device.type in self.model.replicas_in_turn_on
 
     def whole_models(self) -> dict[int, Predictor]:
         models = {}
         for i in self._alive():
-            model = self.new_model(self.seeds[i])
-            model.load_state_dict({name: t[i] for name, t in self.model.state_dict().items()})
-            models[self.seeds[i]] = model.to(self.device).eval()
+            lr, seed = self.replicas[i]
+            if lr == self.best_rate:
+                model = self.new_model(seed)
+                model.load_state_dict({name: t[i] for name, t in self.model.state_dict().items()})
+                models[seed] = model.to(self.device).eval()
         return models
 
+    @property
+    def diverged(self) -> dict[int, str]:
+        """Of the best rate."""
+        pairs = ((*self.replicas[i], cause) for i, cause in self.lost.items())
+        return {seed: cause for lr, seed, cause in pairs if lr == self.best_rate}
+
+    def log_prefix(self, seed: int) -> str:
+        return self.names[self.replicas.index((self.best_rate, seed))] + "/"
+
+    def objective(self) -> float | None:
+        """The mean over the seeds, at the best rate; infinite if one of them diverged."""
+        if self.diverged:
+            return math.inf
+        errors = self.errors_of_rates[self.best_rate].values()
+        return fmean(errors) if errors else super().objective()
+
+    @property
+    def best_rate(self) -> float:
+        """Of those in `optim.lr`, the one at which most seeds are left with the least error.
+
+        The error is the mean over these seeds at the query of the validation episodes.
+        """
+        errors = {lr: list(found.values()) for lr, found in self.errors_of_rates.items()}
+        return min(errors, key=lambda lr: (-len(errors[lr]), sum(errors[lr])))
+
+    @cached_property
+    def errors_of_rates(self) -> dict[float, dict[int, float]]:
+        """Validation error at the query of what was trained: by rate, and by seed that is left.
+
+        To be asked after the training. With one rate nothing is measured, and it has no numbers.
+        """
+        rates = [lr for lr, _ in self.optim.rates]
+        if len(rates) == 1:
+            return {rates[0]: {}}
+        with torch.no_grad():
+            for batch in self.trainer.datamodule.val_batches():  # type: ignore[attr-defined]
+                self.validation_step(batch.to(self.device), 0)
+        name = f"val/{self.error_name}_query"
+        values = [metrics.take()[name].item() for metrics in self.metrics_of_replicas]
+        found: dict[float, dict[int, float]] = {lr: {} for lr in rates}
+        for i in self._alive():
+            lr, seed = self.replicas[i]
+            found[lr][seed] = values[i]
+        return found
+
+    def on_train_start(self) -> None:
+        """Leaves out those that were left out before a run was resumed."""
+        self.watch.alive[list(self.lost)] = False
+
     def training_step(self, batch: Episodes, batch_idx: int) -> Tensor:
+        num_parts = self.trainer.accumulate_grad_batches
+        part = batch_idx % num_parts
+        last = part == num_parts - 1
+        if last:
+            self._adamw.follow()
+        if self._recorded is not None:
+            self._recorded(batch)
+        else:
+            self._step(batch, part, num_parts)
+        if not last:
+            return self.watch.alive.new_zeros((), dtype=torch.float32)
+        return self.end_step(look=self._recorded is None)
+
+    def _step(self, episodes: Episodes, part: int = 0, num_parts: int = 1) -> None:
+        """The gradient of a part of the step's episodes; with the last, the update."""
+        losses = self._losses_of(episodes) / num_parts
+        gradients = torch.autograd.grad(losses.sum(), self._adamw.parameters)
+        self._adamw.take(gradients, add=part > 0)
+        losses = losses.detach()
+        if part > 0:
+            losses = losses + self._losses
+        self._losses = losses
+        if part == num_parts - 1:
+            norms = self._adamw.norms()
+            updated = self._adamw.step(self.watch.allowed(losses, norms), norms)
+            self.watch.note(losses, norms, updated)
+
+    def _each_loss(self, episodes: Episodes) -> Tensor:
+        """Of each replica on its own episodes, (num_replicas,)."""
+
         def loss(parameters: Mapping[str, Tensor], episodes: Episodes) -> Tensor:
             return self._apply_to(parameters, self.loss_of, episodes)
 
         if self.takes_turns_on(self.device):
-            pairs = zip(self._replicas(), batch.unbind(), strict=True)
-            losses = torch.stack([loss(parameters, episodes) for parameters, episodes in pairs])
-        else:
-            losses = torch.vmap(loss)(dict(self.model.named_parameters()), batch)
-        self._losses = losses.detach()
-        if self.is_logged():
-            finite = [i for i in self._alive() if self._losses[i].isfinite()]
-            self._log_each({self.train_metric: self._losses}, finite)
-            self.log_step(self.trainer.global_step + 1)
-        return losses.sum()
+            pairs = zip(self._rows(), episodes.unbind(), strict=True)
+            return torch.stack([loss(parameters, rows) for parameters, rows in pairs])
+        # Fused attention has no backward for the strides that torch.vmap gives it.
+        with sdpa_kernel(SDPBackend.MATH):
+            return torch.vmap(loss)(dict(self.model.named_parameters()), episodes)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips the gradient of each replica; leaves out those that are not finite."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norms = _rows(gradients).norm(dim=1)
-        assert self._losses is not None
-        for i, (loss, norm) in enumerate(torch.stack([self._losses, norms], dim=1).tolist()):
-            if self.seeds[i] not in self.diverged and not math.isfinite(loss + norm):
-                cause = f"loss {loss:.4g}, gradient norm {norm:.4g}"
-                self._leave_out(i, f"optimizer step {self.trainer.global_step + 1}: {cause}")
-        self._losses = None
-        if self.diverged:
-            left_out = self._left_out()
-            norms[left_out] = 0
-            for gradient in gradients:  # so that no moment of the optimizer stays infinite
-                gradient[left_out] = 0
-        clip_norm = self.optim.clip_norm
-        if clip_norm is not None and (norms > clip_norm).any():
-            factors = (clip_norm / (norms + 1e-6)).clamp(max=1)
-            for gradient in gradients:
-                gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+    def log_losses(self, losses: list[float]) -> None:
+        self._log_each({self.train_metric: torch.tensor(losses)}, self._alive())
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Updates the replicas, and takes the update back for those that are left out."""
-        parameters = list(self.model.parameters())
-        with torch.no_grad():
-            for parameter, old in zip(parameters, self._before, strict=True):
-                old.copy_(parameter)
-        super().optimizer_step(*args, **kwargs)
-        with torch.no_grad():
-            finite = _rows(parameters).isfinite().all(1).tolist()
-            for i in self._alive():
-                if not finite[i]:
-                    step = self.trainer.global_step + 1
-                    self._leave_out(i, f"optimizer step {step}: weights that are not finite")
-            if self.diverged:
-                left_out = self._left_out()
-                for parameter, old in zip(parameters, self._before, strict=True):
-                    parameter[left_out] = old[left_out]
+    def judge(self, step: int, found: Found) -> None:
+        for i in self._alive():
+            if not found.updated[i]:
+                cause = f"loss {found.loss[i]:.4g}, gradient norm {found.norm[i]:.4g}"
+                if math.isfinite(found.loss[i] + found.norm[i]):
+                    cause = "weights that are not finite"
+                self._leave_out(i, f"optimizer step {step}: {cause}")
 
     def validation_step(self, batch: Episodes, batch_idx: int) -> None:
         reference_errors = self.reference_errors(batch)
-        replicas = zip(self._replicas(), self.metrics_of_replicas, strict=True)
-        for parameters, metrics in replicas:
+        for parameters, metrics in zip(self._rows(), self.metrics_of_replicas, strict=True):
             self._apply_to(parameters, self.measure, metrics, batch, reference_errors)
 
     def on_validation_epoch_end(self) -> None:
@@ -187,46 +255,41 @@ class LitReplicas(EpisodeModule):
         self._log_each(values, self._alive())
         self.log_step(self.trainer.global_step)
 
-    def configure_optimizers(self) -> Any:
-        self._before = [torch.empty_like(parameter) for parameter in self.model.parameters()]
-        return super().configure_optimizers()
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["diverged"] = self.diverged
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lost"] = self.lost
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.diverged = dict(checkpoint["diverged"])
+        self.lost = dict(checkpoint["lost"])
 
     def _alive(self) -> list[int]:
-        return [i for i, seed in enumerate(self.seeds) if seed not in self.diverged]
-
-    def _left_out(self) -> list[int]:
-        return [i for i, seed in enumerate(self.seeds) if seed in self.diverged]
+        return [i for i in range(len(self.replicas)) if i not in self.lost]
 
     def _leave_out(self, i: int, cause: str) -> None:
-        seed = self.seeds[i]
-        self.diverged[seed] = cause
+        self.lost[i] = cause
+        lr, seed = self.replicas[i]
+        who = f"seed {seed}" if len(self.optim.rates) == 1 else f"seed {seed} at rate {lr:g}"
         num_left = len(self._alive())
         if num_left == 0:
             raise NonFiniteError(
-                f"every seed has diverged, seed {seed} at {cause}. A smaller optim.lr or a longer "
+                f"every seed has diverged, {who} at {cause}. A smaller optim.lr or a longer "
                 "optim.warmup_steps usually helps"
             )
         rank_zero_warn(
-            f"seed {seed} has diverged and keeps its last weights; {num_left} of "
-            f"{len(self.seeds)} go on. {cause}",
+            f"{who} has diverged and keeps its last weights; {num_left} of "
+            f"{len(self.replicas)} go on. {cause}",
             stacklevel=2,
         )
 
     def _log_each(self, values: Mapping[str, Tensor], of_whom: list[int]) -> None:
-        """Logs values (num_seeds,) of these replicas, and their mean."""
+        """Logs values (num_replicas,) of these replicas, and their mean."""
         for name, each in values.items():
             if of_whom:
                 self.log(name, each[of_whom].mean())
             for i in of_whom:
-                self.log(f"seed_{self.seeds[i]}/{name}", each[i])
+                self.log(f"{self.names[i]}/{name}", each[i])
 
-    def _replicas(self) -> list[dict[str, Tensor]]:
+    def _rows(self) -> list[dict[str, Tensor]]:
         """The parameters of each replica."""
         names = [name for name, _ in self.model.named_parameters()]
         rows = zip(*(p.unbind(0) for p in self.model.parameters()), strict=True)
@@ -250,8 +313,3 @@ class _Applied(nn.Module):
 
     def forward(self, function: Callable[..., T], *args: Any) -> T:
         return function(self.model, *args)
-
-
-def _rows(tensors: Sequence[Tensor]) -> Tensor:
-    """All that belongs to each replica, (num_seeds, numel)."""
-    return torch.cat([tensor.detach().flatten(1) for tensor in tensors], dim=1)

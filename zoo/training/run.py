@@ -59,16 +59,11 @@ class Run:
 
     def prefix(self, seed: int | str) -> str:
         """Of the names of what belongs to one seed, `*` for all: nothing where it has no other."""
-        return prefix_of(self.settings, seed)
+        return "" if self.settings.seeds == 1 else f"seed_{seed}/"
 
     def directory_of(self, seed: int) -> Path:
         """Where a seed's part is written: in the directory of the run where it has no other."""
         return self.directory / self.prefix(seed)
-
-
-def prefix_of(settings: RunSettings, seed: int | str) -> str:
-    """As `Run.prefix`."""
-    return "" if settings.seeds == 1 else f"seed_{seed}/"
 
 
 def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
@@ -149,25 +144,27 @@ def parts_of(
     model = settings.model, settings.optim
     positions = settings.positions
     loss: Loss = "mse" if spec.output == "value" else "cross_entropy"
-    if len(seeds) > 1:
-        replicas = LitReplicas(*model, seeds, positions, loss, reference)
-        return replicas, ReplicaDataModule(spec, seeds, *sizes, num_test=num_test)
-    module = LitPredictor(*model, seeds[0], positions, loss, reference, settings.on_nonfinite)
+    step = settings.trainer.step
+    if len(seeds) > 1 or len(settings.optim.rates) > 1:
+        replicas = LitReplicas(*model, seeds, positions, loss, reference, step)
+        seeds_of_replicas = [seed for _, seed in replicas.replicas]
+        return replicas, ReplicaDataModule(spec, seeds_of_replicas, *sizes, num_test=num_test)
+    module = LitPredictor(*model, seeds[0], positions, loss, reference, settings.on_nonfinite, step)
     return module, EpisodeDataModule(spec, seeds[0], *sizes, num_test=num_test)
 
 
 def callbacks_of(settings: RunSettings) -> list[pl.Callback]:
-    """The callbacks that the settings name, with a TimeToSolution for each seed."""
+    """The callbacks that the settings name, with a TimeToSolution for each replica."""
     callbacks: list[pl.Callback] = []
     for name, part in settings.callbacks.items():
         if not part:
             continue
         callback = build(f"callbacks.{name}", part, pl.Callback)
         if isinstance(callback, TimeToSolution):
-            for seed in settings.all_seeds:
-                of_seed = copy.copy(callback)
-                of_seed.metric = f"{prefix_of(settings, seed)}{callback.metric}"
-                callbacks.append(of_seed)
+            for prefix in settings.log_prefixes:
+                of_replica = copy.copy(callback)
+                of_replica.metric = f"{prefix}{callback.metric}"
+                callbacks.append(of_replica)
         else:
             callbacks.append(callback)
     return callbacks
@@ -192,7 +189,7 @@ def trainer_of(settings: RunSettings, run_dir: Path, callbacks: list[pl.Callback
         "plugins": [AtomicCheckpointIO()],
         "default_root_dir": run_dir,
     }
-    given = settings.trainer.model_dump()
+    given = settings.trainer.model_dump(exclude={"step"})
     if double := sorted(own.keys() & given.keys()):
         raise ValueError(f"trainer.{double[0]} cannot be set, train.py gives it to the trainer")
     return build("trainer", given | own, pl.Trainer)
