@@ -196,6 +196,8 @@ class TrainingEntry(Plain):
         precision: As Lightning names it.
         devices: Number of devices.
         wall_time_s: Seconds spent training, summed over resumed parts.
+        rates: Where the learning rate was chosen among several: the validation error at the query
+            of every seed that was left, by rate.
     """
 
     steps: Count
@@ -207,6 +209,7 @@ class TrainingEntry(Plain):
     precision: Text
     devices: PositiveInt
     wall_time_s: float
+    rates: dict[Label, dict[Label, float]] = {}
 
 
 class Card(Plain):

@@ -16,6 +16,7 @@ from zoo.metrics.errors import half_squared_error, mean_of_scored
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
 from zoo.training.optim import create_schedule
+from zoo.training.options import OptimConfig
 from zoo.training.recorded import (
     Found,
     RecordedStep,
@@ -24,7 +25,6 @@ from zoo.training.recorded import (
     cuda_graph,
     faster_of_both,
 )
-from zoo.training.options import OptimConfig
 from zoo.training.validation import ValidationMetrics
 
 T = TypeVar("T")
@@ -121,6 +121,16 @@ class EpisodeModule(pl.LightningModule):
     def log_prefix(self, seed: int) -> str:
         """Of the names of what is logged of a seed's trained model."""
         return ""
+
+    @property
+    def rate(self) -> tuple[float, float]:
+        """The rates (lr, ssm_lr) of what was trained."""
+        return self.optim.rates[0]
+
+    @property
+    def rates_compared(self) -> dict[str, dict[str, float]]:
+        """Where the rate was chosen among several: validation errors by rate and seed."""
+        return {}
 
     def objective(self) -> float | None:
         """What a search minimises: the last validation error at the query, if there was one."""

@@ -17,6 +17,7 @@ from zoo.evaluation.report import Report
 from zoo.files import ROOT
 from zoo.training.measure import Outcome
 from zoo.training.run import Run
+from zoo.training.settings import RunSettings
 
 
 def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
@@ -24,6 +25,8 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
     settings, model = run.settings, outcome.model
     steps = run.trainer.global_step
     optim = settings.optim.model_dump()
+    optim["lr"], optim["ssm_lr"] = run.module.rate
+    num_replicas = len(settings.log_prefixes)
     schedule = {name: optim.pop(name) for name in ("warmup_steps", "decay_fraction")}
     return {
         "name": f"{settings.model.name}.{settings.checkpoint_tag}",
@@ -41,7 +44,8 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
             "seed": seed,
             "precision": str(run.trainer.precision),
             "devices": run.trainer.world_size,
-            "wall_time_s": round(run.resumable.wall_time_s / settings.seeds, 3),
+            "wall_time_s": round(run.resumable.wall_time_s / num_replicas, 3),
+            "rates": run.module.rates_compared,
         },
         **measured_fields(outcome.report),
         "versions": {
@@ -50,15 +54,22 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
             "lightning": lightning.__version__,
         },
         "git_commit": git_commit(),
-        "notes": ""
-        if settings.seeds == 1
-        else f"One of {settings.seeds} seeds trained side by side; wall_time_s is its share, the "
-        f"seconds of all divided by {settings.seeds}.",
+        "notes": "" if num_replicas == 1 else _side_by_side(settings),
         "command": shlex.join(["python", *sys.argv]),
         "created": datetime.now(UTC),
         "license": "Apache-2.0",
         "paper": model.paper,
     }
+
+
+def _side_by_side(settings: RunSettings) -> str:
+    """What a card says of a model that was trained beside others."""
+    num_rates, num_seeds = len(settings.optim.rates), settings.seeds
+    whole = f"{num_seeds} seeds" if num_rates == 1 else f"{num_rates} rates x {num_seeds} seeds"
+    return (
+        f"One of {whole} trained side by side; wall_time_s is its share, the seconds of all "
+        f"divided by {num_rates * num_seeds}."
+    )
 
 
 def measured_fields(report: Report) -> dict[str, Any]:

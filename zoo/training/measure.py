@@ -53,6 +53,7 @@ def measure(run: Run, models: Mapping[int, Predictor], say: Say) -> dict[int, Ou
             "eval_seed": EVAL_SEED,
             FIRST_STEP: _first_step(run, seed),
             "steps": run.trainer.global_step,
+            **_choice(run),
         }
         outcomes[seed] = Outcome(model, report, metrics)
     return outcomes
@@ -71,8 +72,15 @@ def summary_of(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
         "num_episodes": run.datamodule.num_test,
         "eval_seed": EVAL_SEED,
         FIRST_STEP: first_step_over_seeds(first_steps),
+        **_choice(run),
         "metrics": summary_over_seeds(numbers),
     }
+
+
+def _choice(run: Run) -> dict[str, Any]:
+    """Where the rate was chosen among several: which, and the validation errors of all."""
+    rates = run.module.rates_compared
+    return {"best_rate": run.module.rate[0], "rates": rates} if rates else {}
 
 
 def _first_step(run: Run, seed: int) -> int | None:

@@ -11,8 +11,8 @@ from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
 from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions, StepKind
 from zoo.training.optim import create_optimizer, step_if
-from zoo.training.recorded import Found, RecordedStep, Watch
 from zoo.training.options import OptimConfig
+from zoo.training.recorded import Found, RecordedStep, Watch
 from zoo.training.sharding import full, gather, scatter, shard
 from zoo.training.validation import ValidationMetrics
 

@@ -76,7 +76,7 @@ class TrainerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    step: Literal["eager", "graph", "compile", "auto"] = "eager"
+    step: Literal["eager", "graph", "compile", "auto"] = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     accumulate_grad_batches: PositiveInt = 1
     log_every_n_steps: PositiveInt = 50

@@ -18,9 +18,9 @@ from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
 from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions, StepKind
 from zoo.training.optim import parameter_groups
+from zoo.training.options import OptimConfig, replicas_of
 from zoo.training.recorded import Found, Watch
 from zoo.training.replica_adamw import ReplicaAdamW
-from zoo.training.options import OptimConfig, replicas_of
 from zoo.training.validation import ValidationMetrics
 
 T = TypeVar("T")
@@ -157,6 +157,19 @@ class LitReplicas(EpisodeModule):
             return math.inf
         errors = self.errors_of_rates[self.best_rate].values()
         return fmean(errors) if errors else super().objective()
+
+    @property
+    def rate(self) -> tuple[float, float]:
+        return next(pair for pair in self.optim.rates if pair[0] == self.best_rate)
+
+    @property
+    def rates_compared(self) -> dict[str, dict[str, float]]:
+        if len(self.optim.rates) == 1:
+            return {}
+        return {
+            f"{lr:g}": {str(seed): error for seed, error in found.items()}
+            for lr, found in self.errors_of_rates.items()
+        }
 
     @property
     def best_rate(self) -> float:

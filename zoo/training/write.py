@@ -28,7 +28,7 @@ def write(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
         directory = run.directory_of(seed)
         directory.mkdir(exist_ok=True)
         card = save_checkpoint(directory / "checkpoint", outcome.model, card_of(run, seed, outcome))
-        cards[f"{run.prefix(seed)}card"] = card
+        cards[run.prefix(seed).rstrip("/")] = card
         write_figures(run, seed, outcome)
     for seed in run.module.diverged:  # what an earlier end of the run has left of it
         shutil.rmtree(run.directory_of(seed), ignore_errors=True)
@@ -57,6 +57,6 @@ def write_figures(run: Run, seed: int, outcome: Outcome) -> None:
     for name, figure in figures.items():
         write_figure(run.directory_of(seed) / "figures" / f"{name}.png", figure, dpi=150)
     tags = {"learning_curve": "test/learning_curve", "weights": "weights/beside_construction"}
-    for writer in writers(run.trainer):
+    for writer in writers(run.trainer, run.prefix(seed).rstrip("/")):
         for name, figure in figures.items():
-            writer.add_figure(f"{run.prefix(seed)}{tags[name]}", figure, run.trainer.global_step)
+            writer.add_figure(tags[name], figure, run.trainer.global_step)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import (
@@ -27,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from zoo.hub.card import Card
 from zoo.hub.pages import card_page
 from zoo.training.base import EpisodeModule, NonFiniteError
+from zoo.training.logger import TensorBoard
 from zoo.training.private import add_summary
 from zoo.training.settings import RunSettings
 
@@ -83,13 +83,16 @@ LAYOUT = {
 }
 
 
-def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
-    """Where this process writes for TensorBoard: nowhere on all ranks but the first."""
+def writers(trainer: pl.Trainer, prefix: str = "") -> list[SummaryWriter]:
+    """Where this process writes for TensorBoard: nowhere on all ranks but the first.
+
+    Args:
+        trainer: Whose loggers these are.
+        prefix: Of a replica, which has a directory of its own; empty for all of a run.
+    """
     if not trainer.is_global_zero:
         return []
-    return [
-        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
-    ]
+    return [logger.writer(prefix) for logger in trainer.loggers if isinstance(logger, TensorBoard)]
 
 
 class Board(pl.Callback):
@@ -156,7 +159,7 @@ class Board(pl.Callback):
         Args:
             trainer: Whose loggers are written to.
             metrics: By name.
-            cards: Of the trained models, by the name of their text; at least one.
+            cards: Of the trained models, by the prefix of each; at least one.
         """
         training = next(iter(cards.values())).training
         values = {
@@ -170,9 +173,10 @@ class Board(pl.Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
+        for prefix, card in cards.items():
+            for writer in writers(trainer, prefix):
+                writer.add_text("card", card_page(card), trainer.global_step)
         for writer in writers(trainer):
-            for name, card in cards.items():
-                writer.add_text(name, card_page(card), trainer.global_step)
             _add_end(writer, STATUS_SUCCESS)
         for logger in trainer.loggers:
             logger.finalize("success")
@@ -192,7 +196,7 @@ def hyperparameters_of(settings: RunSettings) -> dict[str, str | float]:
         "num_context": spec.num_context,
         "noise": spec.noise,
         "positions": settings.positions,
-        "lr": optim.lr,
+        **({"lr": optim.rates[0][0]} if len(optim.rates) == 1 else {}),
         "weight_decay": optim.weight_decay,
         "batch_size": settings.batch_size,
         "seed": settings.seed,

@@ -1,0 +1,250 @@
+"""Optimizer steps that do not wait for the device: as eager ones, with a recorder that is none."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from datamodules.curriculum import Curriculum, Ramp
+from datamodules.datamodule import EpisodeSets
+from datamodules.episodes import Episodes
+from tests.zoo.test_replicas import MODEL, OPTIM, SPEC, small
+from zoo.registry import ModelSpec
+from zoo.training.base import EpisodeModule, NonFiniteError
+from zoo.training.module import LitPredictor
+from zoo.training.options import OptimConfig
+from zoo.training.recorded import LOOK_EVERY, RecordedStep, Watch
+from zoo.training.replicas import LitReplicas
+
+T = TypeVar("T")
+RATES = (0.003, 0.01)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`step="compile"` takes the way of a graph on the CPU too; here it is all that is asked of."""
+
+    def as_it_is(self: EpisodeModule, function: Callable[..., T]) -> Callable[..., T]:
+        return function
+
+    monkeypatch.setattr(EpisodeModule, "compiled", as_it_is)
+
+
+class Losses(pl.Callback):
+    """The training loss of every step, as logged."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        name = "train/half_mse_query"
+        if name in trainer.callback_metrics:
+            self.found.append(trainer.callback_metrics[name].item())
+
+
+def fit(
+    module: EpisodeModule, data: EpisodeSets, directory: Path, max_steps: int = 50, **options: Any
+) -> list[float]:
+    """Trains; returns the losses of all steps."""
+    losses = Losses()
+    settings: dict[str, Any] = {"log_every_n_steps": 1, **options}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        callbacks=[losses],
+        default_root_dir=directory,
+        **settings,
+    )
+    trainer.fit(module, data)
+    return losses.found
+
+
+def weights(module: EpisodeModule) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in module.model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["gd_ssm", "linear_transformer", "mamba", "s5", "transformer"])
+def test_a_recorded_step_is_the_eager_one(name: str, tmp_path: Path) -> None:
+    found = {}
+    for step in ("eager", "compile"):
+        module = LitPredictor(small(name), OPTIM, seed=3, step=step)
+        losses = fit(module, EpisodeDataModule(SPEC, 3, 8), tmp_path)
+        found[step] = losses, weights(module)
+    assert len(found["eager"][0]) == 50
+    torch.testing.assert_close(found["compile"][0], found["eager"][0], rtol=1e-4, atol=1e-6)
+    for parameter, expected in found["eager"][1].items():
+        if parameter.endswith("qkv.bias"):  # the gradient of those of keys is rounding
+            continue
+        torch.testing.assert_close(found["compile"][1][parameter], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_every_rate_and_seed_learns_the_weights_of_its_own_run(tmp_path: Path) -> None:
+    optim = OPTIM.model_copy(update={"lr": RATES, "ssm_lr": (0.002, 0.004)})
+    module = LitReplicas(MODEL, optim, [3, 4])
+    fit(module, ReplicaDataModule(SPEC, [3, 4, 3, 4], 8), tmp_path)
+    assert module.replicas == [(0.003, 3), (0.003, 4), (0.01, 3), (0.01, 4)]
+    assert module.names[2] == "lr_0.01/seed_3"
+    for i, (lr, ssm_lr, seed) in enumerate(
+        [(0.003, 0.002, 3), (0.003, 0.002, 4), (0.01, 0.004, 3), (0.01, 0.004, 4)]
+    ):
+        of_one = OPTIM.model_copy(update={"lr": lr, "ssm_lr": ssm_lr})
+        alone = LitPredictor(MODEL, of_one, seed)
+        fit(alone, EpisodeDataModule(SPEC, seed, 8), tmp_path)
+        for name, expected in weights(alone).items():
+            torch.testing.assert_close(weights(module)[name][i], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "spec", "tolerance"),
+    [
+        ({"accumulate_grad_batches": 4}, SPEC, 1e-5),
+        ({"precision": "bf16-mixed"}, SPEC, 2e-2),
+        (
+            {},
+            EpisodeSpec(
+                d_x=3,
+                d_y=3,
+                num_context=4,
+                curriculum=Curriculum(points=Ramp(start=3, end=5, increment=1, every=10)),
+            ),
+            1e-5,
+        ),
+    ],
+)
+def test_replicas_learn_as_alone_with(
+    options: dict[str, Any], spec: EpisodeSpec, tolerance: float, tmp_path: Path
+) -> None:
+    module = LitReplicas(MODEL, OPTIM, [3, 4])
+    fit(module, ReplicaDataModule(spec, [3, 4], 8), tmp_path, **options)
+    alone = LitPredictor(MODEL, OPTIM, 4)
+    fit(alone, EpisodeDataModule(spec, 4, 8), tmp_path, **options)
+    for name, expected in weights(alone).items():
+        torch.testing.assert_close(
+            weights(module)[name][1], expected, rtol=tolerance, atol=tolerance
+        )
+
+
+class Spoiled(EpisodeDataModule):
+    """From optimizer step `first` on, counted from 0, `num` batches are infinite."""
+
+    def __init__(self, first: int, num: int) -> None:
+        super().__init__(SPEC, 3, 8)
+        self.spoiled = range(first, first + num)
+
+    def train_episodes(self, step: int, device: torch.device | str = "cpu") -> Episodes:
+        episodes = super().train_episodes(step, device)
+        return episodes._replace(x=episodes.x * (math.inf if step in self.spoiled else 1))
+
+
+def test_a_recorded_run_stops_with_the_weights_before_the_bad_step(tmp_path: Path) -> None:
+    module = LitPredictor(MODEL, OPTIM, 3, step="compile")
+    with pytest.raises(NonFiniteError, match="optimizer step 31: loss"):
+        fit(module, Spoiled(30, 1), tmp_path, 100, log_every_n_steps=1000)
+    # Somebody looked after fifty steps; the nineteen after the bad one have changed nothing.
+    fresh = LitPredictor(MODEL, OPTIM, 3, step="compile")
+    with pytest.raises(NonFiniteError):
+        fit(fresh, Spoiled(30, 1000), tmp_path, 100, log_every_n_steps=1000)
+    for name, expected in weights(fresh).items():
+        assert torch.equal(weights(module)[name], expected)
+        assert expected.isfinite().all()
+
+
+@pytest.mark.parametrize(("num", "ends"), [(10, True), (11, False)])
+def test_a_recorded_run_passes_over_ten_bad_steps_in_a_row(
+    num: int, ends: bool, tmp_path: Path
+) -> None:
+    found = {}
+    for step in ("eager", "compile"):
+        module = LitPredictor(MODEL, OPTIM, 3, on_nonfinite="skip", step=step)
+        expected_end = nullcontext() if ends else pytest.raises(NonFiniteError, match="step 31")
+        with pytest.warns(UserWarning, match="optimizer step 21: .*skipped"), expected_end:
+            fit(module, Spoiled(20, num), tmp_path, 60, log_every_n_steps=1000)
+        found[step] = weights(module)
+    for name, expected in found["eager"].items():
+        torch.testing.assert_close(found["compile"][name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_is_recorded_once_for_each_size_and_recording_changes_nothing() -> None:
+    watch = Watch(2, torch.device("cpu"))
+    total = torch.zeros(2)
+    recorded: list[torch.Size] = []
+
+    def step(episodes: Episodes) -> None:
+        losses = episodes.x.sum((1, 2, 3))
+        good = watch.allowed(losses, losses)
+        total.add_(torch.where(good, losses, 0))
+        watch.note(losses, losses, good)
+
+    def record(again: Callable[[], None]) -> Callable[[], object]:
+        recorded.append(total.shape)
+        for _ in range(4):
+            again()
+        return again
+
+    repeat = RecordedStep(step, watch, record)
+    for length in (2, 3, 2, 3):
+        x = torch.ones(2, 1, length, 1)
+        repeat(Episodes(x, x, x, torch.ones(2, 1, length, dtype=torch.bool)))
+        watch.count()
+    assert len(recorded) == 2
+    assert total.tolist() == [10, 10]
+    assert [found.loss for found in watch.look()] == [[2, 2], [3, 3], [2, 2], [3, 3]]
+    assert watch.alive.all()
+
+
+def test_one_that_was_left_out_stays_out_and_the_others_go_on() -> None:
+    watch = Watch(2, torch.device("cpu"))
+    for step in range(LOOK_EVERY):
+        losses = torch.tensor([1.0, math.inf if step == 3 else 2.0])
+        watch.note(losses, losses, watch.allowed(losses, losses))
+        full = watch.count()
+    assert full
+    updated = [found.updated for found in watch.look()]
+    assert updated == [[1, 1]] * 3 + [[1, 0]] * (LOOK_EVERY - 3)
+
+
+def test_a_rate_is_chosen_among_those_with_most_seeds_left(tmp_path: Path) -> None:
+    optim = OptimConfig(lr=(1e-5, 0.01), warmup_steps=0)
+    module = LitReplicas(MODEL, optim, [3, 4])
+    fit(module, ReplicaDataModule(SPEC, [3, 4, 3, 4], 8, 100), tmp_path)
+    assert module.best_rate == 0.01
+    assert list(module.whole_models()) == [3, 4]
+    errors = module.rates_compared
+    assert errors.keys() == {"1e-05", "0.01"}
+    assert errors["0.01"]["3"] < errors["1e-05"]["3"]
+    module.lost = {2: "step 1"}
+    del module.errors_of_rates
+    assert module.best_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr": ()}, "lr must be one or more different rates"),
+        ({"lr": (0.1, 0.1)}, "lr must be one or more different rates"),
+        ({"lr": (0.1, 0.2), "ssm_lr": (0.1,)}, "one for each of the 2 in lr, got 1"),
+        ({"lr": (0.1, -0.2)}, "greater than 0"),
+    ],
+)
+def test_rates_that_do_not_fit_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**given)
+
+
+def test_one_model_takes_one_rate() -> None:
+    with pytest.raises(ValueError, match="one model trains at one rate"):
+        LitPredictor(ModelSpec.of("gd_ssm", d_x=3, d_y=3), OptimConfig(lr=RATES))
