@@ -24,8 +24,6 @@ from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.files import write_figure
 from zoo.hub.directory import read_card
-from zoo.layers.gd_ssm import GDSSMLayer
-from zoo.layers.gd_ssm_steps import GDSSMStepsLayer
 from zoo.metrics.errors import half_squared_error
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 from zoo.predictor import Predictor
@@ -70,7 +68,7 @@ def tokens() -> Figure:
     panels = bottom.subplots(1, 5)
     states = []
     for i in range(1, 6):  # a pair waits for the input after it
-        states.append(model.observe(model.init_state(1), x[:, :i], y[:, :i]).Z[0].detach())
+        states.append(model.observe(model.init_state(1), x[:, :i], y[:, :i]).Z[0, 0].detach())
     limit = max(state.abs().max().item() for state in states)
     for i, panel in enumerate(panels[:-1]):
         heat_map(panel, states[i + 1], limit)
@@ -150,8 +148,8 @@ def decay() -> Figure:
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     count_axes, error_axes = figure.subplots(1, 2)
     age = torch.arange(spec.num_context)
-    Lambda_bar = model.identifiable_weights()["Lambda_bar"].detach().flatten()
-    for factor in Lambda_bar:
+    Lambda_bar = model.identifiable_weights().named()["Lambda_bar"].detach()
+    for factor in Lambda_bar.flatten():
         count_axes.plot(age, factor**age, color="C0", linewidth=0.5, alpha=0.5)
     rho = spec.function.rho
     count_axes.plot(age, rho**age, color="black", linestyle="--", label=r"drift, $\rho^k$")
@@ -260,20 +258,13 @@ def explained(model: GDSSM, eigenvalues: Tensor) -> Tensor:
     What it reads of B and of A are the means of the diagonals of C_j and E_j, as in
     `effective_step_sizes`: with B^T = W A it is sum_j c_j lambda prod_(i>j) (1 - e_i lambda).
     """
-    layer = model.layer
-    if isinstance(layer, GDSSMLayer):
-        Q, C, E = layer.get_parameter("Q"), layer.get_parameter("C")[None], ()
-    else:
-        assert isinstance(layer, GDSSMStepsLayer)
-        assert layer.E is not None
-        assert layer.Q_A is not None
-        Q, C = layer.Q_B, layer.C
-        E = tuple(layer.Q_A[0, 0] * E_j.diagonal().mean() for E_j in layer.E)
+    weights = model.layer.weights()
     predicted, left = torch.zeros_like(eigenvalues), torch.ones_like(eigenvalues)
-    for j in reversed(range(len(C))):
-        predicted += Q[0, 1] * layer.D[2] * C[j].diagonal().mean() * eigenvalues * left
-        if j > 0:
-            left = left * (1 - E[j - 1] * eigenvalues)
+    for C, E, _ in reversed(weights.steps):
+        size = weights.B.Q[0, 1] * weights.D[2] * C.diagonal().mean()
+        predicted += size * eigenvalues * left
+        if E is not None and weights.A is not None:
+            left = left * (1 - weights.A.Q[0, 0] * E.diagonal().mean() * eigenvalues)
     return predicted
 
 

@@ -41,12 +41,12 @@ def test_construction_equals_one_step_of_softmax_regression_at_every_prefix(
         expected = torch.einsum("bkp,bp->bk", step, x[:, i])
         torch.testing.assert_close(logits[:, i], expected, rtol=0, atol=1e-10)
     assert cosines_with_construction(model, 0.1) == pytest.approx(
-        dict.fromkeys(model.identifiable_weights(), 1.0)
+        dict.fromkeys(model.identifiable_weights().named(), 1.0)
     )
     with torch.no_grad():  # a number added to all logits
         model.layer.C.add_(torch.rand(max(d_x, num_classes), dtype=x.dtype))
     assert cosines_with_construction(model, 0.1) == pytest.approx(
-        dict.fromkeys(model.identifiable_weights(), 1.0)
+        dict.fromkeys(model.identifiable_weights().named(), 1.0)
     )
 
 

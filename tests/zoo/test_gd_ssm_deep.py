@@ -6,7 +6,8 @@ from torch import Tensor
 
 import zoo
 from tests.conftest import MakePairs
-from zoo.layers.gd_ssm_heads import CHUNK, GDSSMBlock, GDSSMHeads
+from zoo.layers.gd_ssm_heads import GDSSMBlock, GDSSMHeads
+from zoo.layers.recurrence import CHUNK
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 
 

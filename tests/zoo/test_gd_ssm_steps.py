@@ -10,7 +10,8 @@ from torch import Tensor
 import zoo
 from tests.conftest import MakePairs
 from zoo.analysis.construction import cosines_with_construction, effective_step_sizes
-from zoo.layers.gd_ssm_steps import CHUNK, GDSSMStepsLayer
+from zoo.layers.gd_ssm_steps import GDSSMStepsLayer, StepsConfig
+from zoo.layers.recurrence import CHUNK
 from zoo.layers.tokens import windows_of_pairs
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 
@@ -19,6 +20,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"num_steps": 3, "decay": "none"},
     {"num_steps": 1, "learn_start": True, "shape_E": "diagonal"},
     {"num_steps": 4, "learn_start": True, "shape_E": "scalar", "decay": "none"},
+    {"num_steps": 1, "learn_start": True, "decay": "none"},
     {"num_steps": 1, "precondition": True},
     {"num_steps": 2, "precondition": True, "learn_start": True, "shape_E": "scalar"},
 ]
@@ -191,7 +193,9 @@ def test_the_start_is_small_and_at_the_scales_that_were_asked_for() -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             layers = [
-                GDSSMStepsLayer(25, 25, 4, learn_start=True, shape_E=shape_E, **scales)
+                GDSSMStepsLayer(
+                    25, 25, StepsConfig(num_steps=4, learn_start=True, shape_E=shape_E, **scales)
+                )
                 for _ in range(40)
             ]
         return torch.stack([getattr(layer, name) for layer in layers])
@@ -265,7 +269,7 @@ def test_rescaling_symmetries_leave_predictions_and_cosines(
 def test_a_construction_is_recognised_and_its_step_sizes_read_off(shape_E: str) -> None:
     model = large_random_model(5, 2, num_steps=3, shape_E=shape_E)
     construct_gradient_descent_(model, [0.3, 0.1, 0.2])
-    names = [name for name, w in model.identifiable_weights().items() if w.numel() > 1]
+    names = [name for name, w in model.identifiable_weights().named().items() if w.numel() > 1]
     assert ("E_2" in names) == (shape_E != "scalar")
     assert cosines_with_construction(model, 0.7) == pytest.approx(dict.fromkeys(names, 1.0))
     sizes = effective_step_sizes(model)

@@ -1,7 +1,6 @@
 """Trained weights beside those that the theory constructs."""
 
 import copy
-from collections.abc import Collection
 from typing import TypeGuard
 
 import torch
@@ -9,10 +8,12 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from zoo.layers.gd_ssm import GDSSMLayer
+from zoo.layers.gd_ssm_weights import GDSSMWeights, diagonal
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 from zoo.predictor import Predictor
 
 
+@torch.no_grad()
 def weights_beside_construction(model: GDSSM, step_size: float) -> dict[str, tuple[Tensor, Tensor]]:
     """Trained and constructed identifiable weights, `{"Q": (trained, constructed), ...}`.
 
@@ -35,20 +36,33 @@ def weights_beside_construction(model: GDSSM, step_size: float) -> dict[str, tup
     constructed_model = construct_gradient_descent_(
         copy.deepcopy(model), step_size, loss="cross_entropy" if logits else "mse"
     )
-    trained = {name: w.detach().clone() for name, w in model.identifiable_weights().items()}
-    constructed = {
-        name: w.detach().clone() for name, w in constructed_model.identifiable_weights().items()
-    }
+    trained = copy.deepcopy(model).identifiable_weights()
+    constructed = constructed_model.identifiable_weights()
     if logits:
-        trained = {n: w - w.mean(0) if n in ("C", "C_1") else w for n, w in trained.items()}
-    for name in trained:
-        partners = _partners(name, trained)
-        if partners:
-            scale = (trained[name] * constructed[name]).sum() / trained[name].square().sum()
-            trained[name] *= scale
-            for partner in partners:
-                trained[partner] /= scale
-    return {name: (trained[name], constructed[name]) for name in trained}
+        for step in trained.steps:
+            step.C.sub_(step.C.mean(0))
+    match_scales_(trained, constructed)
+    pairs = zip(trained.named().items(), constructed.named().values(), strict=True)
+    return {name: (weight.detach(), goal.detach()) for (name, weight), goal in pairs}
+
+
+def match_scales_(weights: GDSSMWeights, goal: GDSSMWeights) -> None:
+    """Brings the weights, in place, to the scales of others without a change of any prediction."""
+
+    def match(weight: Tensor, goal: Tensor, *partners: Tensor | None) -> None:
+        scale = (weight * goal).sum() / weight.square().sum()
+        weight *= scale
+        for partner in partners:
+            if partner is not None:
+                partner /= scale
+
+    match(weights.B.Q, goal.B.Q, *(step.C for step in weights.steps))
+    match(weights.D, goal.D, *(step.C for step in weights.steps), weights.W_0)
+    if weights.A is not None and goal.A is not None:
+        match(weights.A.Q, goal.A.Q, *(step.E for step in weights.steps))
+    for step, step_goal in zip(weights.steps, goal.steps, strict=True):
+        if step.P is not None and step_goal.P is not None:
+            match(step.P, step_goal.P, step.C, step.E)
 
 
 def is_one_step(model: Predictor) -> TypeGuard[GDSSM]:
@@ -78,11 +92,7 @@ def interpolated(model: GDSSM, step_size: float, fraction: float) -> GDSSM:
         raise ValueError("only models of one step from zero for values are interpolated")
     constructed = construct_gradient_descent_(copy.deepcopy(model), step_size)
     between = copy.deepcopy(model)
-    for name in ("Q", "D"):
-        weight, goal = getattr(between.layer, name), getattr(constructed.layer, name)
-        scale = (weight * goal).sum() / weight.square().sum()
-        weight *= scale
-        between.layer.C.div_(scale)
+    match_scales_(between.layer.weights(), constructed.layer.weights())
     for weight, goal in zip(between.parameters(), constructed.parameters(), strict=True):
         weight.lerp_(goal, fraction)
     return between
@@ -109,9 +119,10 @@ def weights_summary(model: GDSSM, step_size: float) -> dict[str, float]:
     """
     cosines = cosines_with_construction(model, step_size)
     summary = {f"cosine_{name}": value for name, value in cosines.items()}
-    for name, w in model.identifiable_weights().items():
-        if name.startswith("Lambda_bar"):
-            summary[f"mean_{name}"] = w.mean().item()
+    weights = model.identifiable_weights()
+    for name, recurrence in (("Lambda_bar", weights.B), ("Lambda_bar_A", weights.A)):
+        if recurrence is not None and recurrence.Lambda_bar is not None:
+            summary[f"mean_{name}"] = recurrence.Lambda_bar.mean().item()
     for kind, sizes in effective_step_sizes(model).items():
         for rank, size in enumerate(sizes, start=1):
             summary[f"step_size_{kind}_{rank}"] = size
@@ -128,31 +139,12 @@ def effective_step_sizes(model: GDSSM) -> dict[str, list[float]]:
     steps commute, so their order says nothing; there the two lists agree but for the first step,
     which has no E_j where it starts from zero.
     """
-    weights = {name: w.detach().double() for name, w in model.identifiable_weights().items()}
-    Q_B = weights["Q"] if "Q" in weights else weights["Q_B"]
+    weights = copy.deepcopy(model).double().identifiable_weights()
     sizes: dict[str, list[float]] = {"C": [], "E": []}
-    for name, w in weights.items():
-        kind, _, step = name.partition("_")
-        if kind not in sizes:
-            continue
-        scale = Q_B[0, 1] * weights["D"][2] if kind == "C" else weights["Q_A"][0, 0]
-        if f"P_{step}" in weights:
-            scale = scale * weights[f"P_{step}"].diagonal().mean()
-        sizes[kind].append((scale * (w.diagonal() if w.ndim == 2 else w).mean()).item())
+    for C, E, P in weights.steps:
+        scale = 1.0 if P is None else P.diagonal().mean()
+        reads_B = weights.B.Q[0, 1] * weights.D[2] * C.diagonal().mean()
+        sizes["C"].append((scale * reads_B).item())
+        if E is not None and weights.A is not None:
+            sizes["E"].append((scale * weights.A.Q[0, 0] * diagonal(E).mean()).item())
     return {kind: sorted(values) for kind, values in sizes.items()}
-
-
-def _partners(name: str, names: Collection[str]) -> list[str]:
-    """The weights that make up for a scale of this one."""
-    if name in ("Q", "Q_B"):
-        prefixes: tuple[str, ...] = ("C",)
-    elif name == "D":
-        prefixes = ("C", "W_0")
-    elif name == "Q_A":
-        prefixes = ("E_",)
-    elif name.startswith("P_"):
-        step = name.removeprefix("P_")
-        return [partner for partner in (f"C_{step}", f"E_{step}") if partner in names]
-    else:
-        return []
-    return [partner for partner in names if partner.startswith(prefixes)]

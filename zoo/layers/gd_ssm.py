@@ -4,24 +4,174 @@ Source: "State-space models can learn in-context by gradient descent", arXiv 241
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from zoo.layers.discretization import at_most_zero
+from zoo.layers.gd_ssm_weights import GDSSMWeights, Read, StepWeights, diagonal
+from zoo.layers.recurrence import CHUNK, Decay, Recurrence, read_states, reset_decay
 from zoo.layers.tokens import windows_of_tokens
 from zoo.ops.precision import without_autocast
-
-Decay = Literal["elementwise", "none"]
-Method = Literal["chunked", "loop"]
-
-# Windows that attend to each other at once where nothing decays; longer contexts go chunk by chunk.
-CHUNK = 64
+from zoo.ops.scan import Method
 
 
-class GDSSMLayer(nn.Module):
+class DescentLayer(nn.Module):
+    """What GD-SSM layers do with their weights; a subclass has the parameters.
+
+    The windows S_i = [s_{2i-1}; s_{2i}; s_{2i+1}] of an interleaved token sequence go into one or
+    two recurrences (`Recurrence`), whose states start from zero and are read out (`GDSSMWeights`).
+
+    Attributes:
+        d_token: Width d of a token.
+    """
+
+    d_token: int
+    D: nn.Parameter
+
+    @abstractmethod
+    def weights(self) -> GDSSMWeights:
+        """The parameters by what they do."""
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of the state of one episode: Z_B, and Z_A if it exists."""
+        return (1 if self.weights().A is None else 2, self.d_token, self.d_token)
+
+    def forward(self, tokens: Tensor, method: Method = "chunked") -> Tensor:
+        """The outputs of all windows.
+
+        Args:
+            tokens: (batch, 2N + 1, d_token) with N >= 1.
+            method: `"chunked"`, or the reference `"loop"` over windows.
+
+        Returns:
+            o_1, ..., o_N, (batch, N, d_token).
+
+        Raises:
+            ValueError: If the tokens do not form whole windows of width d_token.
+        """
+        if (
+            tokens.ndim != 3
+            or tokens.shape[1] < 3
+            or tokens.shape[1] % 2 == 0
+            or tokens.shape[2] != self.d_token
+        ):
+            raise ValueError(
+                f"tokens must be (batch, 2N + 1, {self.d_token}) with N >= 1, "
+                f"got {tuple(tokens.shape)}"
+            )
+        return self.all_windows(windows_of_tokens(tokens), method)
+
+    def before_windows(self, x: Tensor) -> Tensor:
+        """The output at an input token (..., d_token) with no example before it: W_0 (D[2] x)."""
+        with without_autocast(x.device):
+            wide, weights = x.to(self._state_type(x)), self.weights()
+            return weights.start(self.D[2].to(wide.dtype) * wide).to(x.dtype)
+
+    def all_windows(self, S: Tensor, method: Method = "chunked") -> Tensor:
+        """`forward` on windows S (3, N, batch, d_token) instead of tokens."""
+        if method not in ("chunked", "loop"):
+            raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
+        with without_autocast(S.device):
+            dtype, weights = S.dtype, self.weights()
+            S, recurrence = self._prepared(S, weights)
+            if len(weights.steps) == 1 and method == "chunked":  # no state is needed twice
+                o = weights.descend(self._asked(S), partial(recurrence.read_each, S))
+            else:
+                Z, outputs = recurrence.zero_state(S), []
+                for part in S.split(CHUNK, dim=1):
+                    states = recurrence.states(part, Z, method)  # (n, batch, R, d, d)
+                    outputs.append(weights.descend(self._asked(part), _reader(states)))
+                    Z = states[-1]
+                o = torch.cat(outputs)  # (N, batch, d)
+            return o.transpose(0, 1).to(dtype)
+
+    def last_window(self, S: Tensor) -> Tensor:
+        """The output of the last window alone, `all_windows(S)[:, -1]`, (batch, d_token)."""
+        with without_autocast(S.device):
+            dtype, weights = S.dtype, self.weights()
+            S, recurrence = self._prepared(S, weights)
+            read: Read = partial(recurrence.read_last, S)
+            if len(weights.steps) > 1:  # the state is needed more than once
+                read = _reader(recurrence.advance(recurrence.zero_state(S), S))
+            return weights.descend(self._asked(S[:, -1]), read).to(dtype)
+
+    def advance(self, Z: Tensor, S: Tensor) -> Tensor:
+        """The state Z (batch, num_recurrences, d, d) after windows S (3, N, batch, d), N >= 0."""
+        with without_autocast(S.device):
+            S, recurrence = self._prepared(S, self.weights())
+            return recurrence.advance(Z.to(S.dtype), S)
+
+    def virtual_window(self, Z: Tensor, S: Tensor) -> Tensor:
+        """The outputs of windows that are tried on a state and not added to it.
+
+        Args:
+            Z: State after the completed windows, (batch, num_recurrences, d, d).
+            S: One window for each query, (3, num_query, batch, d).
+
+        Returns:
+            (num_query, batch, d).
+        """
+        with without_autocast(S.device):
+            dtype, weights = S.dtype, self.weights()
+            S, recurrence = self._prepared(S, weights)
+            read = partial(recurrence.read_tried, Z.to(S.dtype), S)
+            return weights.descend(self._asked(S), read).to(dtype)
+
+    @torch.no_grad()
+    def construct_(self, step_sizes: Sequence[float | Tensor], W_0: Tensor | None = None) -> None:
+        """Sets the weights, in place, that make the layer gradient descent from W_0.
+
+        Args:
+            step_sizes: One for each step, a number or, in a layer with P, a matrix (d_x, d_x).
+            W_0: Where descent starts, (d_y, d_x), in a layer that has a W_0; zero unless given.
+        """
+        for name, parameter in self.named_parameters():
+            if not name.startswith("log_step"):
+                parameter.zero_()  # with Lambda_re = 0 nothing decays
+        weights = self.weights()
+        weights.D[2] = 1
+        weights.B.Q[0, 1] = 1
+        if weights.A is not None:
+            weights.A.Q[0, 0] = 1
+        if weights.W_0 is not None and W_0 is not None:
+            weights.W_0.copy_(W_0)
+        for (C, E, P), eta in zip(weights.steps, step_sizes, strict=True):
+            scale = 1.0 if isinstance(eta, Tensor) else eta
+            C.fill_diagonal_(scale)
+            if E is not None:
+                diagonal(E).fill_(scale)
+            if P is not None:
+                P.fill_diagonal_(1)
+                if isinstance(eta, Tensor):
+                    P[: len(eta), : len(eta)] = eta
+
+    def _prepared(self, S: Tensor, weights: GDSSMWeights) -> tuple[Tensor, Recurrence]:
+        """Windows (3, N, batch, 1, d) and all recurrences, in the type of the state."""
+        S = S.to(self._state_type(S)).unsqueeze(-2)
+        recurrence = weights.B if weights.A is None else weights.B.beside(weights.A)
+        return S, recurrence.to(S.dtype)
+
+    def _asked(self, S: Tensor) -> Tensor:
+        """v = S^T D of windows (3, ..., 1, d), (..., d)."""
+        return (self.D.to(S.dtype) @ S.flatten(1)).view(*S.shape[1:-2], self.d_token)
+
+    def _state_type(self, S: Tensor) -> torch.dtype:
+        """The type of the state: that of tokens and weights, float32 at least."""
+        dtype = torch.promote_types(S.dtype, self.D.dtype)
+        return torch.promote_types(dtype, torch.float32)
+
+
+def _reader(Z: Tensor) -> Read:
+    """What reads the states Z (..., R, d, d)."""
+    return lambda u: read_states(Z, u.unsqueeze(-2)).unbind(-2)
+
+
+class GDSSMLayer(DescentLayer):
     """One layer: windowed multiplicative input, diagonal recurrence, multiplicative readout.
 
     For the windows S_i = [s_{2i-1}; s_{2i}; s_{2i+1}] of an interleaved token sequence
@@ -31,8 +181,7 @@ class GDSSMLayer(nn.Module):
         r_i = S_i^T D                        what the state is multiplied with
         o_i = C Z_i^T r_i
 
-    with Lambda_bar[p, q] = exp(min(Lambda_re[p, q], 0) * exp(log_step[q])). Lambda_re is clamped
-    because training lets it drift above zero, where a long stream overflows. The prediction is +o;
+    with Lambda_bar[p, q] = exp(min(Lambda_re[p, q], 0) * exp(log_step[q])). The prediction is +o;
     the published code returns the same o and negates it afterwards.
 
     Args:
@@ -76,166 +225,11 @@ class GDSSMLayer(nn.Module):
         nn.init.normal_(self.C, std=self.scale_C / math.sqrt(self.d_token))
         nn.init.normal_(self.D, std=self.scale_D)
         if self.Lambda_re is not None:
-            nn.init.constant_(self.Lambda_re, -0.5)
-            nn.init.uniform_(self.log_step, math.log(1e-3), math.log(1e-1))
+            reset_decay(self.Lambda_re, self.log_step)
 
-    @property
-    def Lambda_bar(self) -> Tensor:
-        """The factor by which each entry of the state decays from window to window, (d, d)."""
-        if self.Lambda_re is None:
-            return self.Q.new_ones(self.d_token, self.d_token)
-        return self._log_Lambda_bar().exp()
-
-    @property
-    def state_shape(self) -> tuple[int, ...]:
-        """Shape of the state of one episode."""
-        return (self.d_token, self.d_token)
-
-    def forward(self, tokens: Tensor, method: Method = "chunked") -> Tensor:
-        """The outputs of all windows.
-
-        Args:
-            tokens: (batch, 2N + 1, d_token) with N >= 1.
-            method: `"chunked"`, or the reference `"loop"` over windows.
-
-        Returns:
-            o_1, ..., o_N, (batch, N, d_token).
-
-        Raises:
-            ValueError: If the tokens do not form whole windows of width d_token.
-        """
-        if (
-            tokens.ndim != 3
-            or tokens.shape[1] < 3
-            or tokens.shape[1] % 2 == 0
-            or tokens.shape[2] != self.d_token
-        ):
-            raise ValueError(
-                f"tokens must be (batch, 2N + 1, {self.d_token}) with N >= 1, "
-                f"got {tuple(tokens.shape)}"
-            )
-        return self.all_windows(windows_of_tokens(tokens), method)
-
-    def before_windows(self, x: Tensor) -> Tensor:
-        """The output at an input token (..., d_token) with no example before it: zero."""
-        return torch.zeros_like(x)
-
-    def all_windows(self, S: Tensor, method: Method = "chunked") -> Tensor:
-        """`forward` on windows S (3, N, batch, d_token) instead of tokens."""
-        if method not in ("chunked", "loop"):
-            raise ValueError(f"method must be 'chunked' or 'loop', got {method!r}")
-        with without_autocast(S.device):
-            dtype, S = S.dtype, self._in_state_type(S)
-            Z = S.new_zeros(S.shape[2], self.d_token, self.d_token)
-            run = self._loop if method == "loop" else self._chunk
-            chunks = []
-            for part in torch.split(S, CHUNK, dim=1):
-                Z_r, Z = run(part, Z)
-                chunks.append(Z_r)
-            o = torch.cat(chunks) @ self.C.to(S.dtype).mT  # (N, batch, d)
-            return o.transpose(0, 1).to(dtype)  # (batch, N, d)
-
-    def last_window(self, S: Tensor) -> Tensor:
-        """The output of the last window alone, `all_windows(S)[:, -1]`, (batch, d_token).
-
-        Neither a state nor U_i is ever formed: with K_i = Lambda_bar^(N-i), the row vectors
-        (S_i * r) K_i are one batched product over i, and
-
-            (Z_N^T r)[q] = sum_i sum_a ((S_i[a] * r) K_i)[q] (Q S_i)[a, q].
-        """
-        with without_autocast(S.device):
-            dtype, S = S.dtype, self._in_state_type(S)
-            r = self._readout(S[:, -1])  # (batch, d)
-            Q_S = self._mix(S)  # (3, N, batch, d)
-            if self.Lambda_re is None:
-                K_S = (S * r).sum(-1, keepdim=True)  # (3, N, batch, 1)
-            else:
-                num_after = torch.arange(S.shape[1] - 1, -1, -1, device=S.device)
-                log_K = num_after[:, None, None] * self._log_Lambda_bar().to(S.dtype)
-                K_S = (S * r) @ log_K.exp()  # (3, N, batch, d)
-            Z_r = (K_S * Q_S).sum((0, 1))  # (batch, d)
-            return (Z_r @ self.C.to(S.dtype).mT).to(dtype)
-
-    def advance(self, Z: Tensor, S: Tensor) -> Tensor:
-        """The state Z (batch, d, d) after the further windows S (3, N, batch, d), N >= 0."""
-        with without_autocast(S.device):
-            S = self._in_state_type(S)
-            Z, Lambda_bar = Z.to(S.dtype), self.Lambda_bar.to(S.dtype)
-            for U_i in self._inputs(S):
-                Z = torch.addcmul(U_i, Lambda_bar, Z)
-            return Z
-
-    def virtual_window(self, Z: Tensor, S: Tensor) -> Tensor:
-        """The outputs of windows that are tried on a state and not added to it.
-
-        With Z_new = Lambda_bar * Z + S^T Q S, what is read out is
-        Z_new^T r = (Lambda_bar * Z)^T r + sum_a (S[a] . r) (Q S)[a]: no new state is formed.
-
-        Args:
-            Z: State after the completed windows, (batch, d, d).
-            S: One window for each query, (3, num_query, batch, d).
-
-        Returns:
-            (num_query, batch, d).
-        """
-        with without_autocast(S.device):
-            dtype, S = S.dtype, self._in_state_type(S)
-            r = self._readout(S)  # (num_query, batch, d)
-            Z_r = torch.einsum("bpq,mbp->mbq", self.Lambda_bar.to(S.dtype) * Z.to(S.dtype), r)
-            Z_r = Z_r + ((S * r).sum(-1, keepdim=True) * self._mix(S)).sum(0)
-            return (Z_r @ self.C.to(S.dtype).mT).to(dtype)
-
-    def _loop(self, S: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
-        """Z_i^T r_i for each window, (N, batch, d), and the last state: the reference."""
-        Lambda_bar, Q, D = (part.to(S.dtype) for part in (self.Lambda_bar, self.Q, self.D))
-        rows = []
-        for S_i in S.unbind(1):  # (3, batch, d)
-            Z = Lambda_bar * Z + torch.einsum("abp,ac,cbq->bpq", S_i, Q, S_i)
-            r_i = torch.einsum("abp,a->bp", S_i, D)
-            rows.append(torch.einsum("bpq,bp->bq", Z, r_i))
-        return torch.stack(rows), Z
-
-    def _chunk(self, S: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
-        """`_loop` for a few windows, with as little as possible done window by window."""
-        r = self._readout(S)
-        if self.Lambda_re is None:  # causal linear attention with three keys for each window
-            Q_S = self._mix(S)
-            scores = torch.einsum("jbp,aibp->abji", r, S).tril()
-            # Zero times NaN is NaN: a window that is not finite stays out of the product, and
-            # outputs are NaN from there on.
-            largest = Q_S.detach().abs().amax((0, 3))
-            undefined = (largest - largest).cumsum(0)  # (N, batch)
-            Z_r = torch.einsum("abji,aibq->jbq", scores, Q_S.nan_to_num(0.0, 0.0, 0.0))
-            Z_r = Z_r + torch.einsum("bpq,jbp->jbq", Z, r) + undefined[..., None]
-            return Z_r, Z + torch.einsum("aibp,aibq->bpq", S, Q_S)
-        Lambda_bar = self.Lambda_bar.to(S.dtype)
-        rows = []
-        for U_i, r_i in zip(self._inputs(S), r, strict=True):
-            Z = torch.addcmul(U_i, Lambda_bar, Z)
-            rows.append((r_i[:, None] @ Z)[:, 0])  # read out while it is in the cache
-        return torch.stack(rows), Z
-
-    def _inputs(self, S: Tensor) -> Iterator[Tensor]:
-        """U_i = sum_a S_i[a] (Q S_i)[a]^T of one window after the other, (batch, d, d)."""
-        columns, rows = S.permute(1, 2, 3, 0), self._mix(S).permute(1, 2, 0, 3)
-        for columns_i, rows_i in zip(columns, rows, strict=True):
-            yield columns_i @ rows_i
-
-    def _readout(self, S: Tensor) -> Tensor:
-        return (self.D.to(S.dtype) @ S.flatten(1)).view(S.shape[1:])
-
-    def _mix(self, S: Tensor) -> Tensor:
-        return torch.mm(self.Q.to(S.dtype), S.reshape(3, -1)).view(S.shape)
-
-    def _log_Lambda_bar(self) -> Tensor:
-        assert self.Lambda_re is not None
-        assert self.log_step is not None
-        return at_most_zero(self.Lambda_re) * self.log_step.squeeze(-1).exp()
-
-    def _in_state_type(self, S: Tensor) -> Tensor:
-        """The windows in the type of the state: that of tokens and weights, float32 at least."""
-        dtype = torch.promote_types(S.dtype, self.Q.dtype)
-        return S.to(torch.promote_types(dtype, torch.float32))
+    def weights(self) -> GDSSMWeights:
+        B = Recurrence(self.Q, self.Lambda_re, self.log_step)
+        return GDSSMWeights(B, self.D, (StepWeights(self.C),))
 
 
 @torch.no_grad()

@@ -4,22 +4,17 @@ Source of the layer: "State-space models can learn in-context by gradient descen
 arXiv 2410.11687; heads and block are ours.
 """
 
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from zoo.layers.block import BlockState, SequenceBlock
-from zoo.layers.discretization import at_most_zero
-from zoo.layers.gd_ssm import Decay
 from zoo.layers.mlp import MLP
+from zoo.layers.recurrence import CHUNK, Decay, Recurrence, read_states, reset_decay
+from zoo.layers.tokens import windows_of_tokens
 from zoo.ops.precision import without_autocast
 from zoo.ops.scan import Method
-from zoo.ops.windows import read_states, window_states
-
-# Tokens whose states are held at once; their number grows with d_model * d_head.
-CHUNK = 64
 
 
 class GDSSMHeads(nn.Module):
@@ -73,16 +68,7 @@ class GDSSMHeads(nn.Module):
         nn.init.normal_(self.Q, std=self.scale_Q)
         nn.init.normal_(self.D, std=self.scale_D)
         if self.Lambda_re is not None:
-            nn.init.constant_(self.Lambda_re, -0.5)
-            nn.init.uniform_(self.log_step, math.log(1e-3), math.log(1e-1))
-
-    @property
-    def Lambda_bar(self) -> Tensor | None:
-        """The decay of each entry of the states, (H, d_head, d_head); None without decay."""
-        if self.Lambda_re is None:
-            return None
-        assert self.log_step is not None
-        return (at_most_zero(self.Lambda_re) * self.log_step.mT.exp()).exp()
+            reset_decay(self.Lambda_re, self.log_step)
 
     def forward(
         self, s: Tensor, tail: Tensor, Z: Tensor, method: Method = "chunked"
@@ -106,34 +92,20 @@ class GDSSMHeads(nn.Module):
         with without_autocast(s.device):
             dtype, Z_dtype = s.dtype, torch.promote_types(s.dtype, torch.float32)
             Z_dtype = torch.promote_types(Z_dtype, self.Q.dtype)
+            recurrence = Recurrence(self.Q, self.Lambda_re, self.log_step).to(Z_dtype)
             padded = torch.cat([tail.to(dtype), s], dim=1)  # (batch, 2 + length, H, d_head)
-            shifted = [padded[:, a : a + s.shape[1]].to(Z_dtype) for a in range(3)]
-            S = torch.stack(shifted, dim=3)  # (batch, length, H, 3, d_head)
-            Z, run = Z.to(Z_dtype), self._loop if method == "loop" else self._chunk
-            outputs = []
-            for part in torch.split(S, CHUNK, dim=1):
-                o, Z = run(part, Z)
-                outputs.append(o)
+            S = windows_of_tokens(padded.to(Z_dtype), stride=1)  # (3, length, batch, H, d_head)
+            r = torch.einsum("ha,anbhp->nbhp", self.D.to(Z_dtype), S)
+            Z, outputs = Z.to(Z_dtype), []
+            for S_t, r_t in zip(S.split(CHUNK, dim=1), r.split(CHUNK), strict=True):
+                states = recurrence.states(S_t, Z, method)  # (n, batch, H, d_head, d_head)
+                outputs.append(read_states(states, r_t))
+                Z = states[-1]
+            # Contiguous: else torch multiplies by another kernel, which rounds differently, where
+            # no parameter requires a gradient.
+            o = torch.cat(outputs).transpose(0, 1).contiguous()  # (batch, length, H, d_head)
             # Copies, so that the state of a stream does not keep all tokens in memory.
-            return torch.cat(outputs, dim=1).to(dtype), padded[:, -2:].clone(), Z.clone()
-
-    def _loop(self, S: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of windows S (batch, length, H, 3, d_head) from the state Z, and the last one."""
-        Q, D = self.Q.to(S.dtype), self.D.to(S.dtype)
-        Lambda_bar = torch.ones_like(Z[0]) if self.Lambda_bar is None else self.Lambda_bar
-        outputs = []
-        for S_t in S.unbind(1):  # (batch, H, 3, d_head)
-            Z = Lambda_bar.to(S.dtype) * Z + torch.einsum("bhap,hac,bhcq->bhpq", S_t, Q, S_t)
-            r_t = torch.einsum("bhap,ha->bhp", S_t, D)
-            outputs.append(torch.einsum("bhpq,bhp->bhq", Z, r_t))
-        return torch.stack(outputs, dim=1), Z
-
-    def _chunk(self, S: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
-        """`_loop` with all states at once."""
-        Lambda_bar = None if self.Lambda_bar is None else self.Lambda_bar.to(S.dtype)
-        states = window_states(S, self.Q.to(S.dtype), Lambda_bar, Z)
-        r = torch.einsum("ha,bnhap->bnhp", self.D.to(S.dtype), S)  # (batch, length, H, d_head)
-        return read_states(states, r), states[:, -1]
+            return o.to(dtype), padded[:, -2:].clone(), Z.clone()
 
 
 class GDSSMBlock(SequenceBlock):

@@ -20,18 +20,21 @@ def interleave(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([pairs.flatten(1, 2), x_token[:, -1:]], dim=1)
 
 
-def windows_of_tokens(tokens: Tensor) -> Tensor:
-    """The windows S_i = [s_{2i-1}; s_{2i}; s_{2i+1}], i = 1..N, of an interleaved sequence.
+def windows_of_tokens(tokens: Tensor, stride: int = 2) -> Tensor:
+    """The windows S_1, ..., S_N of three tokens in a row, each `stride` after the one before.
+
+    Of an interleaved sequence, with stride 2, S_i = [s_{2i-1}; s_{2i}; s_{2i+1}] holds x_i, y_i and
+    x_{i+1}.
 
     Args:
-        tokens: (batch, 2N + 1, d).
+        tokens: (batch, stride * N + 3 - stride, ..., d).
+        stride: How far windows are apart.
 
     Returns:
-        (3, N, batch, d): one contiguous plane for each place in the window.
+        (3, N, batch, ..., d): one contiguous plane for each place in the window.
     """
-    inputs = tokens[:, 0::2].transpose(0, 1)  # (N + 1, batch, d)
-    labels = tokens[:, 1::2].transpose(0, 1)  # (N, batch, d)
-    return torch.stack([inputs[:-1], labels, inputs[1:]])
+    in_time, length = tokens.transpose(0, 1), tokens.shape[1]
+    return torch.stack([in_time[a : length - 2 + a : stride] for a in range(3)])
 
 
 def windows_of_pairs(x: Tensor, y: Tensor) -> Tensor:

@@ -13,60 +13,34 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import glu
 
-from zoo.layers.gd_ssm import Decay, GDSSMLayer
-from zoo.layers.gd_ssm_steps import GDSSMStepsLayer, ShapeE
+from zoo.layers.gd_ssm import DescentLayer, GDSSMLayer
+from zoo.layers.gd_ssm_steps import GDSSMStepsLayer, StepsConfig
+from zoo.layers.gd_ssm_weights import GDSSMWeights
+from zoo.layers.recurrence import Decay
 from zoo.layers.tokens import widen
 from zoo.models.gd_ssm_base import WindowedPredictor
 from zoo.registry import PredictorConfig, register_model
 
 
-class GDSSMConfig(PredictorConfig):
-    """Arguments of `gd_ssm`; those of the layer are explained at `GDSSMStepsLayer`.
+class GDSSMConfig(StepsConfig, PredictorConfig):
+    """Arguments of `gd_ssm`; those of the layer are explained at `StepsConfig`.
 
     Attributes:
         output: `"logits"` if y is one-hot and predictions are scores of its coordinates.
     """
 
-    num_steps: PositiveInt = 1
-    decay: Decay = "elementwise"
-    learn_start: bool = False
-    shape_E: ShapeE = "matrix"
-    precondition: bool = False
     output: Literal["value", "logits"] = "value"
-    scale_Q: NonNegativeFloat = 0.01
-    scale_C: NonNegativeFloat = 0.1
-    scale_D: NonNegativeFloat = 0.1
-    scale_E: NonNegativeFloat = 0.1
-    scale_W_0: NonNegativeFloat = 0.1
 
 
-def create_layer(config: GDSSMConfig, d_x: int) -> GDSSMLayer | GDSSMStepsLayer:
+def create_layer(config: GDSSMConfig, d_x: int) -> DescentLayer:
     """The layer of a config for inputs of width d_x: the simple one if it does all that is asked.
 
     One step from zero without a preconditioner is `GDSSMLayer`, everything else `GDSSMStepsLayer`.
     """
     if config.num_steps == 1 and not config.learn_start and not config.precondition:
-        return GDSSMLayer(
-            max(d_x, config.d_y),
-            decay=config.decay,
-            scale_Q=config.scale_Q,
-            scale_C=config.scale_C,
-            scale_D=config.scale_D,
-        )
-    return GDSSMStepsLayer(
-        d_x,
-        config.d_y,
-        config.num_steps,
-        decay=config.decay,
-        learn_start=config.learn_start,
-        shape_E=config.shape_E,
-        precondition=config.precondition,
-        scale_Q=config.scale_Q,
-        scale_C=config.scale_C,
-        scale_D=config.scale_D,
-        scale_E=config.scale_E,
-        scale_W_0=config.scale_W_0,
-    )
+        scales = config.scale_Q, config.scale_C, config.scale_D
+        return GDSSMLayer(max(d_x, config.d_y), config.decay, *scales)
+    return GDSSMStepsLayer(d_x, config.d_y, config)
 
 
 @register_model("gd_ssm", GDSSMConfig)
@@ -88,40 +62,9 @@ class GDSSM(WindowedPredictor):
     def read_out(self, o: Tensor) -> Tensor:
         return o[..., -self.d_y :]
 
-    def identifiable_weights(self) -> dict[str, Tensor]:
-        """The weights that the loss determines, up to the symmetries of their scales.
-
-        Of C and Lambda_bar only the blocks that carry labels count: where d_y < d_x the other rows
-        of C receive no gradient, and the other columns of the state no signal. E and P count where
-        they carry inputs. The entries of C, E and P have names of their own, `C_1` for the first
-        step; `Lambda_bar` is that of labels, `Lambda_bar_A` that of Z_A, and E_1 belongs to the
-        first step that has one.
-        """
-        layer, d_x, d_y = self.layer, self.d_x, self.d_y
-        if isinstance(layer, GDSSMLayer):
-            return {
-                "Q": layer.Q,
-                "Lambda_bar": layer.Lambda_bar[:d_x, -d_y:],
-                "D": layer.D,
-                "C": layer.C[-d_y:, -d_y:],
-            }
-        decays = layer.Lambda_bar
-        weights = {"Q_B": layer.Q_B, "Lambda_bar": decays["B"][:d_x, -d_y:], "D": layer.D}
-        if layer.Q_A is not None:
-            weights |= {"Q_A": layer.Q_A, "Lambda_bar_A": decays["A"][:d_x, :d_x]}
-        for j, C_j in enumerate(layer.C):
-            weights[f"C_{j + 1}"] = C_j[-d_y:, -d_y:]
-        if layer.E is not None:
-            first = layer.num_steps - len(layer.E) + 1
-            for j, E_j in enumerate(layer.E):
-                block = E_j[None] if E_j.ndim == 0 else E_j[(slice(d_x),) * E_j.ndim]
-                weights[f"E_{j + first}"] = block
-        if layer.P is not None:
-            for j, P_j in enumerate(layer.P):
-                weights[f"P_{j + 1}"] = P_j[:d_x, :d_x]
-        if layer.W_0 is not None:
-            weights["W_0"] = layer.W_0
-        return weights
+    def identifiable_weights(self) -> GDSSMWeights:
+        """The weights that the loss determines, up to the symmetries of their scales."""
+        return self.layer.weights().identifiable(self.d_x, self.d_y)
 
 
 class GDSSMFeaturesConfig(GDSSMConfig):
@@ -191,13 +134,8 @@ class GDSSMEmbedded(WindowedPredictor):
     """
 
     def __init__(self, config: GDSSMEmbeddedConfig) -> None:
-        layer = GDSSMLayer(
-            config.d_model,
-            decay=config.decay,
-            scale_Q=config.scale_Q,
-            scale_C=config.scale_C,
-            scale_D=config.scale_D,
-        )
+        scales = config.scale_Q, config.scale_C, config.scale_D
+        layer = GDSSMLayer(config.d_model, config.decay, *scales)
         super().__init__(config.d_x, config.d_y, layer)
         self.embed = nn.Linear(max(config.d_x, config.d_y), config.d_model)
         self.gate = nn.Linear(config.d_model, 2 * config.d_model)
@@ -248,16 +186,39 @@ def construct_gradient_descent_(
         ValueError: If the number or the shapes of the step sizes do not fit the model, it has no
             place for them or for W_0, or the loss is unknown or needs a single step from zero.
     """
-    layer, d_x, d_y = model.layer, model.d_x, model.d_y
-    num_steps = 1 if isinstance(layer, GDSSMLayer) else layer.num_steps
-    precondition = isinstance(layer, GDSSMStepsLayer) and layer.P is not None
-    learn_start = isinstance(layer, GDSSMStepsLayer) and layer.W_0 is not None
+    weights, d_x, d_y = model.layer.weights(), model.d_x, model.d_y
+    steps = _checked_step_sizes(weights, step_size, d_x)
+    learn_start = weights.W_0 is not None
+    if W_0 is not None and not learn_start:
+        raise ValueError("W_0 needs a model with learn_start=True")
+    if W_0 is not None and W_0.shape != (d_y, d_x):
+        raise ValueError(f"W_0 must be ({d_y}, {d_x}), got {tuple(W_0.shape)}")
+    if loss not in ("mse", "cross_entropy"):
+        raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {loss!r}")
+    if loss == "cross_entropy" and (len(steps) > 1 or learn_start):
+        raise ValueError(
+            "softmax regression is linear in the examples for one step from zero alone, "
+            f"got num_steps = {len(steps)}, learn_start = {learn_start}"
+        )
+    model.layer.construct_(steps, W_0)
+    if loss == "cross_entropy":
+        C = model.identifiable_weights().steps[0].C  # eta I
+        C -= C[0, 0].clone() / d_y
+    return model
+
+
+def _checked_step_sizes(
+    weights: GDSSMWeights, step_size: float | Sequence[float | Tensor], d_x: int
+) -> list[float | Tensor]:
+    """One step size for each step of a layer, or ValueError."""
+    num_steps, precondition = len(weights.steps), weights.steps[0].P is not None
     if isinstance(step_size, Tensor):
         raise ValueError(
             "step_size must be a number or a list of one number or matrix for each step, got a "
             f"tensor of shape {tuple(step_size.shape)}"
         )
-    steps = [step_size] * num_steps if isinstance(step_size, float | int) else list(step_size)
+    steps: list[float | Tensor]
+    steps = [step_size] * num_steps if isinstance(step_size, float | int) else [*step_size]
     if len(steps) != num_steps:
         raise ValueError(f"the model takes {num_steps} step sizes, got {len(steps)}")
     for eta in steps:
@@ -269,45 +230,4 @@ def construct_gradient_descent_(
             )
         if isinstance(eta, Tensor) and not precondition:
             raise ValueError("step sizes that are matrices need a model with precondition=True")
-    if W_0 is not None and not learn_start:
-        raise ValueError("W_0 needs a model with learn_start=True")
-    if W_0 is not None and W_0.shape != (d_y, d_x):
-        raise ValueError(f"W_0 must be ({d_y}, {d_x}), got {tuple(W_0.shape)}")
-    if loss not in ("mse", "cross_entropy"):
-        raise ValueError(f"loss must be 'mse' or 'cross_entropy', got {loss!r}")
-    if loss == "cross_entropy" and (num_steps > 1 or learn_start):
-        raise ValueError(
-            "softmax regression is linear in the examples for one step from zero alone, "
-            f"got num_steps = {num_steps}, learn_start = {learn_start}"
-        )
-
-    for name, parameter in layer.named_parameters():
-        if not name.startswith("log_step"):
-            parameter.zero_()
-    layer.D[2] = 1
-    if isinstance(layer, GDSSMLayer):
-        layer.Q[0, 1] = 1
-        C = layer.C[None]
-    else:
-        layer.Q_B[0, 1] = 1
-        C = layer.C
-        if layer.Q_A is not None:
-            layer.Q_A[0, 0] = 1
-        if layer.W_0 is not None and W_0 is not None:
-            layer.W_0.copy_(W_0)
-    num_E = 0 if isinstance(layer, GDSSMLayer) or layer.E is None else len(layer.E)
-    for j, eta in enumerate(steps):
-        scale = 1.0 if isinstance(eta, Tensor) else eta
-        C[j].fill_diagonal_(scale)
-        if isinstance(layer, GDSSMLayer):
-            continue
-        if layer.E is not None and j >= num_steps - num_E:
-            E_j = layer.E[j - (num_steps - num_E)]
-            (E_j.diagonal() if E_j.ndim == 2 else E_j).fill_(scale)
-        if layer.P is not None:
-            layer.P[j].fill_diagonal_(1)
-            if isinstance(eta, Tensor):
-                layer.P[j, :d_x, :d_x] = eta
-    if loss == "cross_entropy":
-        C[0, -d_y:, -d_y:] -= C[0, -1, -1] / d_y
-    return model
+    return steps

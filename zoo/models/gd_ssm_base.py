@@ -7,8 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.layers.gd_ssm import GDSSMLayer
-from zoo.layers.gd_ssm_steps import GDSSMStepsLayer
+from zoo.layers.gd_ssm import DescentLayer
 from zoo.layers.tokens import widen, windows_of_pairs
 from zoo.predictor import Predictor
 
@@ -17,8 +16,7 @@ class GDSSMState(NamedTuple):
     """What a GD-SSM remembers of the examples; its size does not grow.
 
     Attributes:
-        Z: State after the completed windows, (batch, d, d), or (batch, num_recurrences, d, d) where
-            there are several steps.
+        Z: State after the completed windows, (batch, num_recurrences, d, d).
         x: Input of the newest example, whose window waits for the next input, (batch, d_x).
         y: Its label, (batch, d_y).
         num_seen: Number of examples seen.
@@ -41,7 +39,7 @@ class WindowedPredictor(Predictor):
     token_layout: ClassVar[str] = "interleaved"
     paper: ClassVar[str] = "https://arxiv.org/abs/2410.11687"
 
-    def __init__(self, d_x: int, d_y: int, layer: GDSSMLayer | GDSSMStepsLayer) -> None:
+    def __init__(self, d_x: int, d_y: int, layer: DescentLayer) -> None:
         super().__init__(d_x, d_y)
         self.layer = layer
 

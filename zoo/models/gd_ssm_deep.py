@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveInt
 
-from zoo.layers.gd_ssm import Decay
 from zoo.layers.gd_ssm_heads import GDSSMBlock
+from zoo.layers.recurrence import Decay
 from zoo.models.sequence import SequenceConfig, SequenceModel
 from zoo.registry import register_model
 
