@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install train zoo test cards gpu-test check format clean
+.PHONY: help install train zoo test cards gpu-test gpu-check gpu-wheels check format clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -62,6 +62,20 @@ cards: $(READY)  ## Reproduce the numbers in all cards, on all their episodes
 
 gpu-test: $(READY)  ## Run the tests that need a CUDA GPU, on all there are
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs
+
+gpu-check:  ## On a machine with a CUDA GPU: tests, times and a training, in eight minutes
+	benchmarks/gpu_check.sh
+
+# For Python 3.12 on x86-64, and what a machine with torch, Lightning and TensorBoard may lack.
+WHEELS := pydantic pydantic_core annotated-types typing-inspection typing_extensions hydra-core \
+  omegaconf rich typer shellingham annotated-doc
+pin = $(or $(shell grep -iE '^$1==' constraints.txt),$1)
+gpu-wheels:  ## Fill .wheels with what gpu-check needs beside torch
+	mkdir -p .wheels
+	$(PYTHON) -m pip download -q --no-deps -d .wheels --python-version 3.12 \
+	  --only-binary=:all: --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 \
+	  --platform any $(foreach name,$(WHEELS),$(call pin,$(name)))
+	$(PYTHON) -m pip wheel -q --no-deps -w .wheels "$(call pin,antlr4-python3-runtime)"
 
 check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff check .

@@ -40,13 +40,13 @@ def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 class Losses(pl.Callback):
     """The training loss of every step, as logged."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "train/half_mse_query") -> None:
+        self.name = name
         self.found: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        name = "train/half_mse_query"
-        if name in trainer.callback_metrics:
-            self.found.append(trainer.callback_metrics[name].item())
+        if self.name in trainer.callback_metrics:
+            self.found.append(trainer.callback_metrics[self.name].item())
 
 
 def fit(

@@ -518,7 +518,7 @@ def test_what_is_printed_is_written_before(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer=ddp_cpu", "2 seeds or rates in one process need one device .*got 2"),
+        ("trainer=ddp_cpu", "2 seeds or rates in one process need one device .*got DDP"),
         ("on_nonfinite=skip", "on_nonfinite must be stop .*got skip with seeds=2"),
     ],
 )

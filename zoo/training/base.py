@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -242,6 +243,10 @@ class EpisodeModule(pl.LightningModule):
             record = faster_of_both
         return RecordedStep(step, self.watch, record)
 
+    def take_step(self, episodes: Episodes) -> None:
+        """A whole optimizer step that is recorded; `end_step` has to follow."""
+        raise NotImplementedError
+
     def end_step(self, look: bool = False) -> Tensor:
         """Looks at what was found if it is time or asked for, and logs; a loss for Lightning."""
         assert self.watch is not None
@@ -323,7 +328,7 @@ class EpisodeModule(pl.LightningModule):
 def _obstacles(trainer: pl.Trainer) -> list[str]:
     """What a step that does not wait for the device cannot do."""
     found = {
-        f"{trainer.world_size} devices": trainer.world_size > 1,
+        type(trainer.strategy).__name__: not isinstance(trainer.strategy, SingleDeviceStrategy),
         f"trainer.precision={trainer.precision}": trainer.scaler is not None,
         f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}": (
             trainer.accumulate_grad_batches > 1

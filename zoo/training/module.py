@@ -96,9 +96,7 @@ class LitPredictor(EpisodeModule):
 
     def training_step(self, batch: Episodes, batch_idx: int) -> Tensor:
         if self._recorded is not None:
-            for rate, group in zip(self._rates, self._adamw.param_groups, strict=True):
-                rate.fill_(group["lr"])
-            self._recorded(batch)
+            self.take_step(batch)
             return self.end_step()
         loss = self.loss_of(self.model, batch)
         num_parts = self.trainer.accumulate_grad_batches
@@ -109,6 +107,13 @@ class LitPredictor(EpisodeModule):
             self.log(self.train_metric, self._loss, sync_dist=True)
             self.log_step(self.trainer.global_step + 1)
         return loss
+
+    def take_step(self, episodes: Episodes) -> None:
+        """A whole optimizer step that is recorded; `end_step` has to follow."""
+        assert self._recorded is not None
+        for rate, group in zip(self._rates, self._adamw.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        self._recorded(episodes)
 
     def _step(self, episodes: Episodes) -> None:
         """An optimizer step that does not wait for the device, and says so to the watch."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
@@ -121,11 +122,11 @@ class LitReplicas(EpisodeModule):
     def check_trainer(self, trainer: pl.Trainer) -> None:
         """Raises ValueError if the trainer has more than one device or scales gradients."""
         super().check_trainer(trainer)
-        if trainer.world_size > 1 or trainer.scaler is not None:
+        if not isinstance(trainer.strategy, SingleDeviceStrategy) or trainer.scaler is not None:
             raise ValueError(
                 f"{len(self.replicas)} seeds or rates in one process need one device and precision "
-                f"32-true or bf16-mixed, got {trainer.world_size} of them and {trainer.precision}; "
-                f"{APART}"
+                f"32-true or bf16-mixed, got {type(trainer.strategy).__name__} and "
+                f"{trainer.precision}; {APART}"
             )
 
     def takes_turns_on(self, device: torch.device) -> bool:
@@ -208,15 +209,21 @@ class LitReplicas(EpisodeModule):
         num_parts = self.trainer.accumulate_grad_batches
         part = batch_idx % num_parts
         last = part == num_parts - 1
-        if last:
-            self._adamw.follow()
         if self._recorded is not None:
-            self._recorded(batch)
+            self.take_step(batch)
         else:
+            if last:
+                self._adamw.follow()
             self._step(batch, part, num_parts)
         if not last:
             return self.watch.alive.new_zeros((), dtype=torch.float32)
         return self.end_step(look=self._recorded is None)
+
+    def take_step(self, episodes: Episodes) -> None:
+        """A whole optimizer step that is recorded; `end_step` has to follow."""
+        assert self._recorded is not None
+        self._adamw.follow()
+        self._recorded(episodes)
 
     def _step(self, episodes: Episodes, part: int = 0, num_parts: int = 1) -> None:
         """The gradient of a part of the step's episodes; with the last, the update."""
