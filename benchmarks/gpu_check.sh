@@ -39,7 +39,8 @@ steps_that_fit() {
   "$PYTHON" - "$OUT/steps.json" "$1" <<'PYTHON'
 import json, sys
 rows = json.load(open(sys.argv[1]))
-found = [r["graph"] for r in rows if (r["model"], r["replicas"]) == ("transformer", 4) and "graph" in r]
+ours = [r for r in rows if (r["model"], r["replicas"]) == ("transformer", 4)]
+found = [r["graph"] for r in ours if "graph" in r]
 print(min(200_000, int(float(sys.argv[2]) * 0.5 / (found[0] / 1e3))) if found else 20)
 PYTHON
 }

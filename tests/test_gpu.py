@@ -60,7 +60,7 @@ def test_mixed_precision_learns(precision: str, tmp_path: Path) -> None:
 def trained(
     name: str, step: StepKind, directory: Path, max_steps: int, rates: tuple[float, ...] = ()
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses of all steps on the GPU, and the weights: of the last rate, where there are several."""
+    """The losses of all steps on the GPU, and the weights: of the last rate of several."""
     optim = OPTIM.model_copy(update={"lr": rates}) if rates else OPTIM
     common: dict[str, Any] = {"positions": "all", "step": step}
     module: EpisodeModule
