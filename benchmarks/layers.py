@@ -30,6 +30,7 @@ from torch import Tensor
 from zoo.files import write_figure
 from zoo.layers.mamba import MambaLayer
 from zoo.layers.s5 import S5Layer
+from zoo.metrics.drawing import BLACK, ORANGE
 from zoo.terminal import outlive_readers
 
 FIGURE = Path("docs/figures/layer_times.svg")
@@ -190,7 +191,7 @@ def draw(times: dict[str, dict[str, dict[tuple[int, int], float]]]) -> None:
                     style,
                     marker="o",
                     markersize=3,
-                    color="black" if name == "icl-zoo" else "tab:orange",
+                    color=BLACK if name == "icl-zoo" else ORANGE,
                     label=f"{name}, batch {batch}",
                 )
         axes.set_title(architecture)

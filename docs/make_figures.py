@@ -24,6 +24,23 @@ from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.files import write_figure
 from zoo.hub.directory import read_card
+from zoo.metrics.drawing import (
+    BLACK,
+    BLUE,
+    DASHED,
+    DIVERGING,
+    FAINT,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PALETTE,
+    VERMILION,
+    bare,
+    label_examples,
+    label_loss,
+    style_of,
+    styles_of,
+)
 from zoo.metrics.errors import half_squared_error
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 from zoo.predictor import Predictor
@@ -62,8 +79,8 @@ def tokens() -> Figure:
     axes.set_title("an episode as tokens; a window of three moves in steps of two", fontsize=9)
     for i in range(4):
         left, height = 2 * i - 0.42, -0.75 - 0.35 * (i % 2)
-        axes.plot([left, left + 2.84], [height, height], color=f"C{i}", clip_on=False)
-        axes.text(left + 1.42, height, f"$S_{i + 1}$", color=f"C{i}", ha="center", va="bottom")
+        axes.plot([left, left + 2.84], [height, height], color=PALETTE[i], clip_on=False)
+        axes.text(left + 1.42, height, f"$S_{i + 1}$", color=PALETTE[i], ha="center", va="bottom")
     axes.set_ylim(d - 0.5, -1.8)
     panels = bottom.subplots(1, 5)
     states = []
@@ -90,10 +107,10 @@ def one_step() -> Figure:
     def loss(w: Tensor) -> Tensor:
         return 0.5 * (w[..., None] * x - y).square().sum(-1)
 
-    loss_axes.plot(w, loss(w), color="black")
-    fit_axes.scatter(x, y, color="black", zorder=3, label="examples")
+    loss_axes.plot(w, loss(w), color=BLACK)
+    fit_axes.scatter(x, y, color=BLACK, zorder=3, label="examples")
     line = torch.linspace(-1, 1, 2)
-    for eta, color in ((0.25, "C0"), (1 / A, "C1"), (1.7 / A, "C2")):
+    for eta, color in ((0.25, BLUE), (1 / A, ORANGE), (1.7 / A, GREEN)):
         step = torch.tensor(eta * B)
         loss_axes.annotate(
             "",
@@ -125,14 +142,15 @@ def several_steps() -> Figure:
     spectrum_axes, left_axes = figure.subplots(1, 2, width_ratios=(1, 1.6))
     x = drawn(EpisodeSpec(), NUM_EPISODES).x[:, :-1]
     eigenvalues = torch.linalg.eigvalsh(x.mT @ x).flatten()
-    spectrum_axes.hist(eigenvalues.numpy(), bins=60, density=True, color="0.6")
+    spectrum_axes.hist(eigenvalues.numpy(), bins=60, density=True, color=GRAY)
     spectrum_axes.set_xlabel(r"eigenvalue $\lambda$ of $A = \sum_i x_i x_i^T$")
     spectrum_axes.set_yticks([])
     grid = torch.linspace(0, 4, 200)
     for steps, name in enumerate(("linear", "linear_two_steps", "linear_four_steps")):
         left = 1 - explained(model_of(f"gd_ssm.{name}"), grid)
-        left_axes.plot(grid, left, label=("one step", "two steps", "four steps")[steps])
-    left_axes.axhline(0, color="0.8", linewidth=1, zorder=0)
+        label = ("one step", "two steps", "four steps")[steps]
+        left_axes.plot(grid, left, label=label, color=(BLACK, BLUE, VERMILION)[steps])
+    left_axes.axhline(0, color=FAINT, linewidth=1, zorder=0)
     left_axes.set_xlabel(r"eigenvalue $\lambda$ of $A$")
     left_axes.set_ylabel("part of the target that is left")
     left_axes.set_ylim(-1.1, 1.1)
@@ -150,10 +168,11 @@ def decay() -> Figure:
     age = torch.arange(spec.num_context)
     Lambda_bar = model.identifiable_weights().named()["Lambda_bar"].detach()
     for factor in Lambda_bar.flatten():
-        count_axes.plot(age, factor**age, color="C0", linewidth=0.5, alpha=0.5)
+        count_axes.plot(age, factor**age, linewidth=0.5, alpha=0.5, **style_of("gd_ssm"))
     rho = spec.function.rho
-    count_axes.plot(age, rho**age, color="black", linestyle="--", label=r"drift, $\rho^k$")
-    count_axes.plot([], [], color="C0", label=r"trained, $\bar\Lambda^k$ of each entry")
+    count_axes.plot(age, rho**age, color=VERMILION, linestyle=DASHED, label=r"drift, $\rho^k$")
+    label = r"trained, $\bar\Lambda^k$ of each entry"
+    count_axes.plot([], [], label=label, **style_of("gd_ssm"))
     count_axes.set_xlabel("age $k$ of an example")
     count_axes.set_ylabel("what it counts")
     count_axes.legend(frameon=False, fontsize=8)
@@ -186,16 +205,16 @@ def features() -> Figure:
     on_x = zoo.create_solver("least_squares", d_x=1, d_y=1)
     figure = Figure(figsize=(9.0, 2.8), layout="constrained")
     for i, axes in enumerate(figure.subplots(1, 3, sharey=True)):
-        for predictor, label in (
-            (on_x, "least squares on $x$"),
-            (model, "four steps on features"),
+        for predictor, label, name in (
+            (on_x, "least squares on $x$", "least_squares"),
+            (model, "four steps on features", "gd_ssm_features"),
         ):
             context = x[i : i + 1, :-1], y[i : i + 1, :-1]
             state = predictor.observe(predictor.init_state(1), *context)
             with torch.no_grad():
                 prediction = predictor.predict(state, grid[:1])
-            axes.plot(grid[0, :, 0], prediction[0, :, 0], label=label)
-        axes.scatter(x[i, :-1, 0], y[i, :-1, 0], color="black", s=12, zorder=3)
+            axes.plot(grid[0, :, 0], prediction[0, :, 0], label=label, **style_of(name))
+        axes.scatter(x[i, :-1, 0], y[i, :-1, 0], color=BLACK, s=12, zorder=3)
         axes.set_xlabel("$x$")
         bare(axes)
     axes.legend(frameon=False, fontsize=8)
@@ -225,8 +244,8 @@ def longer_context() -> Figure:
     )
     closed = [expected_half_mse(episodes, optimal_step_size(PAPER)) for episodes in of_length]
     label = "one step with the size for ten, closed form"
-    axes.plot(range(1, 41), closed, color="black", linestyle=":", label=label)
-    axes.axvline(10, color="0.8", linewidth=1, zorder=0)
+    axes.plot(range(1, 41), closed, label=label, **style_of("closed_form"))
+    axes.axvline(10, color=FAINT, linewidth=1, zorder=0)
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, fontsize=8)
     bare(axes)
@@ -272,26 +291,21 @@ def explained(model: GDSSM, eigenvalues: Tensor) -> Tensor:
 def curves(axes: Axes, spec: EpisodeSpec, predictors: Mapping[str, Predictor]) -> None:
     """Draws 0.5*MSE over the number of examples."""
     episodes = drawn(spec, NUM_EPISODES)
+    styles = styles_of(predictors)
     for label, predictor in predictors.items():
         error = half_squared_error(predictor(episodes.x, episodes.y), episodes.target).mean(0)
-        axes.plot(range(len(error)), error, label=label)
-    axes.set_xlabel("examples in the context")
-    axes.set_ylabel("0.5*MSE")
+        axes.plot(range(len(error)), error, label=label, **styles[label])
+    label_examples(axes)
+    label_loss(axes)
     axes.legend(frameon=False, fontsize=8)
 
 
 def heat_map(axes: Axes, values: Tensor, limit: float) -> None:
     """Draws a matrix in colours from -limit to limit."""
-    axes.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.imshow(values.numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-
-
-def bare(*all_axes: Axes) -> None:
-    """Takes the upper and the right line of the frames away."""
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
 
 
 MAKERS: tuple[Callable[[], Figure], ...] = (

@@ -1,12 +1,13 @@
 """Lines with bands over seeds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies.claims import over_seeds
+from zoo.metrics.drawing import BLACK, BLUE, Style, bare, draw_curve
+from zoo.metrics.errors import Summary
 
 FEWEST_FOR_BAND = 5
 
@@ -15,8 +16,7 @@ def new_figure(num_axes: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with a row of axes, open above and to the right."""
     figure = Figure(figsize=(4.6 * num_axes, 3.4), layout="constrained")
     axes = list(figure.subplots(1, num_axes, squeeze=False)[0])
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
+    bare(*axes)
     return figure, axes
 
 
@@ -30,7 +30,7 @@ def band(
     places: Sequence[float],
     values: Sequence[Sequence[float]],
     label: str,
-    **style: Any,
+    style: Style,
 ) -> None:
     """The mean over seeds and its 95 % band; `values` holds a sequence for each seed.
 
@@ -38,19 +38,12 @@ def band(
     one instead.
     """
     means = [over_seeds(column) for column in zip(*values, strict=True)]
-    (line,) = ax.plot(places, [m.value for m in means], label=label, **style)
-    if len(values) < FEWEST_FOR_BAND:
-        for of_seed in values:
-            ax.plot(places, of_seed, color=line.get_color(), linewidth=0.6, alpha=0.5)
+    if len(values) >= FEWEST_FOR_BAND:
+        draw_curve(ax, places, [Summary(m.value, m.ci95 or 0) for m in means], label, style)
         return
-    ax.fill_between(
-        places,
-        [m.value - (m.ci95 or 0) for m in means],
-        [m.value + (m.ci95 or 0) for m in means],
-        color=line.get_color(),
-        alpha=0.25,
-        linewidth=0,
-    )
+    ax.plot(places, [m.value for m in means], label=label, **style)
+    for of_seed in values:
+        ax.plot(places, of_seed, color=style["color"], linewidth=0.6, alpha=0.5)
 
 
 def bars(ax: Axes, rows: Mapping[str, Sequence[float]]) -> None:
@@ -58,8 +51,8 @@ def bars(ax: Axes, rows: Mapping[str, Sequence[float]]) -> None:
     for place, values in enumerate(rows.values()):
         mean = over_seeds(values)
         ci95 = (mean.ci95 or 0) if len(values) >= FEWEST_FOR_BAND else 0
-        ax.errorbar(mean.value, place, xerr=ci95, fmt="o", color="black", capsize=3)
-        ax.scatter(values, [place] * len(values), s=9, color="tab:blue", zorder=3)
+        ax.errorbar(mean.value, place, xerr=ci95, fmt="o", color=BLACK, capsize=3)
+        ax.scatter(values, [place] * len(values), s=9, color=BLUE, zorder=3)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.invert_yaxis()
 

@@ -35,6 +35,7 @@ from zoo.evaluation.measure import Evaluation, evaluate
 from zoo.evaluation.report import create_report
 from zoo.evaluation.results import tables_of, write_results
 from zoo.evaluation.sweeps import Row
+from zoo.metrics.drawing import bounds
 from zoo.models.gd_ssm import construct_gradient_descent_
 from zoo.predictor import Predictor
 from zoo.references import TUNE_EPISODES, create_reference
@@ -614,4 +615,4 @@ def test_heavy_positions_of_a_model_and_its_heavy_mean_have_the_range_of_ten_set
     of_reference = report.curves["gradient_descent"][1]
     assert of_reference is not None
     assert of_reference.ci95 is None
-    assert all(map(math.isnan, of_reference.bounds)), "it is not drawn as if it were certain"
+    assert all(map(math.isnan, bounds(of_reference))), "it is not drawn as if it were certain"

@@ -8,6 +8,8 @@ from studies.paper.one_step import BASE
 from studies.paper.sources import V2
 from studies.plan import Effort, Training
 from zoo.hub.directory import read_card
+from zoo.metrics.drawing import style_of
+from zoo.metrics.text import loss_label
 
 # Tokens, rates and positions are those of `configs/recipe`, with widths for 50,000 to
 # 75,000 parameters. S5 gets a state with room for the hundred numbers of sum_i y_i x_i^T.
@@ -101,6 +103,6 @@ def other_architectures(runs: Runs, effort: Effort) -> Found:
     figure, (ax,) = new_figure()
     figure.set_size_inches(6.4, 0.34 * len(rows) + 1.0)
     bars(ax, rows)
-    ax.axvline(1.0, color="tab:orange")
-    ax.set_xlabel("0.5*MSE at the query / that of one gradient step")
+    ax.axvline(1.0, **style_of("gradient_descent"))
+    ax.set_xlabel(f"{loss_label('half_mse', at_query=True)} / that of one gradient step")
     return Found({"other_architectures": (figure, CAPTION)}, claims)

@@ -16,6 +16,7 @@ from studies.plan import Effort, Training
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.evaluation.episodes import evaluation_episodes
+from zoo.metrics.drawing import label_loss, marked, style_of
 from zoo.models.gd_ssm import GDSSM
 from zoo.references import best_schedule, create_reference
 from zoo.solvers.moment import GradientDescent
@@ -102,17 +103,19 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
         )
     figure, (ax,) = new_figure()
     values = [of_each(f, "model", "test/half_mse_query", "value") for f in by_steps.values()]
-    band(ax, list(by_steps), per_seed(values), "GD-SSM, trained", color="black", marker="o")
+    band(ax, list(by_steps), per_seed(values), "GD-SSM, trained", marked(style_of("gd_ssm")))
     shared = [
         of_each(f, "references", f"gradient_descent_{k}" if k > 1 else "gradient_descent")[0]
         for k, f in by_steps.items()
     ]
     losses = [found["test/half_mse_query"]["value"] for found in shared]
-    ax.plot(list(by_steps), losses, "s--", color="tab:orange", markersize=4, label="shared step")
-    ax.plot(several, best, "d:", color="tab:green", markersize=4, label="best schedule")
+    ax.plot(
+        list(by_steps), losses, label="shared step", **marked(style_of("gradient_descent"), "s")
+    )
+    ax.plot(several, best, label="best schedule", **marked(style_of("best_schedule"), "D"))
     ax.set_xticks(list(by_steps))
     ax.set_xlabel("steps k")
-    ax.set_ylabel("0.5*MSE at the query")
+    label_loss(ax, at_query=True)
     legend(ax)
     k = several[0]
     model = model_of(by_steps[k][0])

@@ -17,6 +17,8 @@ from studies.paper.sources import CODE, V3
 from studies.plan import Effort, Training
 from zoo.evaluation.episodes import evaluation_episodes
 from zoo.layers.tokens import widen
+from zoo.metrics.drawing import BLACK, GRAY, style_of
+from zoo.metrics.text import loss_label
 from zoo.models.gd_ssm import GDSSMEmbedded, GDSSMFeatures
 from zoo.predictor import Predictor
 from zoo.references import create_reference
@@ -163,7 +165,7 @@ def sine_waves(runs: Runs, effort: Effort) -> Found:
     bars(left, rows)
     left.set_yticks(range(len(rows)), list(labels.values()), fontsize=7)
     left.set_xscale("log")
-    left.set_xlabel("0.5*MSE at the query")
+    left.set_xlabel(loss_label("half_mse", at_query=True))
     _draw_episode(right, spec, shown[FOUR_STEPS], shown[EMBEDDED][0])
     caption = (
         "Sine waves of random amplitude and phase from ten examples: test loss (a dot for each "
@@ -185,16 +187,16 @@ def _draw_episode(
     context_x, context_y = episode.x[:, :n], episode.y[:, :n]
     order = episode.x[0, n:, 0].argsort()
     queries = episode.x[0, n:][order]
-    ax.plot(queries[:, 0], episode.target[0, n:, 0][order], color="tab:green", label="function")
-    for predictor, label, style in (
-        (model, "GD-SSM, four steps", "k--"),
-        (solver, "gradient descent on its features", "--"),
-        (embedded, "GD-SSM, embedded", ":"),
+    ax.plot(queries[:, 0], episode.target[0, n:, 0][order], color=GRAY, label="function")
+    for predictor, label, name in (
+        (model, "GD-SSM, four steps", "gd_ssm_features"),
+        (solver, "gradient descent on its features", "gradient_descent"),
+        (embedded, "GD-SSM, embedded", "gd_ssm_embedded"),
     ):
         many_x = torch.cat([context_x.expand(num_places, -1, -1), queries[:, None]], dim=1)
         many_y = torch.cat([context_y, context_y.new_zeros(1, 1, spec.d_y)], dim=1)
         values = predict_queries(predictor, many_x, many_y.expand(num_places, -1, -1))[:, 0]
-        ax.plot(queries[:, 0], values, style, label=label)
-    ax.plot(context_x[0, :, 0], context_y[0, :, 0], "o", color="black", markersize=4)
+        ax.plot(queries[:, 0], values, label=label, **style_of(name))
+    ax.plot(context_x[0, :, 0], context_y[0, :, 0], "o", color=BLACK, markersize=4)
     ax.set_xlabel("x")
     ax.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))

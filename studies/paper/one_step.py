@@ -22,6 +22,7 @@ from zoo.analysis.construction import interpolated, weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.evaluation.episodes import evaluation_episodes
 from zoo.metrics.alignment import alignment, query_response
+from zoo.metrics.drawing import BLUE, PURPLE, VERMILION, label_loss, marked, style_of
 from zoo.models.gd_ssm import GDSSM
 from zoo.references import create_reference, linear_moments
 from zoo.solvers.moment import GradientDescent
@@ -50,18 +51,19 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
     figure, (left, middle, right) = new_figure(3)
     steps, losses = histories(base, "val/half_mse_query")
     _, ratios = histories(base, "val/ratio_to_gradient_descent")
-    band(left, steps, losses, "GD-SSM, trained", color="black")
+    band(left, steps, losses, "GD-SSM, trained", style_of("gd_ssm"))
     reference = losses[0][-1] / ratios[0][-1]
-    left.axhline(reference, color="tab:orange", label="one gradient step, same episodes")
+    label = "one gradient step, same episodes"
+    left.axhline(reference, label=label, **style_of("gradient_descent"))
     closed_form = optimal_half_mse(moments)
-    left.axhline(closed_form, color="tab:green", linestyle=":", label="closed form")
-    left.set_ylabel("0.5*MSE at the query")
-    for name, color in (("prediction_difference", "tab:blue"), ("model_difference", "tab:red")):
+    left.axhline(closed_form, label="closed form", **style_of("closed_form"))
+    label_loss(left, at_query=True)
+    for name, color in (("prediction_difference", BLUE), ("model_difference", VERMILION)):
         steps, values = histories(base, f"alignment/{name}")
-        band(middle, steps, values, name.replace("_", " "), color=color)
+        band(middle, steps, values, name.replace("_", " "), {"color": color})
     middle.set_ylabel("distance from one gradient step")
     steps, values = histories(base, "alignment/cosine")
-    band(right, steps, values, "cosine of sensitivities", color="tab:purple")
+    band(right, steps, values, "cosine of sensitivities", {"color": PURPLE})
     right.set_ylabel("cosine with one gradient step")
     for ax in (left, middle, right):
         ax.set_xlabel("optimizer steps")
@@ -204,13 +206,13 @@ def other_scales(runs: Runs, effort: Effort) -> Found:
                     **bounds,
                 )
             )
-        band(ax, places, per_seed(found.trained), "GD-SSM, trained", color="black")
-        ax.plot(places, found.exact, "o", color="tab:orange", markersize=4, label="one step")
-        ax.plot(places, found.expected, ":", color="tab:green", label="closed form")
-        ax.plot(places, found.zero, "--", color="tab:gray", label="zero")
+        band(ax, places, per_seed(found.trained), "GD-SSM, trained", style_of("gd_ssm"))
+        ax.plot(places, found.exact, label="one step", **marked(style_of("gradient_descent")))
+        ax.plot(places, found.expected, label="closed form", **style_of("closed_form"))
+        ax.plot(places, found.zero, label="zero", **style_of("zero"))
         ax.set_yscale("log")
         ax.set_xlabel(f"scale of {what}, training at 1")
-        ax.set_ylabel("0.5*MSE at the query")
+        label_loss(ax, at_query=True)
         legend(ax)
     caption = (
         "Test loss at scales of inputs and functions that training did not show; the gradient "
@@ -254,20 +256,20 @@ def dimensions(runs: Runs, effort: Effort) -> Found:
     places = list(by_dimension)
     loss = "test/half_mse_query"
     values = [of_each(found, "model", loss, "value") for found in by_dimension.values()]
-    band(left, places, per_seed(values), "GD-SSM, trained", color="black")
+    band(left, places, per_seed(values), "GD-SSM, trained", style_of("gd_ssm"))
     exact = [
         of_each(found[:1], "references", "gradient_descent", loss, "value")[0]
         for found in by_dimension.values()
     ]
-    left.plot(places, exact, "o", color="tab:orange", markersize=4, label="one gradient step")
+    left.plot(places, exact, label="one gradient step", **marked(style_of("gradient_descent")))
     expected = [
         metrics_of(found[0])["closed_form/half_mse_query"] for found in by_dimension.values()
     ]
-    left.plot(places, expected, ":", color="tab:green", label="closed form")
-    left.set_ylabel("0.5*MSE at the query")
+    left.plot(places, expected, label="closed form", **style_of("closed_form"))
+    label_loss(left, at_query=True)
     ratios = [[v / e for v in of_seeds] for of_seeds, e in zip(values, exact, strict=True)]
-    band(right, places, per_seed(ratios), "trained / one gradient step", marker="o")
-    right.axhline(1.0, color="tab:orange")
+    band(right, places, per_seed(ratios), "trained / one gradient step", marked(style_of("gd_ssm")))
+    right.axhline(1.0, **style_of("gradient_descent"))
     for ax in (left, right):
         ax.set_xlabel("d = N")
         legend(ax)

@@ -16,6 +16,8 @@ from studies.paper.sources import V3
 from studies.paper.swept import swept
 from studies.plan import Effort, Training
 from zoo.evaluation.episodes import evaluation_episodes
+from zoo.metrics.drawing import BLACK, BLUE, label_examples, label_loss, marked, style_of
+from zoo.metrics.text import loss_label
 from zoo.references import best_schedule, create_reference, linear_moments
 from zoo.solvers.moment import GradientDescent
 from zoo.solvers.theory import optimal_forgetting, optimal_half_mse
@@ -64,19 +66,19 @@ def step_sizes(runs: Runs, effort: Effort) -> Found:
     figure, (ax,) = new_figure()
     ranks = list(range(1, k + 1))
     claims = []
-    for letter, read, color, num_sizes in (("C", "B", "black", k), ("E", "A", "tab:blue", k - 1)):
+    for letter, read, color, num_sizes in (("C", "B", BLACK, k), ("E", "A", BLUE, k - 1)):
         ranks_read = list(range(1, num_sizes + 1))
         learned = [
             [weights[f"step_size_{letter}_{rank}"] for rank in ranks_read]
             for weights in of_each(found, "weights")
         ]
         label = f"learned, where {read} is read"
-        band(ax, ranks_read, learned, label, color=color, marker="o")
+        band(ax, ranks_read, learned, label, marked({"color": color}))
         for rank, sizes in zip(ranks_read, zip(*learned, strict=True), strict=True):
             quantity = f"step size of rank {rank} of {num_sizes}, {label.removeprefix('learned, ')}"
             claims.append(Claim(quantity, over_seeds(sizes)))
-    ax.plot(ranks, best, "d:", color="tab:green", label="best schedule")
-    ax.axhline(shared.step_size, color="tab:orange", linestyle="--", label="best shared")
+    ax.plot(ranks, best, label="best schedule", **marked(style_of("best_schedule"), "D"))
+    ax.axhline(shared.step_size, label="best shared", **style_of("gradient_descent"))
     ax.set_xticks(ranks)
     ax.set_xlabel(f"rank of the step, k = {k}")
     ax.set_ylabel("step size")
@@ -122,7 +124,7 @@ def forgetting(runs: Runs, effort: Effort) -> Found:
             )
         )
         bars(ax, rows)
-        ax.set_xlabel("0.5*MSE at the query")
+        ax.set_xlabel(loss_label("half_mse", at_query=True))
         ax.set_title(f"drift rho = {rho:g}", fontsize=9)
     caption = (
         "Weights that drift from one example to the next; d = 5, N = 20. Weighted gradient descent "
@@ -158,13 +160,14 @@ def longer_contexts(runs: Runs, effort: Effort) -> Found:
         )
     ]
     figure, (ax,) = new_figure()
-    band(ax, LENGTHS, per_seed(found.trained), "GD-SSM, trained", color="black")
-    ax.plot(LENGTHS, found.exact, "o", color="tab:orange", markersize=4, label="one gradient step")
-    ax.plot(LENGTHS, found.expected, ":", color="tab:green", label="its closed form")
-    ax.plot(LENGTHS, fitted, "--", color="tab:blue", label="one step of the best size for N")
+    band(ax, LENGTHS, per_seed(found.trained), "GD-SSM, trained", style_of("gd_ssm"))
+    step = style_of("gradient_descent")
+    ax.plot(LENGTHS, found.exact, label="one gradient step", **marked(step))
+    ax.plot(LENGTHS, found.expected, label="its closed form", **style_of("closed_form"))
+    ax.plot(LENGTHS, fitted, label="one step of the best size for N", **marked(step, "s"))
     ax.set_yscale("log")
     ax.set_xlabel("examples N, training at 10")
-    ax.set_ylabel("0.5*MSE at the query")
+    label_loss(ax, at_query=True)
     legend(ax)
     caption = "Test loss with fewer and more examples than in training."
     return Found({"longer_contexts": (figure, caption)}, claims)
@@ -202,10 +205,11 @@ def classes(runs: Runs, effort: Effort) -> Found:
     exact = metrics_of(found[0])["curves"]["gradient_descent"]
     figure, (ax,) = new_figure()
     places = list(range(len(curves[0])))
-    ax.plot(places, [p["value"] for p in exact], color="tab:orange", label="one gradient step")
-    band(ax, places, curves, "GD-SSM, trained", color="black", linestyle="--")
-    ax.set_xlabel("examples in the context")
-    ax.set_ylabel("cross entropy")
+    values = [point["value"] for point in exact]
+    ax.plot(places, values, label="one gradient step", **style_of("gradient_descent"))
+    band(ax, places, curves, "GD-SSM, trained", style_of("gd_ssm"))
+    label_examples(ax)
+    label_loss(ax, "cross_entropy")
     legend(ax)
     caption = "Ten dimensions, four classes; mean and 95 % band over seeds."
     return Found({"classes": (figure, caption)}, claims)

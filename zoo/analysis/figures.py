@@ -2,57 +2,51 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from zoo.metrics.drawing import (
+    DIVERGING,
+    bare,
+    bounds,
+    draw_curve,
+    label_examples,
+    label_loss,
+    styles_of,
+)
 from zoo.metrics.errors import Summary
-
-# What a loss is called where it is read.
-LOSS_LABELS = {"half_mse": "0.5*MSE", "cross_entropy": "cross entropy"}
 
 # Pairs of weights side by side; more would not fit on a screen.
 WEIGHTS_IN_A_ROW = 8
 
 
-def learning_curve_figure(curves: Mapping[str, Sequence[Summary | None]], loss: str) -> Figure:
+def learning_curve_figure(
+    curves: Mapping[str, Sequence[Summary | None]], loss: str, architecture: str = "model"
+) -> Figure:
     """A loss against the number of examples, with 95 % bands, or the range of a heavy tail.
 
-    A point with a heavy tail whose range was not measured has no band.
+    A point with a heavy tail whose range was not measured is hollow, without a band.
 
     Args:
-        curves: For each predictor its loss after 0, 1, ... examples, None where there is no number;
-            `"model"` stands out.
+        curves: For each predictor its loss after 0, 1, ... examples, None where there is no number.
         loss: Its name.
+        architecture: Of the curve that is called `"model"`.
     """
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
     axes = figure.subplots()
+    of_label = {name: architecture if name == "model" else name for name in curves}
+    styles = styles_of(of_label.values())
     for name, curve in curves.items():
-        found = [(place, point) for place, point in enumerate(curve) if point is not None]
-        num_examples = [place for place, _ in found]
-        values = [point.value for _, point in found]
-        # A model may lie exactly on an algorithm: it goes on top, and lets through what is below.
-        style: dict[str, Any] = (
-            {"color": "black", "linestyle": "--", "zorder": 3} if name == "model" else {}
-        )
-        (line,) = axes.plot(num_examples, values, marker="o", markersize=3, label=name, **style)
-        axes.fill_between(
-            num_examples,
-            [point.bounds[0] for _, point in found],
-            [point.bounds[1] for _, point in found],
-            color=line.get_color(),
-            alpha=0.2,
-            linewidth=0,
-        )
-    axes.set_xlabel("examples in the context")
-    axes.set_ylabel(LOSS_LABELS.get(loss, loss))
+        draw_curve(axes, range(len(curve)), curve, name, styles[of_label[name]])
+    label_examples(axes)
+    label_loss(axes, loss)
     # An algorithm that diverges must not flatten the others.
     starts = [next((p for p in c if p is not None), None) for c in curves.values()]
     highest = max((point.value for point in starts if point), default=1.0)
     axes.set_ylim(0, 1.5 * highest)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes)
     return figure
 
 
@@ -77,27 +71,27 @@ def sweep_figure(
     except ValueError:
         places = dict(zip(settings, map(float, range(len(settings))), strict=True))
         axes.set_xticks(list(places.values()), settings)
+    styles = styles_of(table)
     for name, found in table.items():
         points = [(places[setting], at) for setting, at in found.items() if at is not None]
         axes.errorbar(
             [place for place, _ in points],
             [at.value for _, at in points],
             [
-                [at.value - at.bounds[0] for _, at in points],
-                [at.bounds[1] - at.value for _, at in points],
+                [at.value - bounds(at)[0] for _, at in points],
+                [bounds(at)[1] - at.value for _, at in points],
             ],
-            marker="o",
-            markersize=3,
             capsize=2,
             label=name,
+            **styles[name],
         )
     values = [at.value for found in table.values() for at in found.values() if at is not None]
     if values and min(values) > 0 and loss != "accuracy":
         axes.set_yscale("log")
     axes.set_xlabel(axis)
-    axes.set_ylabel(f"{LOSS_LABELS.get(loss, loss)} at the query")
+    label_loss(axes, loss, at_query=True)
     figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes)
     return figure
 
 
@@ -120,7 +114,7 @@ def weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         for panel, kind, w in zip(above_and_below, ("trained", "constructed"), pair, strict=True):
             image = panel.imshow(
                 w.reshape(-1, w.shape[-1]).float().cpu().numpy(),
-                cmap="RdBu_r",
+                cmap=DIVERGING,
                 vmin=-limit,
                 vmax=limit,
             )

@@ -32,8 +32,8 @@ from zoo.hub.find import (
     locate,
 )
 from zoo.hub.index import IndexEntry, read_index
-from zoo.hub.pages import METRIC_LABELS, REFERENCE, Comparison, comparisons, number, tail
-from zoo.metrics.text import in_cell, number_text, plain
+from zoo.hub.pages import REFERENCE, Comparison, comparisons, number, tail
+from zoo.metrics.text import in_cell, loss_label, number_text, plain
 from zoo.terminal import StoppedBySignal, raise_on_signals
 
 app = typer.Typer(
@@ -129,7 +129,7 @@ def list_command(
             cost(entry),
         )
     console().print(table)
-    metrics = sorted({METRIC_LABELS.get(entry.metric, entry.metric) for _, entry in found})
+    metrics = sorted({loss_label(entry.metric) for _, entry in found})
     measured = ", ".join(metrics) or "-"
     console().print(f"{len(found)} checkpoints; error: {measured} at the query")
 
@@ -227,7 +227,7 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
         print_json([comparison_data(comparison) for comparison in found])
         return
     for comparison in found:
-        label = METRIC_LABELS[comparison.metric]
+        label = loss_label(comparison.metric)
         table = new_table(
             "predictor", "params", "state", "error", f"/ {REFERENCE}", "episodes\ntime"
         )

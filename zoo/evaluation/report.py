@@ -11,12 +11,11 @@ from torch import Tensor
 
 from datamodules.episodes import Episodes
 from zoo.analysis.construction import weights_summary
-from zoo.analysis.figures import LOSS_LABELS
 from zoo.evaluation.compare import Comparison, EpisodeSets
 from zoo.metrics.alignment import Agreement, agreement, mean_agreement, query_response
 from zoo.metrics.classification import expected_calibration_error
 from zoo.metrics.errors import Summary
-from zoo.metrics.text import in_cell, number_text, optional, plain, share_text
+from zoo.metrics.text import in_cell, loss_label, number_text, optional, plain, share_text
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
@@ -215,7 +214,7 @@ def report_tables(report: Report) -> list[Table]:
     losses = Table(title=f"loss at the query, {report.num_episodes:,} test episodes")
     losses.add_column("predictor")
     for loss in report.at_query:
-        losses.add_column(LOSS_LABELS.get(loss, loss), justify="right")
+        losses.add_column(loss_label(loss), justify="right")
     for heading in ("median", "worst 0.1 %", "model / predictor"):
         losses.add_column(heading, justify="right")
     predictors = dict.fromkeys(name for found in report.at_query.values() for name in found)

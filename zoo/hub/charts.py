@@ -2,19 +2,16 @@
 
 import hashlib
 import io
-import itertools
 import json
 import re
-from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from zoo.hub.card import Card, CheckpointError, CurvePoint
-from zoo.hub.pages import METRIC_LABELS, Comparison
-from zoo.metrics.errors import bounds
+from zoo.hub.pages import Comparison
+from zoo.metrics.drawing import bare, bounds, draw_curve, label_examples, label_loss, styles_of
 
 MODEL = "model"  # what a card's curves call the checkpoint itself
 # Exact solutions have errors of rounding; the axes end at this fraction of the best model's.
@@ -58,15 +55,14 @@ def _drawn(comparison: Comparison) -> bytes:
     }
     for card in cards.values():
         exact |= {solver: curve for solver, curve in card.curves.items() if solver != MODEL}
-    tab20 = itertools.cycle(matplotlib.color_sequences["tab20"])
-    colors = dict(zip(cards, tab20, strict=False))
-    styles = dict(zip(sorted(exact), itertools.cycle(_gray_styles()), strict=False))
+    styles = styles_of([*sorted(cards), *sorted(exact)])
     if with_curves:
-        first.set_xlabel("examples in the context")
+        label_examples(first)
         for name, card in cards.items():
-            _draw_curve(first, card.curves.get(MODEL, []), label=name, color=colors[name])
+            curve = card.curves.get(MODEL, [])
+            draw_curve(first, range(len(curve)), curve, name, styles[name])
         for solver, curve in exact.items():
-            _draw_curve(first, curve, label=solver, **styles[solver])
+            draw_curve(first, range(len(curve)), curve, solver, styles[solver])
     for axes in (sizes, states):
         for row in comparison.rows:
             label = row.name if axes is first else None  # one panel is enough for the legend
@@ -75,26 +71,22 @@ def _drawn(comparison: Comparison) -> bytes:
                 axes.axhline(error.value, linewidth=1, label=label, **styles[row.name])
             else:
                 size = entry.num_parameters if axes is sizes else entry.state_size
-                color = colors[row.name]
-                low, high = _bounds(error)
+                low, high = bounds(error)
                 bars = [[error.value - low], [high - error.value]]
-                axes.errorbar(
-                    size, error.value, bars, marker="o", capsize=2, color=color, label=label
-                )
+                axes.errorbar(size, error.value, bars, capsize=2, label=label, **styles[row.name])
         axes.set_xscale("log")
         axes.set_xmargin(0.2)
         axes.xaxis.set_minor_formatter(NullFormatter())
     sizes.set_xlabel("parameters")
     states.set_xlabel("numbers in the state")
-    first.set_ylabel(METRIC_LABELS[comparison.metric])
+    label_loss(first, comparison.metric)
     first.set_yscale("log")
     starts = [c[0].value for c in exact.values() if c and c[0] is not None]
     if not with_curves:
         starts = [row.error.value for row in comparison.rows]
     highest = max([*starts, *(row.error.value for row in learned)])
     first.set_ylim(BELOW_BEST * min(row.error.value for row in learned), 2 * highest)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
+    bare(*figure.axes)
     # Names come from cards: a dollar sign in one is no formula.
     figure.suptitle(comparison.episodes, parse_math=False)
     legend = figure.legend(
@@ -109,29 +101,6 @@ def _drawn(comparison: Comparison) -> bytes:
     return content.getvalue()
 
 
-def _draw_curve(axes: Axes, curve: list[CurvePoint | None], **style: Any) -> None:
-    found = [(place, point) for place, point in enumerate(curve) if point is not None]
-    places = [place for place, _ in found]
-    (line,) = axes.plot(places, [point.value for _, point in found], **style)
-    axes.fill_between(
-        places,
-        [_bounds(point)[0] for _, point in found],
-        [_bounds(point)[1] for _, point in found],
-        color=line.get_color(),
-        alpha=0.2,
-        linewidth=0,
-    )
-
-
-def _bounds(point: CurvePoint) -> tuple[float, float]:
-    return bounds(point.value, point.ci95, point.tail_share, point.lowest, point.highest)
-
-
-def _gray_styles() -> list[dict[str, Any]]:
-    lines = itertools.product(("0.35", "0.6", "0.1"), ("--", ":", "-."))
-    return [{"color": gray, "linestyle": dash} for gray, dash in lines]
-
-
 def _cards(comparison: Comparison) -> dict[str, Card]:
     return {card.name: card for card in comparison.cards}
 
@@ -142,6 +111,6 @@ def _digest(comparison: Comparison) -> str:
         name: [card.model_dump(mode="json")["curves"], card.num_parameters, card.state_size]
         for name, card in _cards(comparison).items()
     }
-    rows = [(row.name, row.error.value, *_bounds(row.error)) for row in comparison.rows]
+    rows = [(row.name, row.error.value, *bounds(row.error)) for row in comparison.rows]
     data = json.dumps([comparison.episodes, comparison.metric, shown, rows], sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()

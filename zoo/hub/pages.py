@@ -8,15 +8,10 @@ from typing import NamedTuple
 from zoo.hub.card import Card, MetricEntry
 from zoo.hub.directory import card_bytes
 from zoo.hub.index import IndexEntry, index_entry
-from zoo.metrics.text import number_text, optional, share_text
+from zoo.metrics.text import loss_label, number_text, optional, share_text
 
 # The algorithm whose loss others' are divided by.
 REFERENCE = "gradient_descent"
-METRIC_LABELS = {
-    "test/half_mse_query": "0.5*MSE",
-    "test/cross_entropy_query": "cross entropy",
-}
-
 
 # Above the tables of numbers.
 TAIL = (
@@ -130,12 +125,12 @@ def _leaderboard_section(comparison: Comparison) -> str:
     lines = [
         f"### {episodes}",
         "",
-        f"{METRIC_LABELS[comparison.metric]} at the query on {comparison.num_episodes} test "
+        f"{loss_label(comparison.metric)} at the query on {comparison.num_episodes} test "
         f"episodes (seed {comparison.eval_seed}).",
         "",
         f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
-        f"| predictor | parameters | state | {METRIC_LABELS[comparison.metric]} | median | "
+        f"| predictor | parameters | state | {loss_label(comparison.metric)} | median | "
         f"worst 0.1 % | / {REFERENCE} | test episodes | training episodes | seconds |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -211,7 +206,7 @@ def card_page(card: Card) -> str:
             "|---|---:|---:|---:|",
             *metrics,
             "",
-            f"{METRIC_LABELS[entry.metric]} at the query of exact algorithms on the same "
+            f"{loss_label(entry.metric)} at the query of exact algorithms on the same "
             f"{entry.error.num_episodes:,} episodes (seed {entry.error.eval_seed}):",
             "",
             "| algorithm | value | median | worst 0.1 % |",

@@ -60,30 +60,6 @@ class Summary(NamedTuple):
     lowest: float | None = None
     highest: float | None = None
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Between what the mean may lie, for bands and bars in figures, as `bounds` has it."""
-        return bounds(self.value, self.ci95, self.tail_share, self.lowest, self.highest)
-
-
-def bounds(
-    value: float,
-    ci95: float | None,
-    tail_share: float | None,
-    lowest: float | None,
-    highest: float | None,
-) -> tuple[float, float]:
-    """Between what a mean may lie, from what `Summary` says of it.
-
-    That is its interval or, where its tail is heavy, the range of further sets. It is NaN where
-    the tail is heavy and there are none, and the value alone where its errors are rounding.
-    """
-    if lowest is not None and highest is not None:
-        return min(value, lowest), max(value, highest)
-    if ci95 is not None:
-        return value - ci95, value + ci95
-    return (value, value) if tail_share is None else (math.nan, math.nan)
-
 
 def half_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """1/2 (prediction - target)^2, averaged over the output coordinates, the last dimension."""

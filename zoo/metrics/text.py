@@ -1,10 +1,13 @@
-"""Measured numbers as text: digits to the first two of what is not known."""
+"""Measured numbers as text, digits to the first two of what is not known, and their names."""
 
 import math
 from typing import Protocol
 
 # Beyond these powers of ten, numbers are written with an exponent.
 LOWEST_POWER, HIGHEST_POWER = -4, 6
+
+
+LOSS_LABELS = {"half_mse": "0.5*MSE", "cross_entropy": "cross entropy"}
 
 
 class Number(Protocol):
@@ -22,6 +25,12 @@ class Number(Protocol):
     def lowest(self) -> float | None: ...
     @property
     def highest(self) -> float | None: ...
+
+
+def loss_label(loss: str, at_query: bool = False) -> str:
+    """What a loss is called where it is read, by its name or that of its metric at the query."""
+    name = loss.removeprefix("test/").removesuffix("_query")
+    return LOSS_LABELS.get(name, loss) + (" at the query" if at_query else "")
 
 
 def number_text(number: Number, *, signed: bool = False) -> str:

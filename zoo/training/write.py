@@ -50,7 +50,9 @@ def write(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
 def write_figures(run: Run, seed: int, outcome: Outcome) -> None:
     """The figures of the end of a run, as files and in TensorBoard."""
     report, model, reference = outcome.report, outcome.model, run.references["gradient_descent"]
-    figures = {"learning_curve": learning_curve_figure(report.curves, report.loss)}
+    figures = {
+        "learning_curve": learning_curve_figure(report.curves, report.loss, run.settings.model.name)
+    }
     if isinstance(model, GDSSM) and isinstance(reference, GradientDescent):
         weights = weights_beside_construction(model, reference.step_size)
         figures["weights"] = weights_figure(weights)

@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from zoo.hub.card import Card
 from zoo.hub.pages import card_page
+from zoo.metrics.text import loss_label
 from zoo.training.base import EpisodeModule, NonFiniteError
 from zoo.training.logger import TensorBoard
 from zoo.training.private import add_summary
@@ -55,13 +56,13 @@ HYPERPARAMETERS = {
 # begins with the hyperparameters that are said to differ.
 SHOWN_FIRST = ("architecture", "num_layers", "num_parameters", "num_steps", "seed")
 METRICS = {
-    "test/half_mse_query": "test 0.5*MSE",
+    "test/half_mse_query": f"test {loss_label('half_mse')}",
     "test/ratio_to_gradient_descent": "model / gradient descent",
     "test/alignment/cosine": "cosine with gradient descent",
     "train/episodes": "episodes",
     "train/wall_time_s": "seconds",
     "train/steps": "steps",
-    "test/cross_entropy_query": "test cross entropy",
+    "test/cross_entropy_query": f"test {loss_label('cross_entropy')}",
     "test/accuracy_query": "test accuracy",
 }
 # Chart titles and regular expressions of what they show, the same in every run: TensorBoard adds

@@ -64,7 +64,7 @@ class FigureMonitor(pl.Callback):
                 for column in scored_columns(values, episodes.scored)
             ]
         for writer in writers(trainer):
-            figure = learning_curve_figure(curves, loss)
+            figure = learning_curve_figure(curves, loss, pl_module.spec.name)
             writer.add_figure("val/learning_curve", figure, trainer.global_step)
             if isinstance(pl_module.model, GDSSM) and isinstance(
                 pl_module.reference, GradientDescent
