@@ -45,7 +45,7 @@ print(min(200_000, int(float(sys.argv[2]) * 0.5 / (found[0] / 1e3))) if found el
 PYTHON
 }
 
-stage environment 60 environment
+case " $STAGES " in *" environment "*) environment 2>&1 | tee "$OUT/environment.log" ;; esac
 stage tests "${TESTS_S:-150}" "$PYTHON" -m pytest -m gpu -q -rA -p no:cacheprovider tests/test_gpu.py
 stage steps "${STEPS_S:-110}" "$PYTHON" -m benchmarks.gpu_steps --device $device --steps $timed --out "$OUT"
 seconds=${TRAINING_S:-200}

@@ -2,6 +2,9 @@
 
 import json
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from torch import Tensor
 
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
-from tests.test_train import SMALL, run, start, stop_at, weights
+from tests.test_train import ROOT, SMALL, run, start, stop_at, weights
 from tests.zoo.test_recorded import Losses, Spoiled
 from tests.zoo.test_replicas import MODEL, OPTIM, SPEC, small
 from zoo.training.base import EpisodeModule, NonFiniteError, StepKind
@@ -168,6 +171,30 @@ def test_a_graph_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
     run(*settings, "max_steps=2000", f"hydra.run.dir={tmp_path / 'long'}")
     one, two = weights(tmp_path / "parts"), weights(tmp_path / "long")
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_two_processes_on_one_card_learn_the_weights_of_one(tmp_path: Path) -> None:
+    settings = [*ON_GPU, "batch_size=32"]
+    run(*settings, "trainer=gpu", "trainer.step=eager", f"hydra.run.dir={tmp_path / 'one'}")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Two machines of one card each, both of which are this one; NCCL takes one rank a card.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    of_both = ["trainer=ddp", "trainer.num_nodes=2", f"hydra.run.dir={tmp_path / 'two'}"]
+    of_both += ["+trainer.strategy.process_group_backend=gloo"]
+    ranks = [
+        subprocess.Popen(
+            [*torchrun, f"--node-rank={rank}", "train.py", *settings, *of_both],
+            cwd=ROOT,
+        )
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    expected = weights(tmp_path / "one")
+    for name, tensor in weights(tmp_path / "two").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])

@@ -71,4 +71,4 @@ def test_seeds_side_by_side_are_said_with_the_way_they_train(
     shown._console = Console(file=output, width=120)
     module = LitReplicas(ModelSpec.of("gd_ssm", d_x=2, d_y=1), OptimConfig(), [0, 1, 2])
     shown.on_train_start(trainer_at(0), module)
-    assert f"3 seeds {way}; no alignment or figures before the end" in output.getvalue()
+    assert f"3 replicas {way}; no alignment or figures before the end" in output.getvalue()

@@ -88,8 +88,7 @@ class ReplicaAdamW(Optimizer):
     def step(self, alive: Tensor, norms: Tensor) -> Tensor:  # type: ignore[override]
         """A step of the replicas that are `alive` and whose weights stay finite; returns which.
 
-        The others keep their weights. They get a gradient of zero, so that no moment becomes
-        infinite.
+        Of those that are not alive nothing changes, and the steps are not counted where none is.
 
         Args:
             alive: bool (num_replicas,).
@@ -100,9 +99,10 @@ class ReplicaAdamW(Optimizer):
         if self.clip_norm is not None:
             g.mul_((self.clip_norm / (norms + 1e-6)).clamp(max=1)[:, None])
         g.copy_(torch.where(alive, g, 0))
-        self._t += 1
-        m.lerp_(g, 1 - beta1)
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        weight = alive.to(g.dtype)
+        self._t += alive.any()
+        m.lerp_(g, weight * (1 - beta1))
+        v.lerp_(g * g, weight * (1 - beta2))
         rates = self._peaks * self._course
         direction = m / (1 - beta1**self._t) / ((v / (1 - beta2**self._t)).sqrt() + self.eps)
         if self._has_decay:

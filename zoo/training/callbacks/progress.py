@@ -59,8 +59,8 @@ class Progress(ProgressBar):
         if isinstance(pl_module, LitReplicas):
             in_turn = pl_module.takes_turns_on(pl_module.device)
             way = "in turn within every step" if in_turn else "as one batch"
-            seeds = f"{len(pl_module.seeds)} seeds {way}"
-            self._say(f"{seeds}; no alignment or figures before the end")
+            replicas = f"{len(pl_module.replicas)} replicas {way}"
+            self._say(f"{replicas}; no alignment or figures before the end")
         if self._console.is_terminal and not self._console.quiet:
             self._bar = Bar(
                 BarColumn(bar_width=15),
