@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import math
 import signal
@@ -370,6 +371,35 @@ def test_a_search_is_told_of_a_seed_that_diverged(
     trainer = SimpleNamespace(callback_metrics={"val/half_mse_query": torch.tensor(0.5)})
     monkeypatch.setattr(LitReplicas, "trainer", trainer)
     assert module.objective() == expected
+
+
+def test_a_run_of_several_rates_keeps_the_best_and_says_what_the_others_reached(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "rates"
+    metrics, found = run(directory, "seeds=2", "seed=3", "optim.lr=[0.00001,0.01]")
+    assert metrics["best_rate"] == 0.01
+    assert {rate: list(errors) for rate, errors in metrics["rates"].items()} == {
+        "1e-05": ["3", "4"],
+        "0.01": ["3", "4"],
+    }
+    assert {p.name for p in directory.glob("seed_*")} == {"seed_3", "seed_4"}
+    training = read_card(directory / "seed_4" / "checkpoint").training
+    assert (training.optimizer["lr"], training.rates) == (0.01, metrics["rates"])
+    alone = tmp_path / "alone"
+    of_one, _ = run(alone, "seed=4", "optim.lr=0.01")
+    name = "test/half_mse_query"
+    assert metrics["metrics"][name]["values"]["4"] == pytest.approx(
+        of_one["model"][name]["value"], rel=1e-3
+    )
+    boards = {p.parent.relative_to(directory / "tensorboard") for p in directory.rglob("events*")}
+    rates = {Path(f"lr_{lr}/seed_{seed}") for lr in ("1e-05", "0.01") for seed in (3, 4)}
+    assert boards == rates | {Path(), Path("seed_3"), Path("seed_4")}
+    text = io.StringIO()
+    for table in script.tables_of(found, {}, metrics):
+        Console(file=text, width=100).print(table)
+    assert "0.01 *" in text.getvalue()
+    assert "it is the edge of the list" in text.getvalue()
 
 
 def test_a_stopped_run_of_several_seeds_resumes_to_the_same_bits(

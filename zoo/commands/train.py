@@ -25,7 +25,7 @@ from rich.table import Table
 
 from datamodules import EpisodeSpec
 from zoo.evaluation.report import report_tables
-from zoo.evaluation.seeds import seeds_table
+from zoo.evaluation.seeds import rates_table, seeds_table
 from zoo.files import CONFIGS, refuse_links, sole_writer
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.base import NonFiniteError
@@ -122,9 +122,12 @@ def show(
 
 def tables_of(run: Run, outcomes: Mapping[int, Outcome], metrics: dict[str, Any]) -> list[Table]:
     """All that is known of the only seed, or what is compared over several."""
+    rates = run.module.rates_compared
+    tables = [rates_table(rates, run.module.rate[0])] if rates else []
     if run.settings.seeds > 1:
-        return [seeds_table(metrics, run.module.diverged)]
-    return [table for outcome in outcomes.values() for table in report_tables(outcome.report)]
+        return [*tables, seeds_table(metrics, run.module.diverged)]
+    reports = (report_tables(outcome.report) for outcome in outcomes.values())
+    return [*tables, *(table for of_one in reports for table in of_one)]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")

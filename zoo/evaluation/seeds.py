@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from rich.table import Table
@@ -84,6 +84,28 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
     table.add_row("first_step_within_1_percent", reached, _text(min(steps)), _text(max(steps)))
     if diverged:
         table.caption = f"diverged and left out: {', '.join(map(str, diverged))}"
+    return table
+
+
+def rates_table(rates: Mapping[str, Mapping[str, float]], best: float) -> Table:
+    """The rates that were trained side by side, for a terminal.
+
+    Args:
+        rates: Validation errors at the query by rate and by seed, of the seeds that are left.
+        best: The rate that was chosen.
+    """
+    num_seeds = max(len(found) for found in rates.values())
+    table = Table(title="validation at the query, mean over the seeds")
+    table.add_column("rate", justify="right")
+    table.add_column("error", justify="right", no_wrap=True)
+    table.add_column("seeds", justify="right")
+    for rate, found in rates.items():
+        text = _text(fmean(found.values())) if found else "-"
+        kept = " *" if float(rate) == float(f"{best:g}") else ""
+        table.add_row(f"{rate}{kept}", text, f"{len(found)} of {num_seeds}")
+    table.caption = "* kept, tested and written"
+    if float(f"{best:g}") in (min(map(float, rates)), max(map(float, rates))):
+        table.caption += "; it is the edge of the list, which should go further"
     return table
 
 

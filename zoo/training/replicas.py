@@ -1,4 +1,4 @@
-"""Several seeds of one configuration, trained side by side in one process."""
+"""Several seeds and rates of one configuration, trained side by side in one process."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
