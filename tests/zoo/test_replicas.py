@@ -32,6 +32,7 @@ from zoo.terminal import StoppedBySignal
 from zoo.training import measure, write
 from zoo.training import run as assembly
 from zoo.training.base import EpisodeModule, NonFiniteError
+from zoo.training.callbacks import Convergence
 from zoo.training.module import LitPredictor
 from zoo.training.optim import parameter_groups
 from zoo.training.options import OptimConfig
@@ -400,6 +401,39 @@ def test_a_run_of_several_rates_keeps_the_best_and_says_what_the_others_reached(
         Console(file=text, width=100).print(table)
     assert "0.01 *" in text.getvalue()
     assert "it is the edge of the list" in text.getvalue()
+
+
+def test_a_run_says_whether_it_had_converged(tmp_path: Path) -> None:
+    common = ("optim.schedule=constant_then_decay", "optim.warmup_steps=0", "val_every=2")
+    directory = tmp_path / "run"
+    metrics, found = run(directory, *common, "optim.lr=[0.000001,0.001]", "optim.ssm_lr=1e-6")
+    steps = {
+        c.metric: sorted(c.losses) for c in found.trainer.callbacks if isinstance(c, Convergence)
+    }
+    assert steps.keys() == {f"lr_{lr}/seed_0/val/half_mse_query" for lr in ("1e-06", "0.001")}
+    assert all(each == list(range(2, 61, 2)) for each in steps.values())
+    verdict = read_card(directory / "checkpoint").training.convergence
+    assert verdict == metrics["convergence"]
+    assert verdict["num_validations"] == 9  # at 32, 34, ..., 48: the rate falls after 48 of 60
+    assert verdict["verdict"] == ("converged" if verdict["fall"] < 0.02 else "not converged")
+
+
+@pytest.mark.parametrize(
+    ("fall", "every", "expected"),
+    [(0.019, 100, "converged"), (0.021, 100, "not converged"), (0.5, 1000, "unknown")],
+)
+def test_converged_is_a_fall_of_less_than_two_percent(
+    fall: float, every: int, expected: str
+) -> None:
+    optim = OptimConfig(schedule="constant_then_decay", warmup_steps=200)
+    found = Convergence("val/loss", optim, 10_000)
+    assert found.phase == (5400, 8000)
+    for step in range(every, 10_001, every):
+        in_last_third = max(0.0, min(1.0, (step - 5400) / 2600))
+        found.losses[step] = 0.1 * (1 - fall) ** in_last_third * (0.1 if step > 8000 else 1)
+    assert found.verdict.verdict == expected
+    if expected != "unknown":
+        assert found.verdict.fall == pytest.approx(fall, rel=1e-6)
 
 
 def test_a_stopped_run_of_several_seeds_resumes_to_the_same_bits(

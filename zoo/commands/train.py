@@ -30,7 +30,7 @@ from zoo.files import CONFIGS, refuse_links, sole_writer
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.base import NonFiniteError
 from zoo.training.directory import CONFIG, METRICS, config_of_run, run_directory
-from zoo.training.measure import Outcome, measure
+from zoo.training.measure import CONVERGENCE, Outcome, measure
 from zoo.training.overrides import (
     check_mode,
     literal,
@@ -112,12 +112,24 @@ def show(
     """Prints what a run reached and where it lies."""
     for table in tables_of(run, outcomes, metrics):
         console.print(table)
+    for seed, outcome in outcomes.items():
+        if verdict := outcome.metrics.get(CONVERGENCE):
+            console.print(convergence_text(seed, verdict), highlight=False)
     checkpoint = run.directory / run.prefix("*") / "checkpoint"
     # A path is no markup.
     console.out(f"checkpoint  {checkpoint}", highlight=False)
     console.out(f"metrics     {run.directory / METRICS}", highlight=False)
     curves = f"tensorboard --logdir {typed_path(run.directory.parent)}"
     console.out(f"curves      {curves}", highlight=False)
+
+
+def convergence_text(seed: int, verdict: Mapping[str, Any]) -> str:
+    """A line on whether the loss of a seed had stopped falling before the rate decayed."""
+    if verdict["fall"] is None:
+        why = f"{verdict['num_validations']} validations are too few, a smaller val_every helps"
+    else:
+        why = f"the loss fell by {100 * verdict['fall']:.1f} %"
+    return f"seed {seed}: {verdict['verdict']} ({why} in the last third of the constant rate)"
 
 
 def tables_of(run: Run, outcomes: Mapping[int, Outcome], metrics: dict[str, Any]) -> list[Table]:

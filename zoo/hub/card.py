@@ -198,6 +198,8 @@ class TrainingEntry(Plain):
         wall_time_s: Seconds spent training, summed over resumed parts.
         rates: Where the learning rate was chosen among several: the validation error at the query
             of every seed that was left, by rate.
+        convergence: Where `optim.schedule=constant_then_decay`: whether the validation loss had
+            stopped falling before the rate decayed.
     """
 
     steps: Count
@@ -210,6 +212,7 @@ class TrainingEntry(Plain):
     devices: PositiveInt
     wall_time_s: float
     rates: dict[Label, dict[Label, float]] = {}
+    convergence: Settings = {}
 
 
 class Card(Plain):

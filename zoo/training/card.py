@@ -15,7 +15,7 @@ import zoo
 from datamodules.datamodule import EVAL_SEED
 from zoo.evaluation.report import Report
 from zoo.files import ROOT
-from zoo.training.measure import Outcome
+from zoo.training.measure import CONVERGENCE, Outcome
 from zoo.training.run import Run
 from zoo.training.settings import RunSettings
 
@@ -27,7 +27,8 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
     optim = settings.optim.model_dump()
     optim["lr"], optim["ssm_lr"] = run.module.rate
     num_replicas = len(settings.log_prefixes)
-    schedule = {name: optim.pop(name) for name in ("warmup_steps", "decay_fraction")}
+    schedule = {name: optim.pop(name) for name in ("schedule", "warmup_steps", "decay_fraction")}
+    schedule["decay_fraction"] = settings.optim.decay_share
     return {
         "name": f"{settings.model.name}.{settings.checkpoint_tag}",
         "architecture": settings.model.name,
@@ -46,6 +47,7 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
             "devices": run.trainer.world_size,
             "wall_time_s": round(run.resumable.wall_time_s / num_replicas, 3),
             "rates": run.module.rates_compared,
+            "convergence": outcome.metrics.get(CONVERGENCE, {}),
         },
         **measured_fields(outcome.report),
         "versions": {

@@ -15,8 +15,11 @@ from torch.optim import Optimizer
 
 from zoo.files import writing
 from zoo.training.base import EpisodeModule
-from zoo.training.callbacks import Resumable, TimeToSolution
+from zoo.training.callbacks import Convergence, Resumable, TimeToSolution
 from zoo.training.replicas import LitReplicas
+
+# The callbacks whose state is checked.
+CHECKED = Convergence, Resumable, TimeToSolution
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -104,7 +107,7 @@ def _parts(trainer: pl.Trainer, module: EpisodeModule) -> dict[str, Any]:
         "loops": {"fit_loop": trainer.fit_loop.state_dict()},
         "callbacks": {
             # What a user's own callbacks keep, they check themselves.
-            c.state_key: c.state_dict() if isinstance(c, Resumable | TimeToSolution) else {}
+            c.state_key: c.state_dict() if isinstance(c, CHECKED) else {}
             for c in trainer.callbacks  # type: ignore[attr-defined]
             if c.state_dict()
         },

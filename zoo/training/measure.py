@@ -9,10 +9,11 @@ from zoo.evaluation.report import Report, create_report
 from zoo.evaluation.seeds import first_step_over_seeds, numbers_of, summary_over_seeds
 from zoo.predictor import Predictor
 from zoo.references import closed_form_of
-from zoo.training.callbacks import TimeToSolution
+from zoo.training.callbacks import Convergence, TimeToSolution
 from zoo.training.run import Run, Say
 
 FIRST_STEP = "first_step_within_1_percent"
+CONVERGENCE = "convergence"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def measure(run: Run, models: Mapping[int, Predictor], say: Say) -> dict[int, Ou
             FIRST_STEP: _first_step(run, seed),
             "steps": run.trainer.global_step,
             **_choice(run),
+            **_convergence(run, seed),
         }
         outcomes[seed] = Outcome(model, report, metrics)
     return outcomes
@@ -81,6 +83,15 @@ def _choice(run: Run) -> dict[str, Any]:
     """Where the rate was chosen among several: which, and the validation errors of all."""
     rates = run.module.rates_compared
     return {"best_rate": run.module.rate[0], "rates": rates} if rates else {}
+
+
+def _convergence(run: Run, seed: int) -> dict[str, Any]:
+    """The verdict on a seed, where one is given."""
+    callbacks = run.trainer.callbacks  # type: ignore[attr-defined]
+    found = (c for c in callbacks if isinstance(c, Convergence))
+    prefix = run.module.log_prefix(seed)
+    verdict = next((c.verdict for c in found if c.metric.startswith(prefix)), None)
+    return {} if verdict is None else {CONVERGENCE: verdict._asdict()}
 
 
 def _first_step(run: Run, seed: int) -> int | None:

@@ -84,6 +84,6 @@ def create_schedule(optimizer: Optimizer, config: OptimConfig, max_steps: int) -
 def rate_factor(step: int, config: OptimConfig, max_steps: int) -> float:
     """Learning rate of optimizer step `step`, counted from 0, as a fraction of its peak."""
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    decay_steps = config.decay_fraction * max_steps
+    decay_steps = config.decay_share * max_steps
     decay = min(1.0, (max_steps - step) / decay_steps) if decay_steps > 0 else 1.0
     return max(0.0, warmup * decay)

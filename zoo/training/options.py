@@ -29,7 +29,10 @@ class OptimConfig(BaseModel):
         beta1: Decay of the mean of the gradients.
         beta2: Decay of the mean of their squares.
         warmup_steps: Steps over which the rate rises from zero.
-        decay_fraction: Last part of the run, over which the rate falls linearly to zero.
+        schedule: `decay` lets the rate fall over the last `decay_fraction` of the run;
+            `constant_then_decay` over the last 20 %, and says whether the run had converged before.
+        decay_fraction: Last part of the run, over which the rate falls linearly to zero, with
+            `schedule=decay`.
         clip_norm: Largest norm of the gradient; null leaves it as it is.
     """
 
@@ -41,8 +44,14 @@ class OptimConfig(BaseModel):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     warmup_steps: NonNegativeInt = 100
+    schedule: Literal["decay", "constant_then_decay"] = "decay"
     decay_fraction: float = Field(default=0.5, ge=0, le=1)
     clip_norm: PositiveFloat | None = 1.0
+
+    @property
+    def decay_share(self) -> float:
+        """The last part of the run, over which the rate falls linearly to zero."""
+        return 0.2 if self.schedule == "constant_then_decay" else self.decay_fraction
 
     @property
     def rates(self) -> list[tuple[float, float]]:
@@ -126,7 +135,8 @@ class RunOptions(BaseModel):
     @classmethod
     def _complete(cls, given: Any) -> Any:
         if isinstance(given, dict):
-            absent = [name for name in OptimConfig.model_fields if name not in given]
+            needed = OptimConfig.model_fields.keys() - {"schedule"}  # earlier runs had no other
+            absent = [name for name in OptimConfig.model_fields if name in needed - given.keys()]
             if absent:  # nobody asked for its default
                 raise missing("optim", absent, given)
         return given

@@ -18,7 +18,7 @@ from zoo.files import CONFIGS, remove_half_written
 from zoo.predictor import Predictor
 from zoo.references import references_of
 from zoo.training.base import EpisodeModule, Loss
-from zoo.training.callbacks import Board, ReferenceMonitor, Resumable, TimeToSolution
+from zoo.training.callbacks import Board, Convergence, ReferenceMonitor, Resumable, TimeToSolution
 from zoo.training.callbacks.board import hyperparameters_of
 from zoo.training.checkpointing import AtomicCheckpointIO, check_state
 from zoo.training.directory import save_config, set_metrics_aside
@@ -94,6 +94,10 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings))
     callbacks += [ReferenceMonitor(references), board, resumable]
+    if settings.optim.schedule == "constant_then_decay":
+        metric = f"val/{module.error_name}_{'query' if settings.positions == 'last' else 'all'}"
+        of_all = settings.optim, settings.max_steps
+        callbacks += [Convergence(f"{p}{metric}", *of_all) for p in settings.log_prefixes]
     trainer = trainer_of(settings, run_dir, callbacks)
     check_world_size(trainer.world_size)
     module.check_trainer(trainer)

@@ -2,6 +2,7 @@
 
 from zoo.training.callbacks.alignment import AlignmentMonitor
 from zoo.training.callbacks.board import Board
+from zoo.training.callbacks.convergence import Convergence
 from zoo.training.callbacks.figures import FigureMonitor
 from zoo.training.callbacks.progress import Progress
 from zoo.training.callbacks.rates import LearningRates
@@ -13,6 +14,7 @@ from zoo.training.callbacks.weights import WeightMonitor
 __all__ = [
     "AlignmentMonitor",
     "Board",
+    "Convergence",
     "FigureMonitor",
     "LearningRates",
     "Progress",
