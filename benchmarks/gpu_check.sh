@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/gpu_check} WHEELS=${WHEELS:-.wheels} PYTHON=${PYTHON:-python3}
 STAGES=${STAGES:-environment tests steps training}
 mkdir -p "$OUT"
-export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
+export PYTHON PYTHONUNBUFFERED=1 PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 device=cuda trainer=gpu step=graph timed=300
 if [ "${CPU:-}" = 1 ]; then device=cpu trainer=cpu step=eager timed=2; fi
 if compgen -G "$WHEELS/*.whl" >/dev/null; then
@@ -28,7 +28,8 @@ stage() {
 }
 
 environment() {
-  nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+  set -e
+  [ "${CPU:-}" = 1 ] || nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
   "$PYTHON" -c "import lightning, platform, torch
 print('Python', platform.python_version(), 'torch', torch.__version__, 'CUDA', torch.version.cuda,
       'Lightning', lightning.__version__)"
@@ -38,14 +39,17 @@ print('Python', platform.python_version(), 'torch', torch.__version__, 'CUDA', t
 steps_that_fit() {
   "$PYTHON" - "$OUT/steps.json" "$1" <<'PYTHON'
 import json, sys
-rows = json.load(open(sys.argv[1]))
+from pathlib import Path
+path = Path(sys.argv[1])
+rows = json.loads(path.read_text()) if path.exists() else []
 ours = [r for r in rows if (r["model"], r["replicas"]) == ("transformer", 4)]
 found = [r["graph"] for r in ours if "graph" in r]
 print(min(200_000, int(float(sys.argv[2]) * 0.5 / (found[0] / 1e3))) if found else 20)
 PYTHON
 }
 
-case " $STAGES " in *" environment "*) environment 2>&1 | tee "$OUT/environment.log" ;; esac
+export -f environment
+stage environment 60 bash -c environment
 stage tests "${TESTS_S:-150}" "$PYTHON" -m pytest -m gpu -q -rA -p no:cacheprovider tests/test_gpu.py
 stage steps "${STEPS_S:-110}" "$PYTHON" -m benchmarks.gpu_steps --device $device --steps $timed --out "$OUT"
 seconds=${TRAINING_S:-200}

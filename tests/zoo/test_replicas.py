@@ -386,7 +386,7 @@ def test_a_run_of_several_rates_keeps_the_best_and_says_what_the_others_reached(
     }
     assert {p.name for p in directory.glob("seed_*")} == {"seed_3", "seed_4"}
     training = read_card(directory / "seed_4" / "checkpoint").training
-    assert (training.optimizer["lr"], training.rates) == (0.01, metrics["rates"])
+    assert (training.optimizer["lr"], training.optimizer["rates"]) == (0.01, metrics["rates"])
     alone = tmp_path / "alone"
     of_one, _ = run(alone, "seed=4", "optim.lr=0.01")
     name = "test/half_mse_query"
@@ -412,7 +412,7 @@ def test_a_run_says_whether_it_had_converged(tmp_path: Path) -> None:
     }
     assert steps.keys() == {f"lr_{lr}/seed_0/val/half_mse_query" for lr in ("1e-06", "0.001")}
     assert all(each == list(range(2, 61, 2)) for each in steps.values())
-    verdict = read_card(directory / "checkpoint").training.convergence
+    verdict = read_card(directory / "checkpoint").training.schedule["convergence"]
     assert verdict == metrics["convergence"]
     assert verdict["num_validations"] == 9  # at 32, 34, ..., 48: the rate falls after 48 of 60
     assert verdict["verdict"] == ("converged" if verdict["fall"] < 0.02 else "not converged")
@@ -583,7 +583,7 @@ def test_what_is_printed_is_written_before(
     ("override", "message"),
     [
         ("trainer=ddp_cpu", "2 seeds or rates in one process need one device .*got DDP"),
-        ("on_nonfinite=skip", "on_nonfinite must be stop .*got skip with seeds=2"),
+        ("on_nonfinite=skip", "on_nonfinite must be stop .*got skip with 2 of them"),
     ],
 )
 def test_what_several_seeds_cannot_have_is_refused(

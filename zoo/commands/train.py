@@ -134,8 +134,8 @@ def convergence_text(seed: int, verdict: Mapping[str, Any]) -> str:
 
 def tables_of(run: Run, outcomes: Mapping[int, Outcome], metrics: dict[str, Any]) -> list[Table]:
     """All that is known of the only seed, or what is compared over several."""
-    rates = run.module.rates_compared
-    tables = [rates_table(rates, run.module.rate[0])] if rates else []
+    choice = run.module.choice
+    tables = [rates_table(choice.errors, choice.rate[0])] if choice.errors else []
     if run.settings.seeds > 1:
         return [*tables, seeds_table(metrics, run.module.diverged)]
     reports = (report_tables(outcome.report) for outcome in outcomes.values())

@@ -190,16 +190,13 @@ class TrainingEntry(Plain):
         steps: Optimizer steps.
         episodes: Episodes seen.
         batch_size: Episodes in a step.
-        optimizer: Its settings.
-        schedule: The settings of the learning rate's course.
+        optimizer: Its settings; `rates` where the rate was chosen among several: the validation
+            error at the query of every seed that was left, by rate.
+        schedule: The settings of the learning rate's course; `convergence` where it was judged.
         seed: Of initialisation and data.
         precision: As Lightning names it.
         devices: Number of devices.
         wall_time_s: Seconds spent training, summed over resumed parts.
-        rates: Where the learning rate was chosen among several: the validation error at the query
-            of every seed that was left, by rate.
-        convergence: Where `optim.schedule=constant_then_decay`: whether the validation loss had
-            stopped falling before the rate decayed.
     """
 
     steps: Count
@@ -211,8 +208,6 @@ class TrainingEntry(Plain):
     precision: Text
     devices: PositiveInt
     wall_time_s: float
-    rates: dict[Label, dict[Label, float]] = {}
-    convergence: Settings = {}
 
 
 class Card(Plain):

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -24,7 +24,7 @@ from zoo.training.recorded import (
     Watch,
     as_it_is,
     cuda_graph,
-    faster_of_both,
+    times_of_ways,
 )
 from zoo.training.validation import ValidationMetrics
 
@@ -40,6 +40,19 @@ _ERRORS: dict[Loss, tuple[str, Callable[[Tensor, Tensor], Tensor], str]] = {
     "mse": ("half_mse", half_squared_error, "value"),
     "cross_entropy": ("cross_entropy", cross_entropy, "logits"),
 }
+
+
+class Choice(NamedTuple):
+    """A rate that was chosen among those of `optim.lr`.
+
+    Attributes:
+        rate: Its lr and ssm_lr.
+        errors: Validation errors at the query of what is left, by rate and by seed; empty where
+            there was no choice.
+    """
+
+    rate: tuple[float, float]
+    errors: dict[str, dict[str, float]]
 
 
 class NonFiniteError(RuntimeError):
@@ -106,6 +119,7 @@ class EpisodeModule(pl.LightningModule):
         if reference is not None:
             self._check_output("reference", reference)
         self.step_kind: StepKind = step
+        self.chosen_way: Literal["graph", "eager"] | None = None  # by auto, once it has timed both
 
     def whole_models(self) -> dict[int, Predictor]:
         """The trained models that did not diverge by their seeds, in eval mode.
@@ -124,14 +138,9 @@ class EpisodeModule(pl.LightningModule):
         return ""
 
     @property
-    def rate(self) -> tuple[float, float]:
-        """The rates (lr, ssm_lr) of what was trained."""
-        return self.optim.rates[0]
-
-    @property
-    def rates_compared(self) -> dict[str, dict[str, float]]:
-        """Where the rate was chosen among several: validation errors by rate and seed."""
-        return {}
+    def choice(self) -> Choice:
+        """The rate of what is kept, to be asked after the training."""
+        return Choice(self.optim.rates[0], {})
 
     def objective(self) -> float | None:
         """What a search minimises: the last validation error at the query, if there was one."""
@@ -238,10 +247,17 @@ class EpisodeModule(pl.LightningModule):
         if self.step_kind == "eager":
             return None
         assert self.watch is not None
-        record = cuda_graph if self.device.type == "cuda" else as_it_is
-        if self.step_kind == "auto":
-            record = faster_of_both
-        return RecordedStep(step, self.watch, record)
+        return RecordedStep(step, self.watch, self._record)
+
+    def _record(self, step: Callable[[], None]) -> Callable[[], object]:
+        """Records a step in the way that is asked for, or was found to be the faster."""
+        if self.step_kind == "auto" and self.chosen_way is None:
+            times = times_of_ways(step)
+            self.chosen_way = "graph" if times["graph"] <= times["eager"] else "eager"
+            found = ", ".join(f"{way} {ms:.2f} ms" for way, ms in times.items())
+            self.print(f"a step of the model takes {found}: trainer.step={self.chosen_way}")
+        on_gpu = self.device.type == "cuda"
+        return cuda_graph(step) if on_gpu and self.chosen_way != "eager" else as_it_is(step)
 
     def take_step(self, episodes: Episodes) -> None:
         """A whole optimizer step that is recorded; `end_step` has to follow."""
@@ -279,24 +295,36 @@ class EpisodeModule(pl.LightningModule):
         return found[-1].loss if found else []
 
     def on_validation_start(self) -> None:
-        """Judges before anything is measured or saved."""
+        """Judges before anything is measured."""
+        if self.watch is not None:
+            self.look(self.trainer.global_step)
+
+    def on_train_end(self) -> None:
+        """Judges the last steps."""
         if self.watch is not None:
             self.look(self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Judges before anything is measured or saved."""
+        """Judges before anything is saved; saves which way of taking a step was chosen."""
         if self.watch is not None:
             self.look(self.trainer.global_step)
+        if self.chosen_way is not None:
+            checkpoint["chosen_way"] = self.chosen_way
 
-    # Where there is a watch, `training_step` is the whole optimizer step; Lightning counts it.
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on in the way that was chosen before."""
+        if self.step_kind == "auto":
+            self.chosen_way = checkpoint.get("chosen_way")
+
+    # Where there is a watch, `training_step` is the whole optimizer step, and Lightning counts it.
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Nothing where `training_step` is the whole optimizer step."""
+        """Nothing where there is a watch, as the next two."""
         if self.watch is None:
             super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Nothing where `training_step` is the whole optimizer step."""
+        """As `backward`."""
         if self.watch is None:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
@@ -307,7 +335,7 @@ class EpisodeModule(pl.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Calls `training_step` and no more where it is the whole optimizer step."""
+        """As `backward`, but for the call of `training_step`."""
         if self.watch is None:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         elif optimizer_closure is not None:
@@ -334,7 +362,18 @@ def _obstacles(trainer: pl.Trainer) -> list[str]:
             trainer.accumulate_grad_batches > 1
         ),
     }
+    found |= {name: True for name in passed_over(trainer)}
     return [name for name, is_there in found.items() if is_there]
+
+
+def passed_over(trainer: pl.Trainer) -> list[str]:
+    """The callbacks, with their hooks, that nobody calls where `training_step` is all of a step."""
+    return [
+        f"{hook} of {type(callback).__name__}"
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        for hook in ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
+        if getattr(type(callback), hook) is not getattr(pl.Callback, hook)
+    ]
 
 
 def has_compiler() -> bool:

@@ -25,10 +25,15 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
     settings, model = run.settings, outcome.model
     steps = run.trainer.global_step
     optim = settings.optim.model_dump()
-    optim["lr"], optim["ssm_lr"] = run.module.rate
-    num_replicas = len(settings.log_prefixes)
+    choice = run.module.choice
+    optim["lr"], optim["ssm_lr"] = choice.rate
+    if choice.errors:
+        optim["rates"] = choice.errors
+    num_replicas = settings.num_replicas
     schedule = {name: optim.pop(name) for name in ("schedule", "warmup_steps", "decay_fraction")}
     schedule["decay_fraction"] = settings.optim.decay_share
+    if CONVERGENCE in outcome.metrics:
+        schedule[CONVERGENCE] = outcome.metrics[CONVERGENCE]
     return {
         "name": f"{settings.model.name}.{settings.checkpoint_tag}",
         "architecture": settings.model.name,
@@ -46,8 +51,6 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
             "precision": str(run.trainer.precision),
             "devices": run.trainer.world_size,
             "wall_time_s": round(run.resumable.wall_time_s / num_replicas, 3),
-            "rates": run.module.rates_compared,
-            "convergence": outcome.metrics.get(CONVERGENCE, {}),
         },
         **measured_fields(outcome.report),
         "versions": {

@@ -79,6 +79,8 @@ def check_state(path: Path, trainer: pl.Trainer, module: EpisodeModule) -> None:
         module.configure_model()
     configured = module.configure_optimizers()
     try:
+        if isinstance(module, LitReplicas) and "diverged" in checkpoint:
+            checkpoint["lost"] = module.lost_in(checkpoint)
         _check_like(checkpoint, _parts(trainer, module), "")
         step = _check_steps(checkpoint, trainer)
         for name in ("model", "model_args"):

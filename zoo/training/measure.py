@@ -81,8 +81,8 @@ def summary_of(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
 
 def _choice(run: Run) -> dict[str, Any]:
     """Where the rate was chosen among several: which, and the validation errors of all."""
-    rates = run.module.rates_compared
-    return {"best_rate": run.module.rate[0], "rates": rates} if rates else {}
+    choice = run.module.choice
+    return {"best_rate": choice.rate[0], "rates": choice.errors} if choice.errors else {}
 
 
 def _convergence(run: Run, seed: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.episodes import Episodes
+from zoo.ops.precision import without_autocast
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
 from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions, StepKind
@@ -121,16 +122,16 @@ class LitPredictor(EpisodeModule):
         for parameter in self.model.parameters():
             parameter.grad = None
         loss = self._loss_of(self.model, episodes)
-        loss.backward()
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in self.model.parameters() if p.grad is not None]
-        )
-        losses, norms = loss.detach().view(1), norm.view(1)
-        updated = self.watch.allowed(losses, norms)
-        clip_norm = self.optim.clip_norm
-        divisor = torch.ones_like(norm) if clip_norm is None else (norm + 1e-6) / clip_norm
-        step_if(self._adamw, updated[0], self._rates, divisor.clamp(min=1))
-        self.watch.note(losses, norms, updated)
+        with without_autocast(self.device):  # under which Lightning calls all of a training step
+            loss.backward()
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            losses, norms = loss.detach().view(1), norm.view(1)
+            updated = self.watch.allowed(losses, norms)
+            clip_norm = self.optim.clip_norm
+            divisor = torch.ones_like(norm) if clip_norm is None else (norm + 1e-6) / clip_norm
+            step_if(self._adamw, updated[0], self._rates, divisor.clamp(min=1))
+            self.watch.note(losses, norms, updated)
 
     def log_losses(self, losses: list[float]) -> None:
         self.log(self.train_metric, losses[0])

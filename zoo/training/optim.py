@@ -21,7 +21,7 @@ def step_if(optimizer: AdamW, wanted: Tensor, rates: list[Tensor], divisor: Tens
     """A step of fused AdamW that the device decides on, so that nothing waits for it.
 
     Args:
-        optimizer: Stays as it is but for its moments.
+        optimizer: Its parameters and moments stay as they are where no step is wanted.
         wanted: Whether the step is taken, a bool scalar on the device.
         rates: Of the parameter groups, scalars on the device.
         divisor: Of the gradients.

@@ -63,8 +63,8 @@ class OptimConfig(BaseModel):
     @model_validator(mode="after")
     def _rates_fit(self) -> "OptimConfig":
         lr = self.lr if isinstance(self.lr, tuple) else (self.lr,)
-        if not lr or len(set(lr)) < len(lr):
-            raise ValueError(f"lr must be one or more different rates, got {list(lr)}")
+        if not lr or len({f"{rate:g}" for rate in lr}) < len(lr):  # they are told apart by name
+            raise ValueError(f"lr must be rates that differ in six digits, got {list(lr)}")
         if isinstance(self.ssm_lr, tuple) and len(self.ssm_lr) != len(lr):
             raise ValueError(
                 f"ssm_lr must be one rate or one for each of the {len(lr)} in lr, got "
@@ -121,9 +121,14 @@ class RunOptions(BaseModel):
         return list(range(self.seed, self.seed + self.seeds))
 
     @property
+    def num_replicas(self) -> int:
+        """How many models are trained side by side."""
+        return self.seeds * len(self.optim.rates)
+
+    @property
     def log_prefixes(self) -> list[str]:
         """Of the names of what each replica logs; nothing where there is one."""
-        if self.seeds == len(self.optim.rates) == 1:
+        if self.num_replicas == 1:
             return [""]
         return [f"{name}/" for name in replicas_of(self.optim, self.all_seeds)]
 
@@ -145,10 +150,10 @@ class RunOptions(BaseModel):
     def _seeds_fit(self) -> "RunOptions":
         if self.seed + self.seeds > 2**63:
             raise ValueError(f"seed + seeds must be at most 2^63, got {self.seed + self.seeds}")
-        if self.seeds > 1 and self.on_nonfinite != "stop":
+        if self.num_replicas > 1 and self.on_nonfinite != "stop":
             raise ValueError(
-                f"on_nonfinite must be stop with several seeds, which leave out the one that "
-                f"diverges, got {self.on_nonfinite} with seeds={self.seeds}"
+                "on_nonfinite must be stop with several seeds or rates, which leave out the one "
+                f"that diverges, got {self.on_nonfinite} with {self.num_replicas} of them"
             )
         return self
 

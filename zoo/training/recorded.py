@@ -3,10 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.episodes import Episodes
@@ -39,8 +38,8 @@ class Found(NamedTuple):
 class Watch:
     """Which replicas are still trained, and what the last steps found, both kept on the device.
 
-    A step whose loss, gradient or new weights are not finite leaves no trace in the weights; after
-    more than `max_in_a_row` such steps no further step does.
+    A step whose loss or gradient is not finite leaves no trace in the weights; after more than
+    `max_in_a_row` such steps no further step does.
 
     Args:
         num_replicas: One for a model by itself.
@@ -94,9 +93,11 @@ class Watch:
         before = [tensor.clone() for tensor in tensors]
         self.alive.zero_()
         self._row.zero_()
-        yield
-        for tensor, value in zip(tensors, before, strict=True):
-            tensor.copy_(value)
+        try:
+            yield
+        finally:
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
 
 
 class RecordedStep:
@@ -147,14 +148,9 @@ def cuda_graph(step: Callable[[], None]) -> Callable[[], object]:
     return replay
 
 
-def faster_of_both(step: Callable[[], None]) -> Callable[[], object]:
-    """The CUDA graph of a step or the step itself, whichever takes less time; says which."""
-    ways = {"graph": cuda_graph(step), "eager": step}
-    times = {name: _milliseconds(way) for name, way in ways.items()}
-    best = min(times, key=lambda name: times[name])
-    found = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())
-    rank_zero_info(f"a step of the model: {found}; trainer.step={best} from here on")
-    return ways[best]
+def times_of_ways(step: Callable[[], None]) -> dict[Literal["graph", "eager"], float]:
+    """Milliseconds of a step as a CUDA graph, and of the step itself."""
+    return {"graph": _milliseconds(cuda_graph(step)), "eager": _milliseconds(step)}
 
 
 def _milliseconds(step: Callable[[], object]) -> float:

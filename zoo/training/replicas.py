@@ -15,9 +15,18 @@ from torch.func import functional_call, stack_module_state
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datamodules.episodes import Episodes
+from zoo.ops.precision import without_autocast
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
-from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions, StepKind
+from zoo.training.base import (
+    Choice,
+    EpisodeModule,
+    Loss,
+    NonFiniteError,
+    Positions,
+    StepKind,
+    passed_over,
+)
 from zoo.training.optim import parameter_groups
 from zoo.training.options import OptimConfig, replicas_of
 from zoo.training.recorded import Found, Watch
@@ -41,7 +50,8 @@ class LitReplicas(EpisodeModule):
 
     A replica whose loss, gradient or updated weights are not finite keeps its last finite weights
     from then on and is left out of all that is logged. Under the names of `LitPredictor` the means
-    over the others are logged, with the prefix `seed_N/` or `lr_RATE/seed_N/` the values of each.
+    over the others are logged, of several rates at the one that leads in validation, and with the
+    prefix `seed_N/` or `lr_RATE/seed_N/` the values of each.
 
     Args:
         model: The architecture and its arguments.
@@ -81,6 +91,8 @@ class LitReplicas(EpisodeModule):
         named = replicas_of(optim, seeds)
         self.names, self.replicas = list(named), list(named.values())
         self.lost: dict[int, str] = {}
+        self._leading = optim.rates[0][0]  # the rate that would be kept now
+        self._last_validation: tuple[int, list[float]] = -1, []  # its step, and errors at the query
         self._losses = torch.zeros(())  # of the batches of the step under way, once there are some
 
     def configure_model(self) -> None:
@@ -128,6 +140,8 @@ class LitReplicas(EpisodeModule):
                 f"32-true or bf16-mixed, got {type(trainer.strategy).__name__} and "
                 f"{trainer.precision}; {APART}"
             )
+        if hooks := passed_over(trainer):
+            raise ValueError(f"several seeds or rates do not call {', '.join(hooks)}; {APART}")
 
     def takes_turns_on(self, device: torch.device) -> bool:
         """Whether the losses of replicas are computed in turn instead of as one batch."""
@@ -137,7 +151,7 @@ class LitReplicas(EpisodeModule):
         models = {}
         for i in self._alive():
             lr, seed = self.replicas[i]
-            if lr == self.best_rate:
+            if lr == self.choice.rate[0]:
                 model = self.new_model(seed)
                 model.load_state_dict({name: t[i] for name, t in self.model.state_dict().items()})
                 models[seed] = model.to(self.device).eval()
@@ -145,61 +159,54 @@ class LitReplicas(EpisodeModule):
 
     @property
     def diverged(self) -> dict[int, str]:
-        """Of the best rate."""
+        """At the rate that is kept."""
         pairs = ((*self.replicas[i], cause) for i, cause in self.lost.items())
-        return {seed: cause for lr, seed, cause in pairs if lr == self.best_rate}
+        return {seed: cause for lr, seed, cause in pairs if lr == self.choice.rate[0]}
 
     def log_prefix(self, seed: int) -> str:
-        return self.names[self.replicas.index((self.best_rate, seed))] + "/"
+        return self.names[self.replicas.index((self.choice.rate[0], seed))] + "/"
 
     def objective(self) -> float | None:
-        """The mean over the seeds, at the best rate; infinite if one of them diverged."""
+        """The mean over the seeds, at the rate that is kept; infinite if one of them diverged."""
         if self.diverged:
             return math.inf
-        errors = self.errors_of_rates[self.best_rate].values()
-        return fmean(errors) if errors else super().objective()
-
-    @property
-    def rate(self) -> tuple[float, float]:
-        return next(pair for pair in self.optim.rates if pair[0] == self.best_rate)
-
-    @property
-    def rates_compared(self) -> dict[str, dict[str, float]]:
-        if len(self.optim.rates) == 1:
-            return {}
-        return {
-            f"{lr:g}": {str(seed): error for seed, error in found.items()}
-            for lr, found in self.errors_of_rates.items()
-        }
-
-    @property
-    def best_rate(self) -> float:
-        """Of those in `optim.lr`, the one at which most seeds are left with the least error.
-
-        The error is the mean over these seeds at the query of the validation episodes.
-        """
-        errors = {lr: list(found.values()) for lr, found in self.errors_of_rates.items()}
-        return min(errors, key=lambda lr: (-len(errors[lr]), sum(errors[lr])))
+        rate, errors = self.choice
+        return fmean(errors[f"{rate[0]:g}"].values()) if errors else super().objective()
 
     @cached_property
-    def errors_of_rates(self) -> dict[float, dict[int, float]]:
-        """Validation error at the query of what was trained: by rate, and by seed that is left.
+    def choice(self) -> Choice:
+        """The rate at which most seeds are left with a finite error, and their mean is least.
 
-        To be asked after the training. With one rate nothing is measured, and it has no numbers.
+        Errors are those at the query of the validation episodes, after the last step.
         """
-        rates = [lr for lr, _ in self.optim.rates]
-        if len(rates) == 1:
-            return {rates[0]: {}}
-        with torch.no_grad():
-            for batch in self.trainer.datamodule.val_batches():  # type: ignore[attr-defined]
-                self.validation_step(batch.to(self.device), 0)
-        name = f"val/{self.error_name}_query"
-        values = [metrics.take()[name].item() for metrics in self.metrics_of_replicas]
-        found: dict[float, dict[int, float]] = {lr: {} for lr in rates}
+        if len(self.optim.rates) == 1:
+            return super().choice
+        return self._choice_by(self._validation_errors())
+
+    def _choice_by(self, values: Sequence[float]) -> Choice:
+        """The choice by the errors of the replicas."""
+        errors: dict[str, dict[str, float]] = {f"{lr:g}": {} for lr, _ in self.optim.rates}
         for i in self._alive():
             lr, seed = self.replicas[i]
-            found[lr][seed] = values[i]
-        return found
+            if math.isfinite(values[i]):
+                errors[f"{lr:g}"][str(seed)] = values[i]
+
+        def badness(rate: tuple[float, float]) -> tuple[int, float]:
+            found = errors[f"{rate[0]:g}"].values()
+            return -len(found), sum(found)
+
+        return Choice(min(self.optim.rates, key=badness), errors)
+
+    def _validation_errors(self) -> list[float]:
+        """Of each replica at the query, as last validated if that was after the last step."""
+        step, values = self._last_validation
+        if step != self.trainer.global_step:
+            with torch.no_grad():
+                for batch in self.trainer.datamodule.val_batches():  # type: ignore[attr-defined]
+                    self.validation_step(batch.to(self.device), 0)
+            name = f"val/{self.error_name}_query"
+            values = [metrics.take()[name].item() for metrics in self.metrics_of_replicas]
+        return values
 
     def on_train_start(self) -> None:
         """Leaves out those that were left out before a run was resumed."""
@@ -228,16 +235,17 @@ class LitReplicas(EpisodeModule):
     def _step(self, episodes: Episodes, part: int = 0, num_parts: int = 1) -> None:
         """The gradient of a part of the step's episodes; with the last, the update."""
         losses = self._losses_of(episodes) / num_parts
-        gradients = torch.autograd.grad(losses.sum(), self._adamw.parameters)
-        self._adamw.take(gradients, add=part > 0)
-        losses = losses.detach()
-        if part > 0:
-            losses = losses + self._losses
-        self._losses = losses
-        if part == num_parts - 1:
-            norms = self._adamw.norms()
-            updated = self._adamw.step(self.watch.allowed(losses, norms), norms)
-            self.watch.note(losses, norms, updated)
+        with without_autocast(self.device):  # under which Lightning calls all of a training step
+            gradients = torch.autograd.grad(losses.sum(), self._adamw.parameters)
+            self._adamw.take(gradients, add=part > 0)
+            losses = losses.detach()
+            if part > 0:
+                losses = losses + self._losses
+            self._losses = losses
+            if part == num_parts - 1:
+                norms = self._adamw.norms()
+                updated = self._adamw.step(self.watch.allowed(losses, norms), norms)
+                self.watch.note(losses, norms, updated)
 
     def _each_loss(self, episodes: Episodes) -> Tensor:
         """Of each replica on its own episodes, (num_replicas,)."""
@@ -272,6 +280,9 @@ class LitReplicas(EpisodeModule):
         """Logs what the metrics of the replicas have gathered, and empties them."""
         found = [metrics.take() for metrics in self.metrics_of_replicas]
         values = {name: torch.stack([each[name] for each in found]) for name in found[0]}
+        at_query = values[f"val/{self.error_name}_query"].tolist()
+        self._last_validation = self.trainer.global_step, at_query
+        self._leading = self._choice_by(at_query).rate[0]
         self._log_each(values, self._alive())
         self.log_step(self.trainer.global_step)
 
@@ -280,7 +291,14 @@ class LitReplicas(EpisodeModule):
         checkpoint["lost"] = self.lost
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.lost = dict(checkpoint["lost"])
+        super().on_load_checkpoint(checkpoint)
+        self.lost = self.lost_in(checkpoint)
+
+    def lost_in(self, checkpoint: dict[str, Any]) -> dict[int, str]:
+        """Which replicas were left out; checkpoints that knew one rate alone name the seeds."""
+        if "diverged" in checkpoint:
+            return {self.seeds.index(seed): cause for seed, cause in checkpoint["diverged"].items()}
+        return dict(checkpoint["lost"])
 
     def _alive(self) -> list[int]:
         return [i for i in range(len(self.replicas)) if i not in self.lost]
@@ -302,10 +320,11 @@ class LitReplicas(EpisodeModule):
         )
 
     def _log_each(self, values: Mapping[str, Tensor], of_whom: list[int]) -> None:
-        """Logs values (num_replicas,) of these replicas, and their mean."""
+        """Logs values (num_replicas,) of these replicas, and the mean at the leading rate."""
+        leading = [i for i in of_whom if self.replicas[i][0] == self._leading]
         for name, each in values.items():
-            if of_whom:
-                self.log(name, each[of_whom].mean())
+            if leading:
+                self.log(name, each[leading].mean())
             for i in of_whom:
                 self.log(f"{self.names[i]}/{name}", each[i])
 

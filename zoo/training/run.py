@@ -149,7 +149,7 @@ def parts_of(
     positions = settings.positions
     loss: Loss = "mse" if spec.output == "value" else "cross_entropy"
     step = settings.trainer.step
-    if len(seeds) > 1 or len(settings.optim.rates) > 1:
+    if settings.num_replicas > 1:
         replicas = LitReplicas(*model, seeds, positions, loss, reference, step)
         seeds_of_replicas = [seed for _, seed in replicas.replicas]
         return replicas, ReplicaDataModule(spec, seeds_of_replicas, *sizes, num_test=num_test)

@@ -30,8 +30,9 @@ def write(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
         card = save_checkpoint(directory / "checkpoint", outcome.model, card_of(run, seed, outcome))
         cards[run.prefix(seed).rstrip("/")] = card
         write_figures(run, seed, outcome)
-    for seed in run.module.diverged:  # what an earlier end of the run has left of it
-        shutil.rmtree(run.directory_of(seed), ignore_errors=True)
+    if run.settings.seeds > 1:
+        for seed in run.module.diverged:  # what an earlier end of the run has left of it
+            shutil.rmtree(run.directory_of(seed), ignore_errors=True)
     summary = summary_of(run, outcomes)
     means = {name: found["mean"] for name, found in summary["metrics"].items()}
     numbers = {name: mean for name, mean in means.items() if mean is not None}
@@ -39,10 +40,7 @@ def write(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
     metrics = {run.directory_of(seed): outcome.metrics for seed, outcome in outcomes.items()}
     # That of the run comes last: it says that the run is over.
     of_run = metrics.setdefault(run.directory, summary)
-    for (
-        directory,
-        content,
-    ) in metrics.items():
+    for directory, content in metrics.items():
         write_json(directory / METRICS, content)
     return of_run
 
