@@ -6,6 +6,7 @@ A file is imported once one of its names is asked for, so that the names are kno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
@@ -83,6 +84,7 @@ class _Registry:
 
     def __init__(self, kind: str, package: str, files: dict[str, str]) -> None:
         self.kind = kind
+        self.package = package
         self.own = {name: f"{package}.{file}" for name, file in files.items()}
         self.entries: dict[str, tuple[type[PredictorConfig], type[Predictor]]] = {}
 
@@ -105,7 +107,11 @@ class _Registry:
         if name in self.own and name not in self.entries:
             import_module(self.own[name])  # registers it
         if name not in self.entries:
-            raise ValueError(unknown(self.kind, name, self.names()))
+            text = unknown(self.kind, name, self.names())
+            if name.isidentifier() and find_spec(f"{self.package}.{name}") is not None:
+                file = f"{self.package.replace('.', '/')}/{name}.py"
+                text += f". There is {file}; a name needs a line in zoo/registry.py"
+            raise ValueError(text)
         return self.entries[name]
 
     def config(self, name: str, arguments: Mapping[str, Any]) -> PredictorConfig:

@@ -238,6 +238,18 @@ def test_auto_takes_the_faster_way_and_keeps_to_it(
     assert resumed.chosen_way == chosen
 
 
+def test_operations_that_vmap_has_no_rule_for_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss_of(*_: Any) -> Tensor:
+        raise RuntimeError("Batching rule not implemented for aten::gru.input. We could not")
+
+    monkeypatch.setattr(LitReplicas, "loss_of", loss_of)
+    module = LitReplicas(MODEL, OPTIM, [3, 4])
+    with pytest.raises(ValueError, match="aten::gru.input. Either .* replicas_in_turn_on = ..cpu"):
+        fit(module, ReplicaDataModule(SPEC, [3, 4], 8), tmp_path)
+
+
 def test_checkpoints_that_named_the_seeds_that_diverged_are_read() -> None:
     module = LitReplicas(MODEL, OPTIM, [3, 4, 5])
     module.on_load_checkpoint({"diverged": {4: "step 1"}})

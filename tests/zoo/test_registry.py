@@ -68,3 +68,11 @@ def test_lists_are_sorted_names() -> None:
     assert "gd_ssm" in zoo.list_models()
     assert {"zero", "gradient_descent", "least_squares", "ridge"} <= set(zoo.list_solvers())
     assert zoo.list_solvers() == sorted(zoo.list_solvers())
+
+
+def test_a_file_that_is_not_registered_is_said() -> None:
+    with pytest.raises(ValueError, match="There is zoo/models/sequence.py; a name needs a line in"):
+        zoo.create_model("sequence", d_x=2, d_y=2)
+    with pytest.raises(ValueError, match="unknown model 'no.such'") as found:
+        zoo.create_model("no.such", d_x=2, d_y=2)
+    assert "There is" not in str(found.value)

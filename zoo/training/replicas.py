@@ -258,7 +258,16 @@ class LitReplicas(EpisodeModule):
             return torch.stack([loss(parameters, rows) for parameters, rows in pairs])
         # Fused attention has no backward for the strides that torch.vmap gives it.
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.vmap(loss)(dict(self.model.named_parameters()), episodes)
+            try:
+                return torch.vmap(loss)(dict(self.model.named_parameters()), episodes)
+            except RuntimeError as error:
+                if "Batching rule not implemented" not in str(error):
+                    raise
+                raise ValueError(
+                    f"{self.spec.name} cannot be trained side by side, torch.vmap says: "
+                    f"{str(error).partition('. ')[0]}. Either other operations, or "
+                    f"replicas_in_turn_on = ({self.device.type!r},) in its class; {APART}"
+                ) from None
 
     def log_losses(self, losses: list[float]) -> None:
         self._log_each({self.train_metric: torch.tensor(losses)}, self._alive())
