@@ -56,6 +56,7 @@ OVERRIDES = [
     "~callbacks.figures",
     "~callbacks.progress",
 ]
+RATES = ["optim.lr=[0.001,0.01]"]
 # Where a run spends its time: the method of each kind of moment.
 KINDS: dict[str, tuple[Any, str]] = {
     "step": (loops._TrainingEpochLoop, "advance"),
@@ -87,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rates", action="store_true", help="runs of two rates side by side")
     arguments = parser.parse_args()
     if arguments.trials < 1:
         parser.error(f"--trials must be at least 1, got {arguments.trials}")
@@ -94,7 +96,10 @@ def main() -> None:
     console = Console()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        failures = kill_and_resume(Path(directory), arguments.trials, arguments.seed, console)
+        config = composed(RATES if arguments.rates else [])
+        failures = kill_and_resume(
+            config, Path(directory), arguments.trials, arguments.seed, console
+        )
     for failure in failures:
         console.print(failure, soft_wrap=True)
     same = arguments.trials - len(failures)
@@ -106,9 +111,10 @@ def main() -> None:
     sys.exit(bool(failures))
 
 
-def kill_and_resume(directory: Path, num_trials: int, seed: int, console: Console) -> list[str]:
+def kill_and_resume(
+    config: DictConfig, directory: Path, num_trials: int, seed: int, console: Console
+) -> list[str]:
     """Runs the trials; returns a line about each that did not end as it should."""
-    config = composed()
     whole = directory / "whole"
     durations = directory / "durations.json"
     if in_child(lambda: timed_run(config, whole, durations)) != 0:
@@ -182,10 +188,10 @@ def in_child(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def composed() -> DictConfig:
+def composed(overrides: list[str]) -> DictConfig:
     configs = CONFIGS
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
-        return compose("train", OVERRIDES)
+        return compose("train", OVERRIDES + overrides)
 
 
 def run(config: DictConfig, run_dir: Path) -> None:
