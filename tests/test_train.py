@@ -497,6 +497,13 @@ def test_a_model_that_cannot_be_leaves_no_run_behind(
     assert not any(tmp_path.iterdir()) if tmp_path.exists() else True
 
 
+@pytest.mark.parametrize("directory", ["/dev/null/run", "/proc/run"])
+def test_a_run_directory_that_cannot_be_made_is_said_in_one_line(directory: str) -> None:
+    output = run(*SMALL, f"hydra.run.dir={directory}", expect=1)
+    assert output.count("\n") == 1
+    assert output.startswith("error: the run directory cannot be made")
+
+
 def test_resuming_refuses_what_conflicts_and_takes_more_steps(
     whole_run: Path, tmp_path: Path
 ) -> None:

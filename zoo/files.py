@@ -42,6 +42,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())  # on the disk before it is renamed
         partial.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk has no name of a file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

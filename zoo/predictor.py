@@ -210,7 +210,8 @@ class Predictor(nn.Module):
         Raises:
             ValueError: If the type is none that the pairs could have, or batch_size no number.
         """
-        if not isinstance(batch_size, int | torch.SymInt) or batch_size < 0:
+        is_number = isinstance(batch_size, int | torch.SymInt) and not isinstance(batch_size, bool)
+        if not is_number or batch_size < 0:
             raise ValueError(f"batch_size must be a whole number from 0 on, got {batch_size!r}")
         own = next(self.parameters(), None)
         allowed = FLOATS if own is None else (own.dtype,)

@@ -1,7 +1,9 @@
 """A checkpoint that a run goes on from holds all of its state, or is refused by name."""
 
 import copy
+import errno
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.datamodule import EpisodeSets
 from tests.zoo.test_replicas import SMALL
+from zoo.files import writing
 from zoo.registry import ModelSpec
 from zoo.training.base import EpisodeModule
 from zoo.training.callbacks import Resumable, TimeToSolution
@@ -191,3 +194,25 @@ def test_what_is_no_state_at_all_is_refused(content: Any, tmp_path: Path) -> Non
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="is damaged"):
         check_state(tmp_path / "last.ckpt", new_trainer(tmp_path), new_module())
+
+
+def test_a_bit_that_flipped_is_found(saved: Saved, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save(saved, path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        part = next(info for info in archive.infolist() if info.filename.endswith("data/0"))
+    name_and_extra = content[part.header_offset + 26 : part.header_offset + 30]
+    start = part.header_offset + 30 + sum(memoryview(name_and_extra).cast("H"))
+    content[start] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged .*data/0 is not what its checksum says"):
+        check_state(path, new_trainer(tmp_path), new_module())
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    full = pytest.raises(OSError, match="No space left on device.*metrics.json")
+    with full, writing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())

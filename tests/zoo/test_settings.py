@@ -62,7 +62,7 @@ def test_seeds_are_plural() -> None:
         (["trainer.log_every_n_steps=0"], r"trainer\.log_every_n_steps: .*greater than 0, got 0"),
         (["seed=-1", "max_steps=0"], r"seed: .*got -1; max_steps: .*got 0"),
         (["seed=9223372036854775807", "seeds=2"], r"seed \+ seeds must be at most 2\^63"),
-        (["seeds=2", "on_nonfinite=skip"], r"on_nonfinite must be stop .*got skip with seeds=2"),
+        (["seeds=2", "on_nonfinite=skip"], r"on_nonfinite must be stop .*got skip with 2 of them"),
     ],
 )
 def test_a_wrong_setting_is_named_as_it_is_typed(overrides: list[str], message: str) -> None:

@@ -45,7 +45,7 @@ def learning_curve_figure(
     starts = [next((p for p in c if p is not None), None) for c in curves.values()]
     highest = max((point.value for point in starts if point), default=1.0)
     axes.set_ylim(0, 1.5 * highest)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+    _legend_below(figure)
     bare(axes)
     return figure
 
@@ -90,7 +90,7 @@ def sweep_figure(
         axes.set_yscale("log")
     axes.set_xlabel(axis)
     label_loss(axes, loss, at_query=True)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+    _legend_below(figure)
     bare(axes)
     return figure
 
@@ -126,3 +126,13 @@ def weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         if not panel.has_data():
             panel.set_axis_off()
     return figure
+
+
+def _legend_below(figure: Figure) -> None:
+    """One legend for all axes, in as many columns, up to two, as its labels leave room for."""
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    # An inch of this text is some 14 letters; a line sample takes the room of six.
+    letters = figure.get_size_inches()[0] * 14
+    longest = max((len(label) for label in labels), default=0) + 6
+    ncols = 2 if 2 * longest <= letters else 1
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=ncols)

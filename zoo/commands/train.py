@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -177,6 +177,20 @@ def command(config: DictConfig) -> float | None:
         return run.module.objective() if metrics else None
 
 
+def check_can_be_made(directory: Path) -> None:
+    """Ends the process with one line where a directory cannot be made; nothing stays of it."""
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"error: the run directory cannot be made: {error}")
+    finally:
+        with suppress(OSError):  # somebody else has begun to use it
+            for path in new:
+                if path.is_dir():
+                    path.rmdir()
+
+
 @contextmanager
 def one_line_exits(run_dir: Path, resume_hint: Callable[[], str]) -> Iterator[None]:
     """Ends the process with one line where it was stopped or a user got something wrong.
@@ -222,6 +236,10 @@ def one_line_exits(run_dir: Path, resume_hint: Callable[[], str]) -> Iterator[No
 def main() -> None:
     """Reads the command line, to the exit of the process; `zoo.commands.door` has looked at it."""
     raise_on_signals()
+    for argument in sys.argv[1:]:
+        key, _, path = argument.partition("=")
+        if key == "hydra.run.dir" and "$" not in path and rank_of_process() == 0:
+            check_can_be_made(Path(path.strip("'\"")))
     try:
         command()
     except StoppedBySignal as stopped:  # before the run has begun

@@ -138,6 +138,11 @@ class EpisodeModule(pl.LightningModule):
         return ""
 
     @property
+    def causes(self) -> dict[str, str]:
+        """Why a replica was left out of the training, by its name."""
+        return {}
+
+    @property
     def choice(self) -> Choice:
         """The rate of what is kept, to be asked after the training."""
         return Choice(self.optim.rates[0], {})

@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         checkpoint: dict[str, Any]
         content = io.BytesIO(Path(path).read_bytes())  # what fails from here on is the content
         try:
+            with zipfile.ZipFile(content) as archive:
+                if (part := archive.testzip()) is not None:
+                    raise ValueError(f"{part} is not what its checksum says")
+            content.seek(0)
             checkpoint = torch.load(content, map_location=map_location, weights_only=True)
         except Exception as error:  # what a damaged file brings the unpickler to is anything
             raise _damaged(path, str(error).partition(".")[0] or type(error).__name__) from None

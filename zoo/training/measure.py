@@ -82,7 +82,9 @@ def summary_of(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
 def _choice(run: Run) -> dict[str, Any]:
     """Where the rate was chosen among several: which, and the validation errors of all."""
     choice = run.module.choice
-    return {"best_rate": choice.rate[0], "rates": choice.errors} if choice.errors else {}
+    if not choice.errors:
+        return {}
+    return {"best_rate": choice.rate[0], "rates": choice.errors, "lost": run.module.causes}
 
 
 def _convergence(run: Run, seed: int) -> dict[str, Any]:

@@ -5,16 +5,24 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails
+
+# One rate, or several. What is wrong is said of the one that was given.
+Rates = Annotated[
+    Annotated[PositiveFloat, Tag("rate")] | Annotated[tuple[PositiveFloat, ...], Tag("rates")],
+    Discriminator(lambda given: "rates" if isinstance(given, list | tuple) else "rate"),
+]
 
 
 class OptimConfig(BaseModel):
@@ -38,8 +46,8 @@ class OptimConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    lr: PositiveFloat | tuple[PositiveFloat, ...] = 3e-3
-    ssm_lr: PositiveFloat | tuple[PositiveFloat, ...] = 1e-3
+    lr: Rates = 3e-3
+    ssm_lr: Rates = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)

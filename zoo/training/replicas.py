@@ -163,6 +163,10 @@ class LitReplicas(EpisodeModule):
         pairs = ((*self.replicas[i], cause) for i, cause in self.lost.items())
         return {seed: cause for lr, seed, cause in pairs if lr == self.choice.rate[0]}
 
+    @property
+    def causes(self) -> dict[str, str]:
+        return {self.names[i]: cause for i, cause in self.lost.items()}
+
     def log_prefix(self, seed: int) -> str:
         return self.names[self.replicas.index((self.choice.rate[0], seed))] + "/"
 
