@@ -53,6 +53,7 @@ stage environment 60 bash -c environment
 stage tests "${TESTS_S:-150}" "$PYTHON" -m pytest -m gpu -q -rA -p no:cacheprovider tests/test_gpu.py
 stage steps "${STEPS_S:-110}" "$PYTHON" -m benchmarks.gpu_steps --device $device --steps $timed --out "$OUT"
 seconds=${TRAINING_S:-200}
+case " $STAGES " in *" training "*) rm -rf "$OUT/transformer" ;; esac  # another number of steps
 stage training "$seconds" "$PYTHON" train.py recipe=transformer data=linear_scalar data.d_x=5 \
   data.num_context=20 model.d_model=64 model.num_layers=4 'optim.lr=[0.0003,0.001,0.003,0.01]' \
   optim.decay_fraction=0.2 optim.warmup_steps=1000 max_steps="${TRAINING_STEPS:-$(steps_that_fit "$seconds")}" \

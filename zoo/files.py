@@ -43,7 +43,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())  # on the disk before it is renamed
         partial.replace(path)
     except OSError as error:
-        if error.filename is None:  # a full disk has no name of a file
+        if error.filename is None and error.errno is not None:  # a full disk has no name of a file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

@@ -108,7 +108,11 @@ class _Registry:
             import_module(self.own[name])  # registers it
         if name not in self.entries:
             text = unknown(self.kind, name, self.names())
-            if name.isidentifier() and find_spec(f"{self.package}.{name}") is not None:
+            if (
+                name.isidentifier()
+                and name[0] != "_"
+                and find_spec(f"{self.package}.{name}") is not None
+            ):
                 file = f"{self.package.replace('.', '/')}/{name}.py"
                 text += f". There is {file}; a name needs a line in zoo/registry.py"
             raise ValueError(text)

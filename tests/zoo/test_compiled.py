@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import EpisodeDataModule
+from datamodules import EpisodeDataModule, ReplicaDataModule
 from tests.zoo.test_recorded import fit, weights
 from tests.zoo.test_replicas import OPTIM, SPEC, small
 from zoo.training.base import has_compiler
 from zoo.training.module import LitPredictor
+from zoo.training.replicas import LitReplicas
 
 
 @pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
@@ -22,3 +23,13 @@ def test_compiled_steps_learn_what_eager_steps_learn(tmp_path: Path) -> None:
     torch.testing.assert_close(found["compile"][0], found["eager"][0], rtol=1e-4, atol=1e-6)
     for name, expected in found["eager"][1].items():
         torch.testing.assert_close(found["compile"][1][name], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+def test_replicas_are_compiled_too(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    module = LitReplicas(small("gd_ssm"), OPTIM, [3, 4], step="compile")
+    fit(module, ReplicaDataModule(SPEC, [3, 4], 8), tmp_path, 3)
+    assert counters["stats"]["unique_graphs"] > 0

@@ -203,17 +203,22 @@ class AfterBackward(pl.Callback):
         raise AssertionError("nobody should come here")
 
 
+@pytest.mark.parametrize(
+    "callback", [AfterBackward(), pl.callbacks.LambdaCallback(on_after_backward=print)]
+)
 @pytest.mark.parametrize("step", ["graph", "compile", "auto"])
-def test_what_a_recorded_step_would_pass_over_is_refused(step: StepKind) -> None:
-    trainer = pl.Trainer(accelerator="cpu", callbacks=[AfterBackward()], logger=False)
+def test_what_a_recorded_step_would_pass_over_is_refused(
+    step: StepKind, callback: pl.Callback
+) -> None:
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[callback], logger=False)
     module = LitPredictor(MODEL, OPTIM, 3, step=step)
     if step == "auto":
         module.check_trainer(trainer)
         assert module.step_kind == "eager"
     else:
-        with pytest.raises(ValueError, match="does not go with on_after_backward of AfterBackward"):
+        with pytest.raises(ValueError, match="does not go with on_after_backward of "):
             module.check_trainer(trainer)
-    with pytest.raises(ValueError, match="do not call on_after_backward of AfterBackward"):
+    with pytest.raises(ValueError, match="do not call on_after_backward of "):
         LitReplicas(MODEL, OPTIM, [3, 4]).check_trainer(trainer)
 
 
@@ -236,6 +241,35 @@ def test_auto_takes_the_faster_way_and_keeps_to_it(
     resumed = LitPredictor(MODEL, OPTIM, 3, step="auto")
     resumed.on_load_checkpoint(saved)
     assert resumed.chosen_way == chosen
+
+
+def test_a_choice_needs_a_finite_error_and_is_told_to_a_search(tmp_path: Path) -> None:
+    module = LitReplicas(MODEL, OptimConfig(lr=(1e-5, 0.01), warmup_steps=0), [3, 4])
+    fit(module, ReplicaDataModule(SPEC, [3, 4, 3, 4], 8, 100), tmp_path, 10)
+    module._last_validation = 10, [9.0, 9.0, 0.1, math.nan]
+    assert module.choice.rate[0] == 1e-5
+    assert module.objective() == 9.0
+    del module.choice
+    module._last_validation = 10, [9.0, math.nan, math.nan, math.nan]
+    assert module.choice.rate[0] == 1e-5
+    assert module.objective() == math.inf
+    del module.choice
+    module._last_validation = 10, [math.nan] * 4
+    with pytest.raises(NonFiniteError, match="no rate has a finite validation error"):
+        module.whole_models()
+
+
+def test_a_resumed_run_knows_which_rate_led(tmp_path: Path) -> None:
+    module = LitReplicas(MODEL, OptimConfig(lr=(1e-5, 0.01)), [3])
+    module.watch = Watch(2, torch.device("cpu"))
+    module._last_validation = 10, [0.2, 0.1]
+    checkpoint: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LitReplicas, "trainer", SimpleNamespace(global_step=10))
+        module.on_save_checkpoint(checkpoint)
+    resumed = LitReplicas(MODEL, OptimConfig(lr=(1e-5, 0.01)), [3])
+    resumed.on_load_checkpoint(checkpoint)
+    assert (resumed._leading, resumed._last_validation) == (0.01, (10, [0.2, 0.1]))
 
 
 def test_operations_that_vmap_has_no_rule_for_are_said(

@@ -434,6 +434,13 @@ def test_converged_is_a_fall_of_less_than_two_percent(
     assert found.verdict.verdict == expected
     if expected != "unknown":
         assert found.verdict.fall == pytest.approx(fall, rel=1e-6)
+    same, longer = (Convergence("val/loss", optim, steps) for steps in (10_000, 12_000))
+    for resumed in (same, longer):
+        resumed.load_state_dict(found.state_dict())
+    assert same.verdict == found.verdict
+    assert longer.verdict.num_validations == 0  # what came before the first decay says nothing
+    found.losses[6000] = math.nan
+    assert found.verdict.verdict == "unknown"
 
 
 def test_a_stopped_run_of_several_seeds_resumes_to_the_same_bits(

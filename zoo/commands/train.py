@@ -135,7 +135,9 @@ def convergence_text(seed: int, verdict: Mapping[str, Any]) -> str:
 def tables_of(run: Run, outcomes: Mapping[int, Outcome], metrics: dict[str, Any]) -> list[Table]:
     """All that is known of the only seed, or what is compared over several."""
     choice = run.module.choice
-    tables = [rates_table(choice.errors, choice.rate[0])] if choice.errors else []
+    tables = []
+    if choice.errors:
+        tables.append(rates_table(choice.errors, choice.rate[0], run.settings.seeds))
     if run.settings.seeds > 1:
         return [*tables, seeds_table(metrics, run.module.diverged)]
     reports = (report_tables(outcome.report) for outcome in outcomes.values())
@@ -238,7 +240,7 @@ def main() -> None:
     raise_on_signals()
     for argument in sys.argv[1:]:
         key, _, path = argument.partition("=")
-        if key == "hydra.run.dir" and "$" not in path and rank_of_process() == 0:
+        if key.lstrip("+") == "hydra.run.dir" and "$" not in path and rank_of_process() == 0:
             check_can_be_made(Path(path.strip("'\"")))
     try:
         command()

@@ -87,14 +87,14 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
     return table
 
 
-def rates_table(rates: Mapping[str, Mapping[str, float]], best: float) -> Table:
+def rates_table(rates: Mapping[str, Mapping[str, float]], best: float, num_seeds: int) -> Table:
     """The rates that were trained side by side, for a terminal.
 
     Args:
         rates: Validation errors at the query by rate and by seed, of the seeds that are left.
         best: The rate that was chosen.
+        num_seeds: That were trained at each.
     """
-    num_seeds = max(len(found) for found in rates.values())
     table = Table(title="validation at the query, mean over the seeds")
     table.add_column("rate", justify="right")
     table.add_column("error", justify="right", no_wrap=True)

@@ -377,7 +377,8 @@ def passed_over(trainer: pl.Trainer) -> list[str]:
         f"{hook} of {type(callback).__name__}"
         for callback in trainer.callbacks  # type: ignore[attr-defined]
         for hook in ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
-        if getattr(type(callback), hook) is not getattr(pl.Callback, hook)
+        # Not of the class alone: LambdaCallback has its hooks in the instance.
+        if getattr(getattr(callback, hook), "__func__", None) is not getattr(pl.Callback, hook)
     ]
 
 

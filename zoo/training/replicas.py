@@ -175,7 +175,10 @@ class LitReplicas(EpisodeModule):
         if self.diverged:
             return math.inf
         rate, errors = self.choice
-        return fmean(errors[f"{rate[0]:g}"].values()) if errors else super().objective()
+        if not errors:
+            return super().objective()
+        found = errors[f"{rate[0]:g}"].values()
+        return fmean(found) if len(found) == len(self.seeds) else math.inf
 
     @cached_property
     def choice(self) -> Choice:
@@ -185,7 +188,10 @@ class LitReplicas(EpisodeModule):
         """
         if len(self.optim.rates) == 1:
             return super().choice
-        return self._choice_by(self._validation_errors())
+        choice = self._choice_by(self._validation_errors())
+        if not any(choice.errors.values()):
+            raise NonFiniteError("no rate has a finite validation error; smaller ones usually do")
+        return choice
 
     def _choice_by(self, values: Sequence[float]) -> Choice:
         """The choice by the errors of the replicas."""
@@ -238,7 +244,16 @@ class LitReplicas(EpisodeModule):
 
     def _step(self, episodes: Episodes, part: int = 0, num_parts: int = 1) -> None:
         """The gradient of a part of the step's episodes; with the last, the update."""
-        losses = self._losses_of(episodes) / num_parts
+        try:
+            losses = self._losses_of(episodes) / num_parts
+        except RuntimeError as error:
+            if "Batching rule not implemented" not in str(error):
+                raise
+            raise ValueError(
+                f"{self.spec.name} cannot be trained side by side, torch.vmap says: "
+                f"{str(error).partition('. ')[0]}. Either other operations, or "
+                f"replicas_in_turn_on = ({self.device.type!r},) in its class; {APART}"
+            ) from None
         with without_autocast(self.device):  # under which Lightning calls all of a training step
             gradients = torch.autograd.grad(losses.sum(), self._adamw.parameters)
             self._adamw.take(gradients, add=part > 0)
@@ -262,16 +277,7 @@ class LitReplicas(EpisodeModule):
             return torch.stack([loss(parameters, rows) for parameters, rows in pairs])
         # Fused attention has no backward for the strides that torch.vmap gives it.
         with sdpa_kernel(SDPBackend.MATH):
-            try:
-                return torch.vmap(loss)(dict(self.model.named_parameters()), episodes)
-            except RuntimeError as error:
-                if "Batching rule not implemented" not in str(error):
-                    raise
-                raise ValueError(
-                    f"{self.spec.name} cannot be trained side by side, torch.vmap says: "
-                    f"{str(error).partition('. ')[0]}. Either other operations, or "
-                    f"replicas_in_turn_on = ({self.device.type!r},) in its class; {APART}"
-                ) from None
+            return torch.vmap(loss)(dict(self.model.named_parameters()), episodes)
 
     def log_losses(self, losses: list[float]) -> None:
         self._log_each({self.train_metric: torch.tensor(losses)}, self._alive())
@@ -302,10 +308,17 @@ class LitReplicas(EpisodeModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["lost"] = self.lost
+        step, errors = self._last_validation
+        if step >= 0:
+            checkpoint["last_validation"] = {"step": step, "errors": errors}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.lost = self.lost_in(checkpoint)
+        if "last_validation" in checkpoint:
+            found = checkpoint["last_validation"]
+            self._last_validation = found["step"], found["errors"]
+            self._leading = self._choice_by(found["errors"]).rate[0]
 
     def lost_in(self, checkpoint: dict[str, Any]) -> dict[int, str]:
         """Which replicas were left out; checkpoints that knew one rate alone name the seeds."""

@@ -18,7 +18,8 @@ class Verdict(NamedTuple):
     """What is said of a run's convergence.
 
     Attributes:
-        verdict: `"converged"`, `"not converged"`, or `"unknown"` for too few validations.
+        verdict: `"converged"`, `"not converged"`, or `"unknown"` for too few validations, or some
+            that have no logarithm.
         fall: Share by which the loss fell over the last third of the constant phase, by a straight
             line through the logarithms of the losses; None if unknown.
         num_validations: In that third.
@@ -53,10 +54,12 @@ class Convergence(pl.Callback):
         return self._generate_state_key(metric=self.metric)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": self.losses}
+        return {"losses": self.losses, "phase": list(self.phase)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.losses = dict(state_dict["losses"])
+        # A run that goes on for longer has had a decay in between: its phase begins afresh.
+        if state_dict["phase"] == list(self.phase):
+            self.losses = dict(state_dict["losses"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.metric)
@@ -68,7 +71,8 @@ class Convergence(pl.Callback):
         """What the validations so far say."""
         first, last = self.phase
         steps = [step for step in self.losses if first <= step <= last]
-        if len(steps) < LEAST_VALIDATIONS or min(self.losses[step] for step in steps) <= 0:
+        readable = all(0 < self.losses[step] < math.inf for step in steps)
+        if len(steps) < LEAST_VALIDATIONS or not readable:
             return Verdict("unknown", None, len(steps))
         slope, _ = np.polyfit(steps, [math.log(self.losses[step]) for step in steps], 1)
         fall = 1 - math.exp(slope * (last - first))
