@@ -17,6 +17,8 @@ from datamodules.linear import Linear, LinearFamily
 from datamodules.spec import Probability, Spec
 from datamodules.stream import Generators
 
+# Numbers of one episode: 8 GiB, more than any training draws in batches.
+MAX_EPISODE_SIZE = 2**31
 # Episodes of a fixed set that are drawn at once; twice as many, less one, where they are the last.
 SET_BATCH = 10_000
 
@@ -147,6 +149,12 @@ class EpisodeSpec(Spec):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "EpisodeSpec":
+        size = (self.num_context + 1) * (self.d_x + self.d_y)
+        if size > MAX_EPISODE_SIZE:
+            raise ValueError(
+                f"(num_context + 1) * (d_x + d_y) must be at most {MAX_EPISODE_SIZE:,}, "
+                f"the numbers of one episode, got {size:,}"
+            )
         self.function.check(self.d_x, self.d_y, self.inputs.name)
         self.inputs.check(self.d_x, self.function.name)
         if self.distractors.count > self.num_context:

@@ -458,6 +458,7 @@ def test_a_run_that_diverges_later_keeps_its_last_finite_checkpoint(tmp_path: Pa
         (["positions=first"], "'last' or 'all', got 'first'"),
         (["resume=runs/nowhere-at-all"], "is not a run directory"),
         (["data.distractors.count=11"], "distractors.count must be at most num_context"),
+        (["data.num_context=1000000000"], "the numbers of one episode, got 20,000,000,020"),
         (["seed=abc"], "seed: .*integer, got 'abc'"),
         (["seed=-1"], "seed: .*greater than or equal to 0, got -1"),
         (["max_steps=1e3"], "max_steps: .*integer, got 1000.0"),
