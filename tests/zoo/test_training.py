@@ -3,6 +3,9 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from pydantic import ValidationError
@@ -36,6 +40,7 @@ from zoo.training.module import LitPredictor
 from zoo.training.optim import create_optimizer, parameter_groups, rate_factor
 from zoo.training.options import OptimConfig
 from zoo.training.overrides import check_plugins
+from zoo.training.private import delay_forced_end
 
 MODEL = ModelSpec.of("gd_ssm", d_x=3, d_y=3)
 
@@ -350,3 +355,20 @@ def test_a_second_ctrl_c_exits_at_once_and_a_sigterm_beside_it_does_not(tmp_path
     with pytest.raises(SystemExit) as caught:
         resumable._request_stop(signal.SIGINT, None)
     assert caught.value.code == 130
+
+
+def test_a_rank_that_lost_another_is_killed_only_after_its_last_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append((pid, time.monotonic())))
+    dead = subprocess.Popen([sys.executable, "-c", "raise SystemExit(9)"])
+    dead.wait()
+    observer = _ChildProcessObserver(main_pid=7, child_processes=[dead], sleep_period=1)
+    start = time.monotonic()
+    observer.start()
+    delay_forced_end(2.0)
+    observer.join(timeout=60)
+    ((pid, end),) = killed
+    assert pid == 7  # a rank that hangs is not spared
+    assert end - start >= 3.0

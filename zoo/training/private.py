@@ -4,9 +4,13 @@
 `zoo/training/sharding.py` sets `_data_parallel_size` of its `ModelParallelStrategy`.
 """
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
@@ -17,6 +21,23 @@ def rank_of_process() -> int:
     """The rank of this process, before there is a trainer too; Lightning 2.6."""
     rank: int = getattr(rank_zero_only, "rank", 0)
     return rank
+
+
+def delay_forced_end(seconds: float) -> None:
+    """Leaves rank 0 time to end by itself once another rank has died; Lightning 2.6.
+
+    Every five seconds Lightning looks at the processes that it started, and if one of them has died
+    it kills them all, its own first of all: whatever was about to be said or saved would be lost.
+    Here the kill comes later, for a rank that hangs.
+    """
+
+    def end_later(end: Callable[[], None]) -> None:
+        time.sleep(seconds)
+        end()
+
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            setattr(thread, "_terminate_all", partial(end_later, thread._terminate_all))
 
 
 def add_summary(writer: SummaryWriter, summary: Summary) -> None:

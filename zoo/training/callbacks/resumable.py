@@ -11,7 +11,11 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from zoo.terminal import StoppedBySignal, ending_signals
 from zoo.training.base import NonFiniteError
+from zoo.training.private import delay_forced_end
 from zoo.training.sharding import full
+
+# How long a rank that has lost another one may take to notice, say so and end.
+LAST_WORDS_S = 60
 
 
 class Resumable(Checkpoint):
@@ -53,6 +57,7 @@ class Resumable(Checkpoint):
         }
         self._last_step = trainer.global_step
         self._last_time = time.monotonic()
+        delay_forced_end(LAST_WORDS_S)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
