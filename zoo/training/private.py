@@ -37,7 +37,8 @@ def delay_forced_end(seconds: float) -> None:
 
     for thread in threading.enumerate():
         if isinstance(thread, _ChildProcessObserver):
-            setattr(thread, "_terminate_all", partial(end_later, thread._terminate_all))
+            end = partial(end_later, thread._terminate_all)
+            thread._terminate_all = end  # type: ignore[method-assign]
 
 
 def add_summary(writer: SummaryWriter, summary: Summary) -> None:
