@@ -68,7 +68,7 @@ gpu-check:  ## On a machine with a CUDA GPU: tests, times and a training, in eig
 
 # For Python 3.12 on x86-64, and what a machine with torch, Lightning and TensorBoard may lack.
 WHEELS := pydantic pydantic_core annotated-types typing-inspection typing_extensions hydra-core \
-  omegaconf rich typer shellingham annotated-doc
+  omegaconf rich typer shellingham annotated-doc psutil
 pin = $(or $(shell grep -iE '^$1==' constraints.txt),$1)
 gpu-wheels:  ## Fill .wheels with what gpu-check needs beside torch
 	mkdir -p .wheels

@@ -1,11 +1,16 @@
 """Fixtures that more than one test file needs."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Before torch is imported: tensors of tests are small, and processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from torch import Tensor
 

@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 from zoo.terminal import exit_on_signals, outlive_readers, refuse_what_is_no_text
+from zoo.threads import begin_to_look, settle_waiting
 
 
 def enter(command: str) -> None:
@@ -18,7 +19,9 @@ def enter(command: str) -> None:
     outlive_readers()
     refuse_what_is_no_text([*sys.argv[1:], os.getcwd()])
     if command != "zoo":  # the others read the settings in `configs`
+        begin_to_look()
         from zoo.commands.composing import prepare
 
         prepare(command, sys.argv)
+        settle_waiting()
     import_module(f"zoo.commands.{command}").main()

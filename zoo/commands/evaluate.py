@@ -20,6 +20,7 @@ from zoo.evaluation.results import measured_nowhere, tables_of, write_results
 from zoo.files import CONFIGS, refuse_links, write_json
 from zoo.references import STEP
 from zoo.terminal import StoppedBySignal, raise_on_signals
+from zoo.threads import describe
 from zoo.training.overrides import typed_path
 
 
@@ -53,6 +54,9 @@ def command(config: DictConfig) -> None:
             evaluation = Evaluation(spec, entries, compare_with, *options)
             output.mkdir(parents=True, exist_ok=True)  # before anything is measured
             refuse_links(output / "figures", output / "tensorboard")
+            if torch.device(settings.device).type == "cpu":
+                available = torch.get_num_threads()
+                console.print(f"measuring with {describe(available, available)}", highlight=False)
             rows = evaluate(evaluation, settings.suites, imitates, console)
             write_results(rows, entries, settings.suites, output)
             write_json(output / "arguments.json", evaluation.arguments)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +18,7 @@ from zoo.commands.settings import ReproduceSettings
 from zoo.errors import refusing
 from zoo.files import CONFIGS
 from zoo.terminal import StoppedBySignal, raise_on_signals
+from zoo.threads import describe
 
 
 def claims_table(study: Study, results: dict[str, Any]) -> Table:
@@ -43,6 +45,8 @@ def command(config: DictConfig) -> None:
         settings = ReproduceSettings(**plain)
         study = load_study(settings.study)
         places = study.places(settings.quick)
+        available = torch.get_num_threads()
+        console.print(f"measuring with {describe(available, available)}", highlight=False)
         results = reproduce(
             study,
             study.chosen(settings.figure),

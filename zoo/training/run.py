@@ -17,6 +17,7 @@ from datamodules.datamodule import EpisodeDataModule, EpisodeSets, ReplicaDataMo
 from zoo.files import CONFIGS, remove_half_written
 from zoo.predictor import Predictor
 from zoo.references import references_of
+from zoo.threads import describe, threads, threads_of
 from zoo.training.base import EpisodeModule, Loss
 from zoo.training.callbacks import Board, Convergence, ReferenceMonitor, Resumable, TimeToSolution
 from zoo.training.callbacks.board import hyperparameters_of
@@ -45,6 +46,7 @@ class Run:
         trainer: With all callbacks and loggers.
         resumable: The callback that saves.
         board: The callback of HParams.
+        num_threads: Of a CPU, in training.
     """
 
     config: DictConfig
@@ -56,6 +58,7 @@ class Run:
     trainer: pl.Trainer
     resumable: Resumable
     board: Board
+    num_threads: int
 
     def prefix(self, seed: int | str) -> str:
         """Of the names of what belongs to one seed, `*` for all: nothing where it has no other."""
@@ -103,6 +106,10 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
     module.check_trainer(trainer)
     datamodule.trainer = trainer
     datamodule.setup("fit")  # refuses a batch that does not divide
+    num_threads = torch.get_num_threads()
+    if trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu":
+        num_threads = threads_of(operations_of(settings, model), num_threads)
+        say(f"training with {describe(num_threads, torch.get_num_threads())}")
     return Run(
         config,
         settings,
@@ -113,6 +120,7 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
         trainer,
         resumable,
         board,
+        num_threads,
     )
 
 
@@ -135,8 +143,19 @@ def fit(run: Run) -> dict[int, Predictor]:
         remove_half_written(run.directory)
         set_metrics_aside(run.directory, run.settings.max_steps)
         save_config(run.config, run.directory)
-    run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
+    with threads(run.num_threads):
+        run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
     return run.module.whole_models()
+
+
+def operations_of(settings: RunSettings, model: Predictor) -> float:
+    """About how many multiplications and additions an optimizer step has.
+
+    6 for each parameter and pair: 2 forward, 4 backward. That is right for a dense network and low
+    for a recurrence.
+    """
+    pairs = settings.batch_size * (settings.data.num_context + 1) * settings.num_replicas
+    return 6.0 * pairs * sum(parameter.numel() for parameter in model.parameters())
 
 
 def parts_of(
