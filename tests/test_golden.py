@@ -36,6 +36,8 @@ RUNS = {
     "gd_ssm_embedded": ["model=gd_ssm_embedded", *NETWORKS],
     "gd_ssm_deep": ["model=gd_ssm_deep", *TINY],
     "linear_transformer": ["model=linear_transformer", "model.num_layers=2"],
+    "online_learner": ["model=online_learner"],
+    "online_learner_mesa": ["model=online_learner", "model.rule=mesa", "model.decay=head"],
     "transformer": ["model=transformer", *TINY],
     "s5": ["model=s5", *TINY, "model.d_state=128"],
     "mamba": ["model=mamba", *TINY],

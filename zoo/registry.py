@@ -24,6 +24,7 @@ MODELS = {
     "gd_ssm_features": "gd_ssm",
     "linear_transformer": "linear_transformer",
     "mamba": "mamba",
+    "online_learner": "online_learner",
     "s5": "s5",
     "transformer": "transformer",
 }

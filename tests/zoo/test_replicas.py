@@ -27,7 +27,7 @@ from zoo.commands import train as script
 from zoo.evaluation.seeds import first_step_over_seeds, seeds_table, summary_over_seeds
 from zoo.hub.directory import read_card
 from zoo.predictor import Predictor
-from zoo.registry import ModelSpec
+from zoo.registry import ModelSpec, model_arguments
 from zoo.terminal import StoppedBySignal
 from zoo.training import measure, write
 from zoo.training import run as assembly
@@ -49,16 +49,23 @@ CLASSES = EpisodeSpec(
 LARGE = {"scale_Q": 0.3, "scale_C": 0.5, "scale_D": 0.5}
 OPTIM = OptimConfig(lr=0.01, warmup_steps=5, weight_decay=0.1, clip_norm=0.1)
 MODEL = ModelSpec.of("gd_ssm", d_x=3, d_y=3)
-SMALL: dict[str, dict[str, Any]] = {
-    "gd_ssm": LARGE,
-    "gd_ssm_deep": {"d_model": 8, "num_layers": 1, "d_head": 4},
-    "gd_ssm_embedded": {"d_model": 8},
-    "gd_ssm_features": {"num_features": 4, "num_hidden": 1, "d_hidden": 8},
-    "linear_transformer": {"num_layers": 2},
-    "mamba": {"d_model": 8, "num_layers": 1, "d_state": 4},
-    "s5": {"d_model": 8, "num_layers": 1, "d_state": 8},
-    "transformer": {"d_model": 8, "num_layers": 1, "num_heads": 2},
+# Whatever an architecture has of these is small.
+SIZES = {
+    "d_model": 8,
+    "num_layers": 1,
+    "d_state": 4,
+    "d_head": 4,
+    "num_heads": 2,
+    "num_features": 4,
+    "num_hidden": 1,
+    "d_hidden": 8,
 }
+SMALL: dict[str, dict[str, Any]] = {
+    name: {size: value for size, value in SIZES.items() if size in model_arguments(name)}
+    for name in zoo.list_models()
+}
+SMALL["gd_ssm"] = LARGE
+SMALL["linear_transformer"] = {"num_layers": 2}
 
 
 def small(name: str) -> ModelSpec:
