@@ -1,14 +1,17 @@
 """Function families whose labels are classes: y is one-hot over d_y of them."""
 
-import math
-from typing import Literal
+from __future__ import annotations
 
-import torch
+import math
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import PositiveFloat
-from torch import Tensor
-from torch.nn.functional import one_hot
 
 from datamodules.family import FunctionFamily, normal
+from datamodules.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Classification(FunctionFamily):
@@ -49,7 +52,7 @@ class LinearClassification(Classification):
         if self.label == "sampled":
             # The largest of logits with Gumbel noise is a draw from their softmax.
             logits = logits - torch.empty_like(logits).exponential_(generator=generator).log()
-        return x, one_hot(logits.argmax(dim=2), d_y).to(x)
+        return x, torch.nn.functional.one_hot(logits.argmax(dim=2), d_y).to(x)
 
 
 class GaussianMixture(Classification):
@@ -75,5 +78,5 @@ class GaussianMixture(Classification):
         batch, length, d_x = x.shape
         mu = normal(batch, d_y, d_x, like=x, generator=generator)
         c = torch.randint(d_y, (batch, length), generator=generator, device=x.device)
-        label = one_hot(c, d_y).to(x)  # (batch, length, d_y)
+        label = torch.nn.functional.one_hot(c, d_y).to(x)  # (batch, length, d_y)
         return label @ mu + self.spread * x, label

@@ -1,14 +1,17 @@
 """What makes examples of the context say less than they could."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import NonNegativeFloat, NonNegativeInt
-from torch import Tensor
-from torch.nn.functional import one_hot
 
 from datamodules.family import normal, random_subset
+from datamodules.lazy import torch
 from datamodules.spec import Probability, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Distractors(Spec):
@@ -32,7 +35,7 @@ class Distractors(Spec):
         replaced[:, :-1, 0] = random_subset((batch,), length - 1, self.count, y.device, generator)
         if output == "logits":
             classes = torch.randint(d_y, (batch, length), generator=generator, device=y.device)
-            noise = one_hot(classes, d_y).to(y)
+            noise = torch.nn.functional.one_hot(classes, d_y).to(y)
         else:
             noise = normal(*y.shape, like=y, generator=generator, scale=self.scale)
         return torch.where(replaced, noise, y)
@@ -91,4 +94,4 @@ def flip_labels(y: Tensor, probability: float, generator: torch.Generator) -> Te
     batch, length, d_y = y.shape
     flipped = torch.rand((batch, length), generator=generator, device=y.device) < probability
     shift = torch.randint(1, d_y, (batch, length), generator=generator, device=y.device)
-    return one_hot((y.argmax(dim=2) + shift * flipped) % d_y, d_y).to(y)
+    return torch.nn.functional.one_hot((y.argmax(dim=2) + shift * flipped) % d_y, d_y).to(y)

@@ -1,11 +1,11 @@
 """Episodes: what one is, what describes a kind of them, and how a batch is drawn."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from __future__ import annotations
 
-import torch
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
-from torch import Tensor
 
 from datamodules.classification import GaussianMixture
 from datamodules.corruption import Distractors, Outliers, flip_labels
@@ -13,9 +13,13 @@ from datamodules.curriculum import Curriculum
 from datamodules.family import normal
 from datamodules.functions import Function
 from datamodules.inputs import Inputs, Preconditioned, Uniform
+from datamodules.lazy import torch
 from datamodules.linear import Linear, LinearFamily
 from datamodules.spec import Probability, Spec
 from datamodules.stream import Generators
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Numbers of one episode: 8 GiB, more than any training draws in batches.
 MAX_EPISODE_SIZE = 2**31
@@ -38,30 +42,30 @@ class Episodes(NamedTuple):
     target: Tensor
     scored: Tensor
 
-    def rows(self, start: int, stop: int) -> "Episodes":
+    def rows(self, start: int, stop: int) -> Episodes:
         """Episodes start, ..., stop - 1 of the batch."""
         return Episodes(*(part[start:stop] for part in self))
 
-    def split(self, size: int) -> "Iterator[Episodes]":
+    def split(self, size: int) -> Iterator[Episodes]:
         """The batch in parts of `size` episodes; the last may hold fewer."""
         parts = (torch.split(part, size) for part in self)
         return (Episodes(*tensors) for tensors in zip(*parts, strict=True))
 
-    def to(self, device: torch.device | str) -> "Episodes":
+    def to(self, device: torch.device | str) -> Episodes:
         """The same episodes on a device."""
         return Episodes(*(part.to(device) for part in self))
 
     @staticmethod
-    def joined(batches: "Iterable[Episodes]") -> "Episodes":
+    def joined(batches: Iterable[Episodes]) -> Episodes:
         """Batches as one."""
         return Episodes(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 
     @staticmethod
-    def stacked(batches: "Iterable[Episodes]") -> "Episodes":
+    def stacked(batches: Iterable[Episodes]) -> Episodes:
         """Batches side by side, every part (num_batches, batch, length, ...)."""
         return Episodes(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
 
-    def unbind(self) -> "Iterator[Episodes]":
+    def unbind(self) -> Iterator[Episodes]:
         """The batches of which this is the stack."""
         return (Episodes(*parts) for parts in zip(*self, strict=True))
 
@@ -148,7 +152,7 @@ class EpisodeSpec(Spec):
         return value
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "EpisodeSpec":
+    def _parts_fit(self) -> EpisodeSpec:
         size = (self.num_context + 1) * (self.d_x + self.d_y)
         if size > MAX_EPISODE_SIZE:
             raise ValueError(
@@ -169,7 +173,7 @@ class EpisodeSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _outliers_fit(self) -> "EpisodeSpec":
+    def _outliers_fit(self) -> EpisodeSpec:
         if self.outliers.probability == 0:
             return self
         if self.output == "logits":
@@ -190,7 +194,7 @@ class EpisodeSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _curriculum_fits(self) -> "EpisodeSpec":
+    def _curriculum_fits(self) -> EpisodeSpec:
         if self.curriculum is None:
             return self
         dims, points = self.curriculum.dims, self.curriculum.points

@@ -1,11 +1,14 @@
 """What every function family is."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
+from datamodules.lazy import torch
 from datamodules.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FunctionFamily(Spec):

@@ -1,16 +1,20 @@
 """All function families, and episodes of several of them."""
 
-from typing import Annotated, Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Annotated, Literal
+
 from pydantic import Field, PositiveFloat, model_validator
-from torch import Tensor
 
 from datamodules.classification import GaussianMixture, LinearClassification
 from datamodules.family import FunctionFamily
+from datamodules.lazy import torch
 from datamodules.linear import Linear, LinearDrift, LinearPool, SparseLinear
 from datamodules.nonlinear import DecisionTree, Quadratic, ReluNetwork, Sine, SparseParity
 from datamodules.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SingleFunction = (
     Linear
@@ -53,7 +57,7 @@ class Mixture(FunctionFamily):
     components: list[Weighted] = Field(min_length=2)
 
     @model_validator(mode="after")
-    def _one_kind_of_output(self) -> "Mixture":
+    def _one_kind_of_output(self) -> Mixture:
         outputs = {part.function.name: part.function.output for part in self.components}
         if len(set(outputs.values())) > 1:
             raise ValueError(f"a mixture is of values or of classes, not of both, got {outputs}")

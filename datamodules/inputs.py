@@ -5,15 +5,19 @@ the coordinates are independent, alike and of mean zero, and None everywhere els
 of one gradient step holds for the first kind only.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field, PositiveFloat
-from torch import Tensor
 
+from datamodules.lazy import torch
 from datamodules.spec import Spec
 from datamodules.stream import fixed_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ConditionNumber = Annotated[float, Field(ge=1)]
 

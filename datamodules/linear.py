@@ -1,16 +1,20 @@
 """Linear function families."""
 
+from __future__ import annotations
+
 import math
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from datamodules.family import FunctionFamily, normal, random_subset
+from datamodules.lazy import torch
 from datamodules.spec import Probability
 from datamodules.stream import fixed_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LinearFamily(FunctionFamily):

@@ -1,13 +1,17 @@
 """Function families that are not linear in x."""
 
-import math
-from typing import Literal
+from __future__ import annotations
 
-import torch
+import math
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import Field, PositiveInt
-from torch import Tensor
 
 from datamodules.family import FunctionFamily, normal, random_subset
+from datamodules.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Quadratic(FunctionFamily):

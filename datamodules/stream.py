@@ -1,9 +1,11 @@
 """Which random numbers belong to which episodes."""
 
+from __future__ import annotations
+
 import hashlib
 from typing import Literal
 
-import torch
+from datamodules.lazy import torch
 
 Split = Literal["train", "val", "test", "tune"]
 Component = Literal["weights", "inputs", "noise", "corruption"]

@@ -1,11 +1,10 @@
 """Suites: kinds of episodes that differ from given ones in one respect."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-if TYPE_CHECKING:  # a suite is read without torch
-    from datamodules.episodes import EpisodeSpec
+from datamodules.episodes import EpisodeSpec
 
 
 class Setting(BaseModel):
@@ -21,7 +20,16 @@ class Setting(BaseModel):
     set: dict[str, Any] = {}
     times: dict[str, float] = {}
 
-    def apply(self, spec: "EpisodeSpec") -> "EpisodeSpec":
+    @field_validator("set", "times")
+    @classmethod
+    def _parts_of_episodes(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if name.partition(".")[0] not in EpisodeSpec.model_fields:
+                parts = ", ".join(EpisodeSpec.model_fields)
+                raise ValueError(f"{name} is no part of episodes, which have {parts}")
+        return given
+
+    def apply(self, spec: EpisodeSpec) -> EpisodeSpec:
         """The episodes of this setting.
 
         Raises:

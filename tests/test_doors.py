@@ -76,6 +76,36 @@ def door(
         ("train", "trainer.precision=64", "trainer.precision: Input should be '32-true', "),
         ("train", "positions=none", "positions: Input should be 'last' or 'all', got 'none'"),
         ("train", "checkpoint_tag=a/b", "checkpoint_tag: "),
+        (
+            "train",
+            "data.num_context=-1",
+            "data.num_context: Input should be greater than 0, got -1",
+        ),
+        ("train", "data.d_x=abc", "data.d_x: Input should be a valid integer, got 'abc'"),
+        ("train", "data.function.name=linar", "data.function.name: unknown name 'linar'. Did you"),
+        ("train", "data.inputs.name=gaussia", "data.inputs.name: unknown name 'gaussia'. Did you"),
+        ("train", "data.inputs.r=x", "data.inputs.r: Input should be a valid number, got 'x'"),
+        ("train", "data.distractors.count=11", "data: distractors.count must be at most num_con"),
+        ("train", "data.outliers.probability=2", "data.outliers.probability: Input should be less"),
+        ("train", "data=classification data.noise=1", "data: labels are classes: use label_flip"),
+        (
+            "train",
+            "data=linear_curriculum data.d_x=30 data.curriculum.dims.end=7",
+            "data: curriculum.dims must end at d_x = 30, got 7",
+        ),
+        ("evaluate", "data=linear data.noise=-1", "data.noise: Input should be greater than or eq"),
+        (
+            "evaluate",
+            "data=linear data.inputs.r=x",
+            "data.inputs.r: Input should be a valid number",
+        ),
+        ("evaluate", "data=linear data.distractors.count=11", "data: distractors.count must be at"),
+        ("evaluate", "suites.input_scale.axis=3", "suites.input_scale.axis: Input should be a val"),
+        (
+            "evaluate",
+            "suite=noise +suites.noise.settings.other={set:{nois:1}}",
+            "suites.noise.settings.other.set: nois is no part of episodes, which have d_x, ",
+        ),
         ("evaluate", "num_episodes=few", "num_episodes: Input should be a valid integer"),
         ("evaluate", "fit_on=all", "fit_on: Input should be 'setting' or 'base', got 'all'"),
         ("evaluate", "suite=[]", "suites"),
@@ -103,6 +133,27 @@ def test_what_is_unknown_is_refused_in_one_line_without_torch_or_files(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert not [*here.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("recipe=transformer model.d_model=abc", "model.d_model: Input should be a valid integer"),
+        ("recipe=transformer model.num_heads=5", "num_heads must divide d_model = 48, got 5"),
+        ("+model.depth=2", "model: unknown argument of gd_ssm 'depth'"),
+        ("model=gd_ssm_embedded data=classification", "does not predict classes, as data asks for"),
+    ],
+)
+def test_a_model_that_there_is_not_is_refused_without_lightning(
+    arguments: str, message: str, instead_of_torch: Path, tmp_path: Path
+) -> None:
+    for name in ("lightning", "torchmetrics", "matplotlib", "tensorboard"):
+        instead_of_torch.with_name(f"{name}.py").write_text(f"raise SystemExit('{name} was there')")
+    instead_of_torch.unlink()
+    done = door("train", *arguments.split(), instead=instead_of_torch, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(

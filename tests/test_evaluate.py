@@ -26,7 +26,7 @@ from datamodules.episodes import Episodes, EpisodeSampler
 from datamodules.suites import Setting, Suite
 from tests.conftest import MakeCheckpoint
 from zoo.analysis.imitation import behaviour, implicit_weights, likeness, mean_likeness
-from zoo.commands.evaluate import register_resolvers
+from zoo.commands.resolvers import register_resolvers
 from zoo.commands.settings import EvaluateSettings
 from zoo.evaluation.compare import Comparison
 from zoo.evaluation.entries import Entry, entries_of, solvers_of, spec_of, with_reference
@@ -100,7 +100,8 @@ def test_the_numbers_are_those_of_a_plain_loop() -> None:
         if (row.predictor, row.setting, row.num_examples) == ("zero", "0.5", 4)
         and row.metric == "half_mse"
     ]
-    spec = EpisodeSpec(**(settings.data or {}), noise=0.5)
+    assert settings.data is not None
+    spec = settings.data.model_copy(update={"noise": 0.5})
     values = [
         0.5 * t.square().mean().item() for t in evaluation_episodes(spec, 300, "cpu").target[:, 4]
     ]

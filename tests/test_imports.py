@@ -102,6 +102,15 @@ def test_names_are_known_without_torch(code: str) -> None:
     assert not modules_after(code) & {"torch", "numpy", "safetensors", "datamodules.episodes"}
 
 
+def test_episodes_are_described_without_torch_and_drawn_with_it() -> None:
+    code = "from datamodules import EpisodeSpec, create_sampler; spec = EpisodeSpec(d_x=3, d_y=2)"
+    code += "; spec.input_variance, spec.label_variance, create_sampler(spec), spec.model_dump()"
+    code += "; import datamodules.functions, datamodules.suites"
+    assert "torch" not in modules_after(code)
+    code += "; EpisodeSpec(function={'name': 'quadratic'}).label_variance"  # has no closed form
+    assert "torch" in modules_after(code)
+
+
 @pytest.mark.parametrize("create", ["model('gdssm')", "solver('ridg')"])
 def test_an_unknown_name_is_refused_without_torch(create: str) -> None:
     code = f"import contextlib, zoo\nwith contextlib.suppress(ValueError): zoo.create_{create}\n0"

@@ -63,6 +63,7 @@ def test_the_way_of_x_is_the_one_that_a_step_takes() -> None:
     data = EpisodeDataModule(EpisodeSpec(), batch_size=4, eval_episodes=4)
     quiet = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module._trainer = data.trainer = quiet
+    data.train_episodes(1)  # the first draw imports torch
     with visits() as seen:
         module.training_step(data.training_rows(module.device), 0)
     assert {*way} == seen

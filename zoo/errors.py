@@ -38,6 +38,11 @@ def problems(details: Iterable[ErrorDetails], given: Any = None) -> str:
             found.append(f"{where!r} is missing")
         elif detail["type"] == "extra_forbidden":
             found.append(f"{where!r} is unknown")
+        elif detail["type"] == "union_tag_invalid":  # whose tags are names of kinds
+            tag, known = (detail["ctx"][key] for key in ("tag", "expected_tags"))
+            name = detail["ctx"]["discriminator"].strip("'")
+            text = unknown("name", tag, known.strip("'").split("', '"))
+            found.append(f"{where}.{name}: {text}")
         elif not where:  # about the whole, which is too much to repeat
             found.append(message)
         elif detail["type"] == "value_error":  # ours, which say what was given

@@ -12,7 +12,7 @@ from datamodules import EpisodeDataModule, EpisodeSpec, create_sampler
 from datamodules.functions import Mixture, SingleFunction
 from datamodules.inputs import Inputs
 from datamodules.stream import Generators
-from zoo.commands.train import register_resolvers
+from zoo.commands.resolvers import register_resolvers
 from zoo.registry import list_models, model_arguments
 from zoo.training.options import OptimConfig
 from zoo.training.settings import RunSettings

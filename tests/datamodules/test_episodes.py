@@ -1,11 +1,14 @@
 """What is drawn: distributions, corruption, and the specs that describe them."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
 
 from datamodules import EpisodeSpec, create_sampler
+from datamodules.stream import Generators
 from tests.datamodules.statistics import draw
 
 
@@ -16,6 +19,18 @@ def test_default_is_the_papers_linear_regression() -> None:
     assert episodes.scored.all()
     assert episodes.x.dtype == torch.float32
     assert torch.equal(episodes.y, episodes.target)
+
+
+def test_what_draws_episodes_survives_pickling_and_copying() -> None:
+    sampler = create_sampler(
+        {"function": {"name": "linear_pool"}, "outliers": {"probability": 0.5}}
+    )
+    expected = sampler.sample(5, Generators(0, "train", 0, "cpu"))
+    for other in (pickle.loads(pickle.dumps(sampler)), copy.deepcopy(sampler)):
+        assert other.spec == sampler.spec
+        found = other.sample(5, Generators(0, "train", 0, "cpu"))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert pickle.loads(pickle.dumps(expected)).x.equal(expected.x)
 
 
 @pytest.mark.parametrize(

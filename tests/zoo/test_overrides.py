@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from zoo.commands.train import register_resolvers
+from zoo.commands.resolvers import register_resolvers
 from zoo.training.directory import CONFIG, config_of_run, save_config
 from zoo.training.overrides import (
     as_override,

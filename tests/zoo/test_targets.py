@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from zoo.commands.train import register_resolvers
+from zoo.commands.resolvers import register_resolvers
 from zoo.training.callbacks import FigureMonitor
 from zoo.training.settings import RunSettings
 from zoo.training.targets import build, check_targets, shipped_targets, targets_of

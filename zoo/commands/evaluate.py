@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from datamodules.inputs import Uniform
+from zoo.commands.resolvers import register_resolvers
 from zoo.commands.settings import EvaluateSettings
 from zoo.errors import first_line, refusing
 from zoo.evaluation.entries import entries_of, solvers_of, spec_of, with_reference
@@ -22,14 +22,6 @@ from zoo.references import STEP
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.threads import describe
 from zoo.training.overrides import typed_path
-
-
-def register_resolvers() -> None:
-    """What the suites call."""
-    OmegaConf.register_new_resolver(
-        "uniform_variance", lambda r: Uniform(r=r).variance, replace=True
-    )
-
 
 register_resolvers()
 

@@ -1,14 +1,22 @@
 """What the commands are given: what is wrong is known without torch."""
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
+from datamodules.episodes import EpisodeSpec
 from datamodules.suites import Suite
+from zoo.commands.resolvers import register_resolvers
 from zoo.errors import problems
 from zoo.evaluation.names import FitOn
 from zoo.training.options import RunOptions
+from zoo.training.settings import ModelSettings
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class EvaluateSettings(BaseModel):
@@ -24,7 +32,13 @@ class EvaluateSettings(BaseModel):
     num_episodes: int = Field(ge=2)
     output: str
     suites: dict[str, Suite] = Field(min_length=1)
-    data: dict[str, Any] | None = None
+    data: EpisodeSpec | None = None
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _of_their_final_sizes(cls, given: Any) -> Any:
+        # A curriculum is a matter of training.
+        return {**given, "curriculum": None} if isinstance(given, dict) else given
 
 
 class ReproduceSettings(BaseModel):
@@ -44,20 +58,35 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "evaluate": EvaluateSettings,
     "reproduce": ReproduceSettings,
 }
+# The settings with `${...}` that are computed here already; that of the trainer asks torch.
+COMPUTED = ("data", "model", "suites")
 
 
 def check_values(command: str, config: Mapping[str, Any]) -> None:
     """Raises ValueError if a setting has a wrong value; what is yet to be resolved is left out.
 
-    Episodes and models are left to the work itself, since their classes need torch.
+    A model needs torch, which is imported once all other settings are right.
 
     Args:
         command: `train`, `evaluate` or `reproduce`.
         config: As composed.
     """
-    given = {name: config[name] for name in SETTINGS[command].model_fields if name in config}
+    register_resolvers()
+    _check(SETTINGS[command], config)
+    if command == "train":
+        import torch  # takes seconds
+
+        settings = _check(ModelSettings, config)
+        if settings is not None:
+            with torch.random.fork_rng(devices=[]):
+                settings.model.create()
+
+
+def _check(kind: type[S], config: Mapping[str, Any]) -> S | None:
+    """The settings, None where not all of them are known yet."""
+    given = {name: _resolved(config, name) for name in kind.model_fields if name in config}
     try:
-        SETTINGS[command](**given)
+        return kind(**given)
     except ValidationError as error:
         settled = [
             wrong
@@ -66,3 +95,14 @@ def check_values(command: str, config: Mapping[str, Any]) -> None:
         ]
         if settled:
             raise ValueError(problems(settled, given)) from None
+        return None
+
+
+def _resolved(config: Mapping[str, Any], name: str) -> Any:
+    """A part of what was composed, with the values that follow from other settings if it can be."""
+    if name in COMPUTED:
+        whole = OmegaConf.create({key: value for key, value in config.items() if key != "hydra"})
+        with suppress(OmegaConfBaseException):
+            part = whole[name]
+            return OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part
+    return config[name]

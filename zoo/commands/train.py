@@ -1,7 +1,6 @@
 """Trains a model on episodes drawn on the fly, measures it and exports it as a checkpoint."""
 
 import logging
-import math
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import hydra
 import torch
@@ -19,17 +18,16 @@ from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from datamodules import EpisodeSpec
+from zoo.commands.resolvers import register_resolvers
 from zoo.evaluation.report import report_tables
 from zoo.evaluation.seeds import rates_table, seeds_table
 from zoo.files import CONFIGS, refuse_links, sole_writer
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.base import NonFiniteError
-from zoo.training.directory import CONFIG, METRICS, config_of_run, run_directory
+from zoo.training.directory import CONFIG, METRICS, config_of_run
 from zoo.training.measure import CONVERGENCE, Outcome, measure
 from zoo.training.overrides import (
     check_mode,
@@ -48,37 +46,6 @@ from zoo.training.write import write
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")
-
-
-def register_resolvers() -> None:
-    """What the configs call; a launcher's process has to be told as well."""
-    OmegaConf.register_new_resolver("new_run", run_directory, use_cache=True, replace=True)
-    # Lightning's own choice may be an Apple GPU, without the float64 of solvers and metrics.
-    OmegaConf.register_new_resolver(
-        "gpu_or_cpu",
-        lambda: "cuda" if torch.cuda.is_available() else "cpu",
-        use_cache=True,
-        replace=True,
-    )
-    OmegaConf.register_new_resolver("unit_scale", unit_scale, replace=True)
-
-
-def unit_scale(part: Literal["x", "y"], *, _root_: DictConfig) -> float:
-    """The factor that brings the inputs (x) or labels (y) of a configuration to unit variance.
-
-    To four decimals, so that it is the same number on every machine; of small ones to four digits.
-    """
-    data: Any = OmegaConf.to_container(_root_.data, resolve=True)
-    try:
-        spec = EpisodeSpec(**data)
-    except ValidationError:
-        return 1.0  # `train` refuses these data with a better text than a resolver can
-    scale = 1 / math.sqrt(spec.input_variance if part == "x" else spec.label_variance)
-    digits = max(4, 3 - math.floor(math.log10(scale)))
-    return round(scale, digits)
-
-
-register_resolvers()
 
 
 def train(config: DictConfig, run_dir: Path, console: Console) -> tuple[dict[str, Any], Run]:

@@ -84,22 +84,22 @@ def with_reference(entries: list[Entry], given: str | dict[str, Any]) -> tuple[l
     return [*entries, reference], reference.label
 
 
-def spec_of(data: dict[str, Any] | None, num_episodes: int, entries: list[Entry]) -> EpisodeSpec:
+def spec_of(data: EpisodeSpec | None, num_episodes: int, entries: list[Entry]) -> EpisodeSpec:
     """The episodes to start from: those given, else what the checkpoints were trained on.
 
     Without either these are the paper's, linear regression with d = N = 10.
 
     Args:
-        data: A spec as plain data, if one is given.
+        data: Those that are given, if any.
         num_episodes: How many are to be drawn.
         entries: The checkpoints among them have specs.
 
     Raises:
         ValueError: If the checkpoints do not agree, or ask for more than can be drawn.
     """
-    # A curriculum is a matter of training; episodes here have their final sizes.
     if data is not None:
-        return EpisodeSpec(**data | {"curriculum": None})
+        return data
+    # A curriculum is a matter of training; episodes here have their final sizes.
     specs = [
         EpisodeSpec(**entry.card.data | {"curriculum": None})
         for entry in entries

@@ -1,4 +1,4 @@
-"""The settings of a run but for its episodes and model: what is wrong is known without torch."""
+"""The settings of a run but for its model: what is wrong is known without torch."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails
+
+from datamodules.episodes import EpisodeSpec
 
 # One rate, or several. What is wrong is said of the one that was given.
 Rates = Annotated[
@@ -100,7 +102,7 @@ class TrainerSettings(BaseModel):
 
 
 class RunOptions(BaseModel):
-    """The settings in `configs/train.yaml`, where each is explained, but for `data` and `model`."""
+    """The settings in `configs/train.yaml`, where each is explained, but for `model`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -120,6 +122,7 @@ class RunOptions(BaseModel):
     checkpoint_tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     optim: OptimConfig
     trainer: TrainerSettings
+    data: EpisodeSpec
     callbacks: dict[str, dict[str, Any] | None] = {}
     logger: dict[str, dict[str, Any] | None] = {}
 

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from pydantic import ValidationError, ValidationInfo, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 
 from datamodules.episodes import EpisodeSpec
 from zoo.errors import explain
@@ -13,27 +20,13 @@ from zoo.training.options import RunOptions, missing
 OF_THE_EPISODES = ("d_x", "d_y", "output")
 
 
-class RunSettings(RunOptions):
-    """All settings in `configs/train.yaml`.
+class ModelSettings(BaseModel):
+    """The episodes, and a model whose widths and kind of prediction follow from them."""
 
-    `data` comes before `model`, whose widths and kind of prediction follow from the episodes.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     data: EpisodeSpec
     model: ModelSpec
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> "RunSettings":
-        """Checks plain data, as `configs/train.yaml` has them once they are resolved.
-
-        Raises:
-            ValueError: If a setting is missing, unknown or has a wrong value: one line, with the
-                dotted name of each that is wrong.
-        """
-        try:
-            return cls(**plain)
-        except ValidationError as error:
-            raise ValueError(explain(error, plain)) from None
 
     @field_validator("model", mode="plain")
     @classmethod
@@ -60,3 +53,20 @@ class RunSettings(RunOptions):
     @field_serializer("model")
     def _plain(self, model: ModelSpec) -> dict[str, Any]:
         return {"name": model.name, **model.arguments}
+
+
+class RunSettings(RunOptions, ModelSettings):
+    """All settings in `configs/train.yaml`."""
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "RunSettings":
+        """Checks plain data, as `configs/train.yaml` has them once they are resolved.
+
+        Raises:
+            ValueError: If a setting is missing, unknown or has a wrong value: one line, with the
+                dotted name of each that is wrong.
+        """
+        try:
+            return cls(**plain)
+        except ValidationError as error:
+            raise ValueError(explain(error, plain)) from None
