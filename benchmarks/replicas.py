@@ -57,8 +57,10 @@ class Timer(pl.Callback):
             self.seconds = time.process_time() - self._start
 
 
-def step_ms(name: str, arguments: dict[str, Any], steps: int, seeds: list[int]) -> float:
-    """Milliseconds of a training step of one run, or of replicas if there are several seeds."""
+def step_ms(
+    model: ModelSpec, spec: EpisodeSpec, steps: int, seeds: list[int], batch_size: int = 64
+) -> float:
+    """CPU milliseconds of a training step of one run, or of replicas if there are several seeds."""
     timer = Timer()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -72,26 +74,25 @@ def step_ms(name: str, arguments: dict[str, Any], steps: int, seeds: list[int]) 
         use_distributed_sampler=False,
         limit_val_batches=0,
     )
-    model = ModelSpec.of(name, d_x=SPEC.d_x, d_y=SPEC.d_y, **arguments)
     if len(seeds) == 1:
         module = LitPredictor(model, OptimConfig(), seeds[0])
-        trainer.fit(module, EpisodeDataModule(SPEC, seeds[0]))
+        trainer.fit(module, EpisodeDataModule(spec, seeds[0], batch_size))
     else:
         replicas = LitReplicas(model, OptimConfig(), seeds)
-        trainer.fit(replicas, ReplicaDataModule(SPEC, seeds))
+        trainer.fit(replicas, ReplicaDataModule(spec, seeds, batch_size))
     return timer.seconds / steps * 1e3
 
 
-def ratios(name: str, arguments: dict[str, Any], steps: int) -> tuple[float, list[float]]:
+def ratios(model: ModelSpec, steps: int) -> tuple[float, list[float]]:
     """Milliseconds of one run's step, and how many of them the three ways of eight seeds take."""
     seeds = list(range(NUM_SEEDS))
     one, found = [], []
     for _ in range(ROUNDS):
         LitReplicas.takes_turns_on = lambda *_: False  # type: ignore[method-assign]
-        batched = step_ms(name, arguments, steps, seeds)
+        batched = step_ms(model, SPEC, steps, seeds)
         LitReplicas.takes_turns_on = lambda *_: True  # type: ignore[method-assign]
-        in_turn = step_ms(name, arguments, steps, seeds)
-        singles = [step_ms(name, arguments, steps, [seed]) for seed in seeds]
+        in_turn = step_ms(model, SPEC, steps, seeds)
+        singles = [step_ms(model, SPEC, steps, [seed]) for seed in seeds]
         one.append(median(singles))
         found.append([way / one[-1] for way in (batched, in_turn, sum(singles))])
     return median(one), [median(way) for way in zip(*found, strict=True)]
@@ -105,8 +106,8 @@ def main() -> None:
     for heading in ("", "one run, ms", "one batch", "in turn", "runs one after the other"):
         table.add_column(heading, justify="right")
     for label, name, arguments, steps in track(ROWS, "timing"):
-        one, ways = ratios(name, arguments, steps)
         model = ModelSpec.of(name, d_x=SPEC.d_x, d_y=SPEC.d_y, **arguments)
+        one, ways = ratios(model, steps)
         module = LitReplicas(model, OptimConfig(), [0, 1])
         module.configure_model()
         chosen = int(declared(module, torch.device("cpu")))
