@@ -18,6 +18,7 @@ from zoo.commands.explained import COLUMN, FOLLOWS, explained, groups_of, help_o
 from zoo.commands.zoo import app
 from zoo.files import CONFIGS, ROOT
 from zoo.terminal import StoppedBySignal
+from zoo.threads import SETTLED, usable_cores
 
 DOORS = ("train", "evaluate", "reproduce")
 # Ends the process where torch is imported, so that what is there before is done without it.
@@ -304,3 +305,20 @@ def test_help_shows_what_is_chosen() -> None:
     assert "model.scale_Q=" not in text  # of gd_ssm
     assert "data.inputs.r=2" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", DOORS)
+def test_threads_are_settled_before_torch_is_imported(
+    command: str, instead_of_torch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead_of_torch.write_text(
+        "import os; raise SystemExit(os.environ.get('OMP_WAIT_POLICY', 'nothing settled'))"
+    )
+    for name in SETTLED:
+        monkeypatch.delenv(name, raising=False)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in usable_cores()]
+    done = door(command, instead=instead_of_torch, cwd=tmp_path)
+    for process in busy:
+        process.kill()
+        process.wait()
+    assert done.stderr == "PASSIVE\n"

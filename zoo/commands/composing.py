@@ -1,6 +1,6 @@
 """What is typed after a command, composed ahead of it: help, and refusals that name what is near.
 
-All names are those of `configs`. Nothing here imports torch.
+All names are those of `configs`. Torch is imported last, for what a model is given.
 """
 
 import re
@@ -16,10 +16,11 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 
 from zoo.commands.explained import groups_of, help_of, settings_of
-from zoo.commands.settings import check_values
+from zoo.commands.settings import check_model, check_values
 from zoo.errors import unknown
 from zoo.files import CONFIGS
 from zoo.registry import list_models
+from zoo.threads import settle_waiting
 from zoo.training.directory import CONFIG
 from zoo.training.overrides import check_plugins, check_resume, check_sweep, quote_paths
 
@@ -43,13 +44,17 @@ def prepare(command: str, arguments: list[str]) -> None:
             check_plugins(typed)
             check_resume(typed, CONFIG)
             check_sweep(typed, CONFIGS)
-        if not any(argument.startswith(OTHER_CONFIGS) for argument in typed):
+        ours = not any(argument.startswith(OTHER_CONFIGS) for argument in typed)
+        if ours:
             config = composed(command, typed)
             if HELP & {*typed}:
                 print(help_of(command, config))
                 sys.exit()
             check_names(command, config)
             check_values(command, config)
+        settle_waiting()  # before torch is imported
+        if ours and command == "train":
+            check_model(config)
     except ValueError as error:
         sys.exit(f"error: {error}")
 

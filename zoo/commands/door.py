@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 
 from zoo.terminal import exit_on_signals, outlive_readers, refuse_what_is_no_text
-from zoo.threads import begin_to_look, settle_waiting
+from zoo.threads import begin_to_look
 
 
 def enter(command: str) -> None:
@@ -23,5 +23,4 @@ def enter(command: str) -> None:
         from zoo.commands.composing import prepare
 
         prepare(command, sys.argv)
-        settle_waiting()
     import_module(f"zoo.commands.{command}").main()

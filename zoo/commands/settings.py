@@ -65,7 +65,7 @@ COMPUTED = ("data", "model", "suites")
 def check_values(command: str, config: Mapping[str, Any]) -> None:
     """Raises ValueError if a setting has a wrong value; what is yet to be resolved is left out.
 
-    A model needs torch, which is imported once all other settings are right.
+    Those of a model are left out as well: their classes need torch.
 
     Args:
         command: `train`, `evaluate` or `reproduce`.
@@ -73,13 +73,20 @@ def check_values(command: str, config: Mapping[str, Any]) -> None:
     """
     register_resolvers()
     _check(SETTINGS[command], config)
-    if command == "train":
-        import torch  # takes seconds
 
-        settings = _check(ModelSettings, config)
-        if settings is not None:
-            with torch.random.fork_rng(devices=[]):
-                settings.model.create()
+
+def check_model(config: Mapping[str, Any]) -> None:
+    """Raises ValueError if a model is given what it cannot be made of. Imports torch.
+
+    Args:
+        config: As composed for `train`.
+    """
+    import torch
+
+    settings = _check(ModelSettings, config)
+    if settings is not None:
+        with torch.random.fork_rng(devices=[]):
+            settings.model.create()
 
 
 def _check(kind: type[S], config: Mapping[str, Any]) -> S | None:
