@@ -8,20 +8,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.episodes import SET_BATCH, Episodes, EpisodeSpec, create_sampler
-from datamodules.stream import Generators
-
-# Validation and test episodes never depend on the seed of a run.
-EVAL_SEED = 0
-
-
-def generators_of_test(number: int = 0) -> Generators:
-    """Those of the test episodes, the same for every predictor, run and machine.
-
-    Args:
-        number: 0 for the set that cards are measured on, 1, 2, ... for further ones.
-    """
-    # Step 1 is that of the fresh queries of an imitation.
-    return Generators(EVAL_SEED, "test", 0 if number == 0 else number + 1, "cpu")
+from datamodules.stream import EVAL_SEED, Generators, generators_of_test
 
 
 class EpisodeSets(pl.LightningDataModule):

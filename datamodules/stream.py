@@ -10,6 +10,9 @@ from datamodules.lazy import torch
 Split = Literal["train", "val", "test", "tune"]
 Component = Literal["weights", "inputs", "noise", "corruption"]
 
+# Validation and test episodes never depend on the seed of a run.
+EVAL_SEED = 0
+
 
 class Generators:
     """The random generators of one batch: a pure function of (seed, split, step, component).
@@ -45,6 +48,16 @@ class Generators:
     def go_on(self) -> None:
         """Ends a batch: every sequence goes on where it stands, for the next part of one set."""
         self._starts = {name: generator.get_state() for name, generator in self._drawn.items()}
+
+
+def generators_of_test(number: int = 0) -> Generators:
+    """Those of the test episodes, the same for every predictor, run and machine.
+
+    Args:
+        number: 0 for the set that cards are measured on, 1, 2, ... for further ones.
+    """
+    # Step 1 is that of the fresh queries of an imitation.
+    return Generators(EVAL_SEED, "test", 0 if number == 0 else number + 1, "cpu")
 
 
 def fixed_generator(name: str, seed: int) -> torch.Generator:

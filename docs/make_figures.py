@@ -18,8 +18,7 @@ from torch import Tensor
 
 import zoo
 from datamodules import Episodes, EpisodeSpec, create_sampler
-from datamodules.datamodule import EVAL_SEED
-from datamodules.stream import Generators
+from datamodules.stream import EVAL_SEED, Generators
 from zoo.analysis.construction import weights_beside_construction
 from zoo.analysis.figures import weights_figure
 from zoo.files import write_figure

@@ -47,6 +47,13 @@ def door(
     )
 
 
+def replace(instead: Path, *names: str) -> None:
+    """Has these packages end the process instead of torch."""
+    for name in names:
+        instead.with_name(f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    instead.unlink()
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
@@ -148,13 +155,27 @@ def test_what_is_unknown_is_refused_in_one_line_without_torch_or_files(
 def test_a_model_that_there_is_not_is_refused_without_lightning(
     arguments: str, message: str, instead_of_torch: Path, tmp_path: Path
 ) -> None:
-    for name in ("lightning", "torchmetrics", "matplotlib", "tensorboard"):
-        instead_of_torch.with_name(f"{name}.py").write_text(f"raise SystemExit('{name} was there')")
-    instead_of_torch.unlink()
+    replace(instead_of_torch, "lightning", "torchmetrics", "matplotlib", "tensorboard")
     done = door("train", *arguments.split(), instead=instead_of_torch, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
+
+
+def test_an_evaluation_needs_no_lightning(instead_of_torch: Path, tmp_path: Path) -> None:
+    replace(instead_of_torch, "lightning", "torchmetrics")
+    words = "data=linear data.d_x=2 suite=learning_curve num_episodes=10 predictors=[zero]"
+    done = door("evaluate", *words.split(), instead=instead_of_torch, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["verify gd_ssm.linear", "show gd_ssm.linear"])
+def test_a_checkpoint_is_checked_without_frameworks(
+    arguments: str, instead_of_torch: Path, tmp_path: Path
+) -> None:
+    replace(instead_of_torch, "lightning", "torchmetrics", "matplotlib", "tensorboard")
+    done = door("zoo", *arguments.split(), instead=instead_of_torch, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
-from datamodules.datamodule import generators_of_test
 from datamodules.episodes import Episodes, EpisodeSampler
+from datamodules.stream import generators_of_test
 from datamodules.suites import Setting, Suite
 from tests.conftest import MakeCheckpoint
 from zoo.analysis.imitation import behaviour, implicit_weights, likeness, mean_likeness

@@ -127,6 +127,12 @@ def test_models_and_episodes_need_no_framework() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["gd_ssm.linear", "transformer.linear"])
+def test_a_checkpoint_is_loaded_without_frameworks_or_compiler(name: str) -> None:
+    modules = modules_after(f"import zoo; zoo.load('{name}')")
+    assert not modules & {*FRAMEWORKS, "pandas", "sympy"}  # the last comes with torch's compiler
+
+
 def test_what_packages_offer_is_there() -> None:
     for package in (zoo, datamodules):
         for name in package.__all__:

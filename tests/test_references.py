@@ -7,8 +7,7 @@ import torch
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
-from datamodules.datamodule import EVAL_SEED
-from datamodules.stream import Generators
+from datamodules.stream import EVAL_SEED, Generators
 from zoo import references
 from zoo.references import (
     best_schedule,

@@ -6,9 +6,8 @@ import torch
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
-from datamodules.datamodule import EVAL_SEED
 from datamodules.linear import Linear, LinearDrift, LinearPool
-from datamodules.stream import Generators
+from datamodules.stream import EVAL_SEED, Generators
 from zoo.predictor import Predictor
 from zoo.solvers.moment import ScheduledGradientDescent, ScheduledGradientDescentConfig
 from zoo.solvers.solver import EpisodeFacts, Grid, solver_of

@@ -18,8 +18,7 @@ from rich.table import Table
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
-from datamodules.datamodule import EVAL_SEED
-from datamodules.stream import Generators
+from datamodules.stream import EVAL_SEED, Generators
 from zoo.analysis.construction import effective_step_sizes
 from zoo.metrics.errors import error_summary, half_squared_error
 from zoo.metrics.text import number_text

@@ -8,8 +8,7 @@ from torch import Tensor
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
-from datamodules.datamodule import EVAL_SEED
-from datamodules.stream import Generators
+from datamodules.stream import EVAL_SEED, Generators
 from studies.claims import Claim, Found, compared
 from studies.drawing import bars, new_figure
 from studies.measure import Runs, model_of, of_each, predict_queries, query_loss, spec_of

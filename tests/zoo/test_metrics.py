@@ -7,7 +7,6 @@ import zoo
 from tests.conftest import MakePairs
 from zoo.metrics.alignment import alignment, query_response
 from zoo.metrics.errors import (
-    RatioOfMeans,
     error_summaries,
     error_summary,
     half_squared_error,
@@ -19,6 +18,7 @@ from zoo.metrics.errors import (
     tail_share,
 )
 from zoo.metrics.text import number_text
+from zoo.training.validation import RatioOfMeans
 
 
 def bootstrap_half_width(statistic: torch.Tensor) -> float:

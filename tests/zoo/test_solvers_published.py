@@ -9,8 +9,7 @@ from torch import Tensor
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
-from datamodules.datamodule import EVAL_SEED
-from datamodules.stream import Generators
+from datamodules.stream import EVAL_SEED, Generators
 from tests.conftest import MakePairs
 from zoo.predictor import Predictor
 

@@ -128,6 +128,19 @@ def weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     return figure
 
 
+def lay_out_as(figure: Figure, drawn: Figure) -> None:
+    """Gives a figure the layout of one like it that was drawn; finding it is half of drawing.
+
+    Args:
+        figure: Not drawn yet, or `drawn` itself, which is then drawn again as it is.
+        drawn: With the same axes.
+    """
+    places = [axes.get_position(original=True) for axes in drawn.axes]
+    figure.set_layout_engine("none")
+    for axes, place in zip(figure.axes, places, strict=True):
+        axes.set_position(place)
+
+
 def _legend_below(figure: Figure) -> None:
     """One legend for all axes, in as many columns, up to two, as its labels leave room for."""
     labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]

@@ -6,9 +6,8 @@ import torch
 
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.corruption import Distractors, Outliers
-from datamodules.datamodule import EVAL_SEED, generators_of_test
 from datamodules.episodes import Episodes
-from datamodules.stream import Generators
+from datamodules.stream import EVAL_SEED, Generators, generators_of_test
 from zoo.metrics.errors import NUM_APART
 
 

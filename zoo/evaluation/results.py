@@ -6,11 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 
 from datamodules.suites import Suite
-from zoo.analysis.figures import learning_curve_figure, sweep_figure
 from zoo.evaluation.entries import Entry
 from zoo.evaluation.measure import IMITATION
 from zoo.evaluation.sweeps import (
@@ -81,6 +79,8 @@ def write_results(
     rows: list[Row], entries: list[Entry], suites: Mapping[str, Suite], output: Path
 ) -> None:
     """results.json and results.csv, figures, and a TensorBoard run for each predictor."""
+    from zoo.analysis.figures import learning_curve_figure, sweep_figure  # bring matplotlib
+
     write_json(output / "results.json", [row._asdict() for row in rows])
     text = io.StringIO(newline="")
     csv.writer(text).writerows([Row._fields, *rows])
@@ -108,23 +108,23 @@ def write_tensorboard(
     A suite of one setting is drawn over the number of examples, one of several over the settings in
     their order.
     """
-    logger = TensorBoardLogger(
-        directory, name=re.sub(r"[^\w.=,()-]+", "_", entry.label), version="", sub_dir=""
-    )
+    from torch.utils.tensorboard import SummaryWriter  # brings TensorBoard
+
+    writer = SummaryWriter(str(directory / re.sub(r"[^\w.=,()-]+", "_", entry.label)))
     for row in rows:
         if row.suite in suites:
             settings = list(suites[row.suite].settings)
             step = row.num_examples if len(settings) == 1 else settings.index(row.setting)
             if row.at_query or len(settings) == 1:
-                logger.experiment.add_scalar(f"{row.suite}/{row.metric}", row.value, step)
+                writer.add_scalar(f"{row.suite}/{row.metric}", row.value, step)
     hyperparameters = {
         "predictor": entry.name,
         "kind": "solver" if entry.model is None else "model",
         "parameters": 0 if entry.card is None else entry.card.num_parameters,
     }
     final = {f"{r.suite}/{r.setting}/{r.metric}": r.value for r in rows if r.at_query}
-    logger.log_hyperparams(hyperparameters, final)
-    logger.finalize("success")
+    writer.add_hparams(hyperparameters, final, run_name=".", global_step=0)
+    writer.close()
 
 
 def _text(found: Summary | None, signed: bool = False) -> str:

@@ -145,15 +145,27 @@ def _shape(given: list[Any]) -> tuple[int, ...]:
     return tuple(given)
 
 
+# nn.init's have to be caught as themselves: what they call is out of reach of the mode.
+FILLING = (
+    Tensor.normal_,
+    Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+    nn.init.trunc_normal_,
+)
+
+
 class _Unfilled(TorchFunctionMode):
     """Leaves out starting values: without memory they are nothing, yet load torch's compiler."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func in FILLING:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def _create_empty(directory: Path, card: Card, num_tensors: int) -> Predictor:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 # Equal parts of [0, 1] into which confidences are sorted.
 NUM_BINS = 15
@@ -40,6 +39,9 @@ def expected_calibration_error(logits: Tensor, target: Tensor) -> Tensor:
         logits: (num_episodes, d_y), d_y >= 2.
         target: One-hot, (num_episodes, d_y).
     """
+    # torchmetrics brings matplotlib.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     return multiclass_calibration_error(
         logits.softmax(-1), target.argmax(-1), logits.shape[-1], n_bins=NUM_BINS, norm="l1"
     )

@@ -5,9 +5,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 # Half the width of a normal 95 % interval in standard errors.
 Z_95 = 1.959964
@@ -210,25 +208,3 @@ def ratio_summary(
         return Summary(ratio.value, tail_share=share)
     ratios = [a / b for a, b in zip(*apart(), strict=True)]
     return Summary(ratio.value, tail_share=share, lowest=min(ratios), highest=max(ratios))
-
-
-class RatioOfMeans(Metric):
-    """Ratio of the mean errors of two predictors on the same episodes."""
-
-    full_state_update = False
-    numerator: Tensor
-    denominator: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("numerator", "denominator"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, numerator: Tensor, denominator: Tensor) -> None:
-        """Adds a batch of paired errors, each (batch,)."""
-        self.numerator += numerator.double().sum()
-        self.denominator += denominator.double().sum()
-
-    def compute(self) -> Tensor:
-        """Scalar ratio."""
-        return self.numerator / self.denominator

@@ -12,7 +12,7 @@ import lightning
 import torch
 
 import zoo
-from datamodules.datamodule import EVAL_SEED
+from datamodules.stream import EVAL_SEED
 from zoo.evaluation.report import Report
 from zoo.files import ROOT
 from zoo.training.measure import CONVERGENCE, Outcome

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datamodules.datamodule import EVAL_SEED
+from datamodules.stream import EVAL_SEED
 from zoo.evaluation.report import Report, create_report
 from zoo.evaluation.seeds import first_step_over_seeds, numbers_of, summary_over_seeds
 from zoo.predictor import Predictor

@@ -1,11 +1,11 @@
 """What validation measures of one model."""
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassCalibrationError
 
 from zoo.metrics.classification import NUM_BINS, correct
-from zoo.metrics.errors import RatioOfMeans
 
 
 class ValidationMetrics(nn.Module):
@@ -72,3 +72,25 @@ class ValidationMetrics(nn.Module):
             values[name] = metric.compute()
             metric.reset()
         return values
+
+
+class RatioOfMeans(Metric):
+    """Ratio of the mean errors of two predictors on the same episodes."""
+
+    full_state_update = False
+    numerator: Tensor
+    denominator: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("numerator", "denominator"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, numerator: Tensor, denominator: Tensor) -> None:
+        """Adds a batch of paired errors, each (batch,)."""
+        self.numerator += numerator.double().sum()
+        self.denominator += denominator.double().sum()
+
+    def compute(self) -> Tensor:
+        """Scalar ratio."""
+        return self.numerator / self.denominator

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.analysis.construction import weights_beside_construction
-from zoo.analysis.figures import learning_curve_figure, weights_figure
+from zoo.analysis.figures import lay_out_as, learning_curve_figure, weights_figure
 from zoo.files import write_figure, write_json
 from zoo.hub.io import save_checkpoint
 from zoo.models.gd_ssm import GDSSM
@@ -56,6 +56,7 @@ def write_figures(run: Run, seed: int, outcome: Outcome) -> None:
         figures["weights"] = weights_figure(weights)
     for name, figure in figures.items():
         write_figure(run.directory_of(seed) / "figures" / f"{name}.png", figure, dpi=150)
+        lay_out_as(figure, figure)
     tags = {"learning_curve": "test/learning_curve", "weights": "weights/beside_construction"}
     for writer in writers(run.trainer, run.prefix(seed).rstrip("/")):
         for name, figure in figures.items():

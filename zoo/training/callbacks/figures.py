@@ -4,10 +4,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
 
 from datamodules.episodes import Episodes
 from zoo.analysis.construction import weights_beside_construction
-from zoo.analysis.figures import learning_curve_figure, weights_figure
+from zoo.analysis.figures import lay_out_as, learning_curve_figure, weights_figure
 from zoo.evaluation.compare import losses, scored_columns
 from zoo.metrics.errors import Summary, error_summary
 from zoo.models.gd_ssm import GDSSM
@@ -34,6 +36,7 @@ class FigureMonitor(pl.Callback):
         self.every_n_steps = every_n_steps
         self.num_episodes = num_episodes
         self._last_stretch = -1
+        self._drawn: dict[str, Figure] = {}  # the first of each kind
 
     def on_validation_batch_end(
         self,
@@ -65,7 +68,7 @@ class FigureMonitor(pl.Callback):
             ]
         for writer in writers(trainer):
             figure = learning_curve_figure(curves, loss, pl_module.spec.name)
-            writer.add_figure("val/learning_curve", figure, trainer.global_step)
+            self._add(writer, "val/learning_curve", figure, trainer.global_step)
             if isinstance(pl_module.model, GDSSM) and isinstance(
                 pl_module.reference, GradientDescent
             ):
@@ -73,6 +76,11 @@ class FigureMonitor(pl.Callback):
                     weights = weights_beside_construction(
                         pl_module.model, pl_module.reference.step_size
                     )
-                writer.add_figure(
-                    "weights/beside_construction", weights_figure(weights), trainer.global_step
-                )
+                figure = weights_figure(weights)
+                self._add(writer, "weights/beside_construction", figure, trainer.global_step)
+
+    def _add(self, writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
+        if tag in self._drawn:
+            lay_out_as(figure, self._drawn[tag])
+        writer.add_figure(tag, figure, step)
+        self._drawn.setdefault(tag, figure)
