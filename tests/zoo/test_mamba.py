@@ -9,6 +9,7 @@ import torch
 import zoo
 from tests.conftest import MakePairs
 from zoo.layers.mamba import MambaLayer
+from zoo.ops.selective_scan import selective_scan
 from zoo.training.optim import parameter_groups
 from zoo.training.options import OptimConfig
 
@@ -121,6 +122,23 @@ def test_any_cut_of_a_sequence_gives_the_same_outputs_and_state(d_conv: int) -> 
             parts.append(o)
         torch.testing.assert_close(torch.cat(parts, dim=1), expected)
         torch.testing.assert_close(state, last)
+
+
+def test_whole_episodes_are_scanned_without_a_state(
+    make_pairs: MakePairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = []
+
+    def scan(*args: Any) -> Any:
+        states.append(args[6])
+        return selective_scan(*args)
+
+    monkeypatch.setattr("zoo.layers.mamba.selective_scan", scan)
+    model = zoo.create_model("mamba", d_x=3, d_y=2, d_model=8, num_layers=2).double()
+    model(*make_pairs(3, 2, 5))
+    assert states == [None, None]
+    model.observe(model.init_state(3), *make_pairs(3, 2, 1))
+    assert all(h is not None for h in states[2:])
 
 
 def test_the_state_has_constant_size(make_pairs: MakePairs) -> None:

@@ -241,6 +241,18 @@ def test_the_fused_kernel_is_called_with_its_own_layout(monkeypatch: pytest.Monk
         h.sum().backward()
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_the_fused_kernel_is_for_scans_without_a_state(
+    given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnGPU:
+        is_cuda, dtype = True, torch.float32
+
+    monkeypatch.setattr(scan_module, "_installed_kernel", lambda: published_kernel)
+    chosen = scan_module._kernel_for(OnGPU(), torch.zeros(1) if given else None)  # type: ignore[arg-type]
+    assert chosen is (None if given else published_kernel)
+
+
 def test_on_a_cpu_the_fused_kernel_is_never_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise AssertionError

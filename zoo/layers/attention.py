@@ -84,6 +84,7 @@ class TransformerBlock(SequenceBlock):
         self.mlp = MLP(d_model, 4 * d_model)
 
     def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        state = state or self.init_state(len(u), u.device, u.dtype)
         mixed, *after = self.attention(self.attention_norm(u), *state)
         u = u + mixed
         return u + self.mlp(self.mlp_norm(u)), tuple(after)

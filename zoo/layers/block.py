@@ -21,7 +21,8 @@ class SequenceBlock(nn.Module):
 
         Args:
             u: (batch, length, d_model), length >= 1.
-            state: After the tokens before them, from `init_state` or an earlier call.
+            state: After the tokens before them, from `init_state` or an earlier call; `()` stands
+                for the one before the first token, and can save a block the work with zeros.
 
         Returns:
             Outputs (batch, length, d_model), and the state after the last token.

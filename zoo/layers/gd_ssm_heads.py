@@ -144,6 +144,7 @@ class GDSSMBlock(SequenceBlock):
 
     def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         s = self.in_proj(self.norm(u)).unflatten(2, (self.heads.num_heads, -1))
+        state = state or self.init_state(len(u), u.device, u.dtype)
         o, *after = self.heads(s, *state)  # (batch, length, num_heads, d_head)
         u = u + self.out_proj(o.flatten(2))
         return u + self.mlp(self.mlp_norm(u)), tuple(after)

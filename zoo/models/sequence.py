@@ -77,7 +77,8 @@ class SequenceModel(Predictor):
         dtype: torch.dtype | None = None,
     ) -> SequenceState:
         device, dtype = self.state_options(batch_size, device, dtype)
-        return SequenceState(self._start(batch_size, device, dtype), 0)
+        blocks = tuple(block.init_state(batch_size, device, dtype) for block in self._blocks())
+        return SequenceState(blocks, 0)
 
     def observe(self, state: SequenceState, x: Tensor, y: Tensor) -> SequenceState:
         self.check_pairs(x, y, state)
@@ -118,19 +119,12 @@ class SequenceModel(Predictor):
 
     def _outputs(self, x: Tensor, y: Tensor) -> Tensor:
         """Outputs of the last block at every token, (batch, 2N + 1, d_model)."""
-        batch, length, _ = x.shape
-        self.check_length(length)
+        self.check_length(x.shape[1])
         x_tokens, y_tokens = self._embed_x(x), self._embed_y(y[:, :-1])
         pairs = torch.stack([x_tokens[:, :-1], y_tokens], dim=2).flatten(1, 2)
         tokens = torch.cat([pairs, x_tokens[:, -1:]], dim=1)
-        start = self._start(batch, tokens.device, tokens.dtype)
-        u, _ = self._run(self.place(tokens, 0), start)
+        u, _ = self._run(self.place(tokens, 0), ((),) * len(self.blocks))
         return u
-
-    def _start(
-        self, batch_size: int, device: torch.device, dtype: torch.dtype
-    ) -> tuple[BlockState, ...]:
-        return tuple(block.init_state(batch_size, device, dtype) for block in self._blocks())
 
     def _run(
         self, u: Tensor, states: tuple[BlockState, ...]

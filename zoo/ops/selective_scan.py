@@ -6,6 +6,7 @@ Source: "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXi
 import functools
 import importlib
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,10 +19,11 @@ from zoo.private import under_transform
 
 Method = Literal["chunked", "loop"]
 
-# Steps whose states are in memory together. On a CPU as many as have CACHED numbers, 1 MiB, since
-# caches hold three such buffers, but not so few that the boundary states kept are many.
+# What is in memory together: the states of a chunk of steps, of a block of rows of the batch. On a
+# CPU a step of a block has STEP numbers, enough to be worth a call, and a chunk has CACHED, 1 MiB,
+# since caches hold three such buffers; but not so few steps that the boundary states kept are many.
 MIN_CHUNK, MAX_CHUNK = 8, 32
-CACHED = 2**18
+STEP, CACHED = 2**15, 2**18
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def selective_scan(
         y_t = <h_t, C_t> + D u_t
 
     The state is that of the widest argument, float32 at least, also under autocast. On a GPU the
-    kernel of `mamba_ssm` takes the place of `"chunked"` where it is installed and h_0 is zero.
+    kernel of `mamba_ssm` takes the place of `"chunked"` where it is installed and no h_0 is given.
 
     Args:
         u: Inputs, (batch, length, d_inner), length >= 1.
@@ -70,17 +72,16 @@ def selective_scan(
         for part in (u, delta, A, B, C, D):
             dtype = torch.promote_types(dtype, part.dtype)
         u, delta, A, B, C, D = (part.to(dtype) for part in (u, delta, A, B, C, D))
-        if h_0 is None:
-            h_0 = u.new_zeros(u.shape[0], *A.shape)
-        h_0 = h_0.to(dtype)
+        kernel = None if method == "loop" else _kernel_for(u, h_0)
+        h_0 = u.new_zeros(u.shape[0], *A.shape) if h_0 is None else h_0.to(dtype)
         if method == "loop":
             y, h = _loop(u, delta, A, B, C, h_0)
-        elif (kernel := _kernel_for(u, h_0)) is not None:
+        elif kernel is not None:
             y, h = _fused(kernel, u, delta, A, B, C)
         else:
             # Time first, and d_inner last: what is broadcast then meets long contiguous rows.
             x, delta, B, C = (part.transpose(0, 1) for part in (delta * u, delta, B, C))
-            y, h, _ = _Scan.apply(x, delta, A.mT, B, C, h_0.mT)  # type: ignore[no-untyped-call]
+            y, h, _ = _Scan.apply(x, delta, A.mT.contiguous(), B, C, h_0.mT)  # type: ignore[no-untyped-call]
             y, h = y.transpose(0, 1), h.mT
         return (y + D * u).to(y_dtype), h
 
@@ -101,7 +102,13 @@ def _chunk_length(h: Tensor) -> int:
     """Steps of a chunk, given one step's state."""
     if h.is_cuda:
         return MAX_CHUNK  # every step is a launch, and no cache holds so much
-    return min(MAX_CHUNK, max(MIN_CHUNK, CACHED // max(1, h.numel())))
+    in_step = min(h.numel(), _num_rows(h) * h[0].numel())
+    return min(MAX_CHUNK, max(MIN_CHUNK, CACHED // max(1, in_step)))
+
+
+def _num_rows(h: Tensor) -> int:
+    """Rows of the batch that are treated together, given one step's state."""
+    return len(h) if h.is_cuda else max(1, STEP // max(1, h[0].numel()))
 
 
 # Operators, so that torch.compile takes each as it is instead of tracing every step of its loop.
@@ -119,15 +126,25 @@ def _selective_scan(
     """
     length, chunk = len(x), _chunk_length(h_0)
     y, h_last, starts = _like_results(x, delta, A, B, C, h_0)
-    buffers = _Buffers(h_0, min(chunk, length))
-    h_last.copy_(h_0)
-    for k, start in enumerate(starts):
-        start.copy_(h_last)
-        now = slice(k * chunk, min((k + 1) * chunk, length))
-        _, h = buffers.fill(x[now], delta[now], A, B[now], start)
-        y[now] = (C[now, :, None] @ h[1:]).squeeze(2)
-        h_last.copy_(h[-1])
+    a_buffer, h_buffer = _buffers(h_0, min(chunk, length), 2)
+    for rows in _blocks(h_0):
+        x_r, delta_r, B_r, C_r = (part[:, rows].contiguous() for part in (x, delta, B, C))
+        h_r = h_0[rows].contiguous()
+        steps = _Steps(A, a_buffer[:, : len(h_r)], h_buffer[:, : len(h_r)])
+        for k in range(len(starts)):
+            starts[k, rows] = h_r
+            now = slice(k * chunk, min((k + 1) * chunk, length))
+            _, h = steps.fill(x_r[now], delta_r[now], B_r[now], h_r)
+            y[now, rows] = (C_r[now, :, None] @ h[1:]).squeeze(2)
+            h_r = h[-1]
+        h_last[rows] = h_r
     return y, h_last, starts
+
+
+def _blocks(h: Tensor) -> list[slice]:
+    """The rows of each block of the batch, given one step's state."""
+    num_rows = _num_rows(h)
+    return [slice(i, i + num_rows) for i in range(0, len(h), num_rows)]
 
 
 @torch.library.custom_op("zoo::selective_scan_gradient", mutates_args=())
@@ -145,28 +162,36 @@ def _selective_scan_gradient(
     length, chunk = len(x), _chunk_length(dh_last)
     dx, ddelta, dA, dB, dC, dh_0 = _like_gradients(x, delta, A, B, C, starts, dy, dh_last)
     dA.zero_()
-    buffers = _Buffers(dh_0, min(chunk, length))
-    dh_buffer = torch.empty_like(buffers.a)
-    dh_steps = dh_buffer.unbind(0)
-    dh_0.copy_(dh_last)  # on the way: what reaches the last state of a chunk from the steps behind
-    for k in reversed(range(len(starts))):
-        now = slice(k * chunk, min((k + 1) * chunk, length))
-        num_steps = now.stop - now.start
-        a, h = buffers.fill(x[now], delta[now], A, B[now], starts[k])
-        dh = dh_buffer[:num_steps]
-        # dh_t = dy_t C_t + a_{t+1} * dh_{t+1}
-        torch.mul(dy[now, :, None], C[now, ..., None], out=dh)
-        dh_steps[num_steps - 1].add_(dh_0)
-        for t in range(num_steps - 1, 0, -1):
-            torch.addcmul(dh_steps[t - 1], buffers.a_steps[t], dh_steps[t], out=dh_steps[t - 1])
-        torch.mul(a[0], dh[0], out=dh_0)
-        dC[now] = (h[1:] @ dy[now, ..., None]).squeeze(3)
-        dB[now] = (dh @ x[now, ..., None]).squeeze(3)
-        dx[now] = (B[now, :, None] @ dh).squeeze(2)
-        # With a_t = exp(delta_t A), the gradient of delta_t A is dh_t * a_t * h_{t-1}.
-        d_exponent = dh.mul_(a).mul_(h[:-1])
-        ddelta[now] = torch.mul(d_exponent, A, out=a).sum(2)
-        dA += d_exponent.mul_(delta[now, :, None]).sum((0, 1))
+    a_buffer, h_buffer, dh_buffer = _buffers(dh_0, min(chunk, length), 3)
+    for rows in _blocks(dh_last):
+        parts = (part[:, rows].contiguous() for part in (x, delta, B, C, starts, dy))
+        x_r, delta_r, B_r, C_r, starts_r, dy_r = parts
+        dh_r = dh_last[rows].clone()  # on the way: what reaches a chunk from the steps behind it
+        dA_r = torch.zeros_like(dh_r)
+        steps = _Steps(A, a_buffer[:, : len(dh_r)], h_buffer[:, : len(dh_r)])
+        dh_steps = dh_buffer[:-1, : len(dh_r)].unbind(0)
+        for k in reversed(range(len(starts))):
+            now = slice(k * chunk, min((k + 1) * chunk, length))
+            num_steps = now.stop - now.start
+            x_k, delta_k, B_k, dy_k = (part[now] for part in (x_r, delta_r, B_r, dy_r))
+            a, h = steps.fill(x_k, delta_k, B_k, starts_r[k])
+            dh = dh_buffer[:num_steps, : len(dh_r)]
+            # dh_t = dy_t C_t + a_{t+1} * dh_{t+1}
+            torch.mul(dy_k[:, :, None], C_r[now, ..., None], out=dh)
+            dh_steps[num_steps - 1].add_(dh_r)
+            for t in range(num_steps - 1, 0, -1):
+                torch.addcmul(dh_steps[t - 1], steps.a_steps[t], dh_steps[t], out=dh_steps[t - 1])
+            torch.mul(a[0], dh[0], out=dh_r)
+            # Rows times matrices: MKL is much slower at matrices times columns.
+            dC[now, rows] = (dy_k[:, :, None] @ h[1:].mT).squeeze(2)
+            dB[now, rows] = (x_k[:, :, None] @ dh.mT).squeeze(2)
+            dx[now, rows] = (B_k[:, :, None] @ dh).squeeze(2)
+            # With a_t = exp(delta_t A), the gradient of delta_t A is dh_t * a_t * h_{t-1}.
+            d_exponent = dh.mul_(a).mul_(h[:-1])
+            ddelta[now, rows] = torch.mul(d_exponent, A, out=a).sum(2)
+            dA_r += d_exponent.mul_(delta_k[:, :, None]).sum(0)
+        dh_0[rows] = dh_r
+        dA += dA_r.sum(0)
     return dx, ddelta, dA, dB, dC, dh_0
 
 
@@ -260,23 +285,32 @@ def _one_replica_after_another(
     return outputs, (0,) * len(outputs)
 
 
-class _Buffers:
-    """Room for one chunk: its decays a, and its states h after the one that it starts from.
+def _buffers(h_0: Tensor, num_steps: int, number: int) -> tuple[Tensor, ...]:
+    """Room for a block, with one more step than a chunk has.
 
-    Their steps are taken apart once, since for small states that costs as much as a step.
+    All blocks share it: memory that is used for the first time is slow.
+    """
+    shape = (num_steps + 1, min(len(h_0), _num_rows(h_0)), *h_0.shape[1:])
+    return tuple(h_0.new_empty(shape) for _ in range(number))
+
+
+class _Steps:
+    """The decays a of one chunk of one block, and its states h after the one that it starts from.
+
+    The steps of the buffers are taken apart once, since for small states that costs as much as a
+    step.
     """
 
-    def __init__(self, h_0: Tensor, num_steps: int) -> None:
-        self.a = h_0.new_empty(num_steps, *h_0.shape)
-        self.h = h_0.new_empty(num_steps + 1, *h_0.shape)
-        self.a_steps, self.h_steps = self.a.unbind(0), self.h.unbind(0)
+    def __init__(self, A: Tensor, a: Tensor, h: Tensor) -> None:
+        # For a power of 2, for which torch has a faster kernel on a CPU than for one of e.
+        self.A = (A * math.log2(math.e)).contiguous()
+        self.a, self.h = a, h
+        self.a_steps, self.h_steps = a.unbind(0), h.unbind(0)
 
-    def fill(
-        self, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def fill(self, x: Tensor, delta: Tensor, B: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """The a_t = exp(delta_t A) of a chunk, and `start` with the states after it."""
         a, h = self.a[: len(x)], self.h[: len(x) + 1]
-        torch.mul(delta[:, :, None], A, out=a).exp_()
+        torch.mul(delta[:, :, None], self.A, out=a).exp2_()
         h[0] = start
         torch.mul(x[:, :, None], B[..., None], out=h[1:])
         for t in range(len(x)):
@@ -296,15 +330,14 @@ def _installed_kernel() -> Callable[..., Any] | None:
     return kernel
 
 
-def _kernel_for(u: Tensor, h_0: Tensor) -> Callable[..., Any] | None:
+def _kernel_for(u: Tensor, h_0: Tensor | None) -> Callable[..., Any] | None:
     """The fused kernel, if it can take the place of `_selective_scan` for these arguments.
 
     It starts from zero, knows float32 and narrower, and cannot be transformed by torch.func.
     """
-    if not u.is_cuda or u.dtype == torch.float64 or under_transform():
+    if h_0 is not None or not u.is_cuda or u.dtype == torch.float64 or under_transform():
         return None
-    kernel = _installed_kernel()
-    return None if kernel is None or h_0.any() else kernel
+    return _installed_kernel()
 
 
 def _fused(
