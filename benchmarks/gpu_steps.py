@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from zoo.registry import ModelSpec
 from zoo.training.base import EpisodeModule, Positions, StepKind
@@ -67,23 +68,6 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def trainer_of(device: str, max_steps: int, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """A trainer that does nothing but train."""
-    return pl.Trainer(
-        accelerator=device,
-        devices=1,
-        max_steps=max_steps,
-        max_epochs=-1,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-    )
-
-
 def parts_of(
     row: Row, num_replicas: int, step: StepKind
 ) -> tuple[EpisodeModule, EpisodeDataModule | ReplicaDataModule]:
@@ -103,7 +87,7 @@ def in_trainer_ms(row: Row, num_replicas: int, step: StepKind, device: str, step
     """Milliseconds of a step inside a trainer."""
     timer = Timer()
     module, data = parts_of(row, num_replicas, step)
-    trainer_of(device, steps + WARM_UP, [timer]).fit(module, data)
+    quiet_trainer(steps + WARM_UP, [timer], device).fit(module, data)
     return timer.seconds / steps * 1e3
 
 
@@ -122,7 +106,7 @@ def loop_ms(step: Callable[[int], object], steps: int) -> float:
 def bare_ms(row: Row, num_replicas: int, device: str, steps: int) -> tuple[float, float]:
     """Milliseconds of drawing the episodes of a step, and of drawing and the recorded step."""
     module, data = parts_of(row, num_replicas, "graph")
-    module.trainer = trainer_of(device, steps, [])
+    module.trainer = quiet_trainer(steps, [], device)
     module.configure_model()
     module.to(device)
     module.configure_optimizers()

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from zoo.registry import ModelSpec
 from zoo.terminal import outlive_readers
@@ -62,18 +63,7 @@ def step_ms(
 ) -> float:
     """CPU milliseconds of a training step of one run, or of replicas if there are several seeds."""
     timer = Timer()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=steps + WARM_UP,
-        max_epochs=-1,
-        callbacks=[timer],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(steps + WARM_UP, [timer])
     if len(seeds) == 1:
         module = LitPredictor(model, OptimConfig(), seeds[0])
         trainer.fit(module, EpisodeDataModule(spec, seeds[0], batch_size))

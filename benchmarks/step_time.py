@@ -4,9 +4,11 @@
     python -m benchmarks.step_time --published CLONE --python PYTHON
 
 A plain step draws a batch, goes forward and backward and updates. The step of `train.py`, here in a
-bare loop, also checks and clips the gradient and moves the rate. With a clone of the paper's JAX
-implementation and a Python that can run it, its jitted step is timed between ours, in the same run:
-a factor over times of another run or machine means nothing. `published_step.py` says what it needs.
+bare loop, also checks and clips the gradient and moves the rate. Lightning's share of what
+`train.py` adds to it is what a trainer without callbacks adds to a step of a single parameter. With
+a clone of the paper's JAX implementation and a Python that can run it, its jitted step is timed
+between ours, in the same run: a factor over times of another run or machine means nothing.
+`published_step.py` says what it needs.
 """
 
 import argparse
@@ -22,8 +24,10 @@ from hydra import compose, initialize
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch.utils.data import DataLoader
 
 import zoo
+from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec
 from zoo.commands.train import train
 from zoo.metrics.errors import half_squared_error
@@ -40,6 +44,22 @@ ROWS = [
 ]
 WARM_UP = 50
 REPEATS = 3
+
+
+class OneParameter(pl.LightningModule):
+    """The least that can be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """Half the square of the parameter."""
+        return 0.5 * self.weight.square()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Gradient descent."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class StepTimer(pl.Callback):
@@ -112,6 +132,22 @@ def trainer_step_ms(batch: int, d: int, num_context: int, steps: int) -> float:
     return ImportedTimer.last.seconds / steps * 1e3
 
 
+def lightning_step_ms(steps: int) -> float:
+    """Milliseconds that a trainer without callbacks adds to a step."""
+    timer = StepTimer()
+    ticks: Any = DataLoader(range(steps + WARM_UP), batch_size=None)  # type: ignore[arg-type]
+    quiet_trainer(steps + WARM_UP, [timer]).fit(OneParameter(), ticks)
+    module = OneParameter()
+    optimizer = module.configure_optimizers()
+    start = time.perf_counter()
+    for step in range(steps):
+        loss = module.training_step(None, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (timer.seconds - (time.perf_counter() - start)) / steps * 1e3
+
+
 def published_step_ms(
     python: Path, clone: Path, batch: int, d: int, num_context: int, steps: int
 ) -> float:
@@ -132,10 +168,11 @@ def main() -> None:
     if (options.published is None) != (options.python is None):
         parser.error("--published and --python belong together")
     table = Table(title=f"ms per step, best of {REPEATS}, {torch.get_num_threads()} threads")
-    for heading in ["batch, d, N", "published", "plain", "factor", "bare", "train.py", "over bare"]:
+    headings = ["batch, d, N", "published", "plain", "factor", "bare", "train.py", "over bare"]
+    for heading in [*headings, "Lightning's"]:
         table.add_column(heading, justify="right")
     for batch, d, num_context, steps, published_steps in track(ROWS, "timing"):
-        published = plain = bare = inside = float("inf")
+        published = plain = bare = inside = lightning = float("inf")
         for _ in range(REPEATS):  # interleaved, so that all meet the same machine
             if options.published is not None:
                 sizes = (batch, d, num_context, published_steps)
@@ -143,6 +180,7 @@ def main() -> None:
                 published = min(published, found)
             plain = min(plain, bare_step_ms(batch, d, num_context, steps, as_in_train=False))
             bare = min(bare, bare_step_ms(batch, d, num_context, steps, as_in_train=True))
+            lightning = min(lightning, lightning_step_ms(steps))
             inside = min(inside, trainer_step_ms(batch, d, num_context, steps))
         small = batch == 64 and d == 10
         table.add_row(
@@ -153,6 +191,7 @@ def main() -> None:
             f"{bare:.2f}",
             f"{inside:.2f}",
             f"+{inside - bare:.2f} ms" if small else f"+{100 * (inside / bare - 1):.0f} %",
+            f"{lightning:.2f}",
         )
     Console().print(table)
 

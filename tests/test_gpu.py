@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor
 
 import zoo
+from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from tests.test_train import ROOT, SMALL, run, start, stop_at, weights
 from tests.zoo.test_recorded import Losses, Spoiled
@@ -74,20 +74,12 @@ def trained(
         module = LitPredictor(small(name), optim, 3, **common)
         data = EpisodeDataModule(SPEC, 3, 64)
     losses = Losses("train/half_mse_all")
-    trainer = pl.Trainer(
-        accelerator="cuda",
-        devices=1,
-        max_steps=max_steps,
-        max_epochs=-1,
-        log_every_n_steps=1 if max_steps <= 50 else 50,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        callbacks=[losses],
-        default_root_dir=directory,
+    trainer = quiet_trainer(
+        max_steps,
+        [losses],
+        "cuda",
+        directory,
+        {"log_every_n_steps": 1 if max_steps <= 50 else 50},
     )
     trainer.fit(module, data)
     named = {name: p.detach().cpu() for name, p in module.model.named_parameters()}
@@ -142,17 +134,7 @@ def test_a_predictor_is_the_same_function_on_the_gpu(name: str) -> None:
 def test_a_graph_passes_over_bad_steps_and_stops_at_too_many(tmp_path: Path) -> None:
     def fit(data: Spoiled) -> LitPredictor:
         module = LitPredictor(MODEL, OPTIM, 3, on_nonfinite="skip", step="graph")
-        trainer = pl.Trainer(
-            accelerator="cuda",
-            devices=1,
-            max_steps=100,
-            max_epochs=-1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            limit_val_batches=0,
-            default_root_dir=tmp_path,
-        )
+        trainer = quiet_trainer(100, [], "cuda", tmp_path)
         trainer.fit(module, data)
         return module
 

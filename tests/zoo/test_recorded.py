@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.curriculum import Curriculum, Ramp
 from datamodules.datamodule import EpisodeSets
@@ -64,20 +65,7 @@ def fit(
     """Trains; returns the losses of all steps."""
     losses = Losses()
     settings: dict[str, Any] = {"log_every_n_steps": 1, **options}
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=max_steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        callbacks=[losses],
-        default_root_dir=directory,
-        **settings,
-    )
+    trainer = quiet_trainer(max_steps, [losses], directory=directory, settings=settings)
     trainer.fit(module, data)
     return losses.found
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import zoo
+from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from datamodules.datamodule import EpisodeSets
 from datamodules.episodes import Episodes
@@ -80,19 +81,7 @@ def fit(
     callbacks: list[pl.Callback] | None = None,
 ) -> dict[int, dict[str, Tensor]]:
     """Trains without logs; returns the weights of every seed that did not diverge."""
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=max_steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        callbacks=callbacks,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(max_steps, callbacks, directory=tmp_path)
     trainer.fit(module, datamodule)
     return {seed: model.state_dict() for seed, model in module.whole_models().items()}
 
