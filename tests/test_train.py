@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     names = {str(path.relative_to(whole_run)) for path in whole_run.rglob("*") if path.is_file()}
     expected = {
+        "command.txt",
         "config.yaml",
         "metrics.json",
         "checkpoint/model.safetensors",
@@ -193,6 +195,8 @@ def test_a_killed_run_resumes_to_the_same_bits(whole_run: Path, tmp_path: Path) 
     assert not (directory / "checkpoint").exists()
     run(f"resume={directory}")
     assert_same_bits(whole_run, directory)
+    typed = shlex.join(["python", *command(*LONG, f"hydra.run.dir={directory}")[1:]])
+    assert read_card(directory / "checkpoint").command == typed  # not how it went on
     # What was logged before the kill is still there, and nothing is missing after it.
     logged = [validated_steps(directory / f"csv/version_{n}/metrics.csv") for n in (0, 1)]
     assert sorted({*logged[0], *logged[1]}) == list(range(50, 601, 50))
@@ -455,6 +459,9 @@ def test_a_run_that_diverges_later_keeps_its_last_finite_checkpoint(tmp_path: Pa
         (["data.d_x=-1"], "d_x"),
         (["optim.lr=-1"], "lr"),
         (["batch_size=63", "trainer.accumulate_grad_batches=2"], "63 episodes.*multiple of 2"),
+        (["trainer.step=graph"], "trainer.step=graph does not go with a CPU"),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed needs a GPU"),
+        (["trainer=ddp_cpu", "seeds=2"], "2 seeds or rates in one process need one device"),
         (["positions=first"], "'last' or 'all', got 'first'"),
         (["resume=runs/nowhere-at-all"], "is not a run directory"),
         (["data.distractors.count=11"], "distractors.count must be at most num_context"),
@@ -483,6 +490,7 @@ def test_what_a_user_got_wrong_is_said_without_a_trace(
     assert re.search(message, output, re.DOTALL), output
     assert "Traceback" not in output
     assert "Error in call to target" not in output
+    assert "fitting" not in output  # refused before all that takes long
     assert not run_dir.exists()
     assert not (ROOT / "runs" / "nowhere-at-all").exists()
 
@@ -527,7 +535,11 @@ def test_resuming_refuses_what_conflicts_and_takes_more_steps(
     subprocess.run(["cp", "-r", whole_run, longer], check=True)
     # What the run was started with does not conflict with it.
     run(f"resume={longer}", "max_steps=650", "seed=0", "data.d_x=4", "~callbacks.figures")
-    assert read_card(longer / "checkpoint").training.steps == 650
+    card = read_card(longer / "checkpoint")
+    assert card.training.steps == 650
+    first, then = card.command.split(" && ")
+    assert first == read_card(whole_run / "checkpoint").command
+    assert f"resume={longer} max_steps=650" in then
     assert OmegaConf.load(longer / "config.yaml").max_steps == 650
 
 

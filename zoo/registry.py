@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from zoo.errors import explain, unknown
+from zoo.errors import explain, problems, unknown
 
 if TYPE_CHECKING:
     from zoo.predictor import Predictor
@@ -230,6 +230,24 @@ def solver_class(name: str) -> "type[Predictor]":
         ValueError: If the name is unknown.
     """
     return _solvers.find(name)[1]
+
+
+def check_solver_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Checks some arguments of a solver, before there are all: widths come from the episodes.
+
+    Raises:
+        ValueError: If the name or an argument is unknown or an argument has a wrong value.
+    """
+    known = [argument for argument in solver_arguments(name) if argument not in ("d_x", "d_y")]
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(unknown(f"argument of {name}", argument, known))
+    try:
+        _solvers.config(name, {"d_x": 1, "d_y": 1, **arguments})
+    except ValidationError as error:
+        wrong = [found for found in error.errors() if found["loc"] and found["loc"][0] in arguments]
+        if wrong:
+            raise ValueError(f"solver {name}: {problems(wrong, arguments)}") from None
 
 
 def solver_arguments(name: str) -> list[str]:

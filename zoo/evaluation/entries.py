@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import zoo
 from datamodules import EpisodeSpec
-from zoo.errors import unknown
 from zoo.evaluation.names import check_solvers, directories_of
 from zoo.hub.card import Card, one_line
 from zoo.hub.directory import read_card
 from zoo.predictor import Predictor
 from zoo.references import TUNE_EPISODES
-from zoo.registry import solver_arguments
+from zoo.registry import check_solver_arguments
 
 # In the episodes that a card asks for, which may come from anybody; solvers are fitted on some too.
 MAX_NUMBERS = 2 * 10**8
@@ -128,10 +127,7 @@ def _entries(item: str | dict[str, Any], device: str) -> list[Entry]:
 
 
 def _solver(name: str, arguments: dict[str, Any]) -> Entry:
-    for argument in arguments:
-        if argument not in solver_arguments(name):
-            known = [a for a in solver_arguments(name) if a not in ("d_x", "d_y")]
-            raise ValueError(unknown(f"argument of {name}", argument, known))
+    check_solver_arguments(name, arguments)
     told = ", ".join(f"{key}={value}" for key, value in arguments.items())
     return Entry(f"{name}({told})" if told else name, name, None, None, arguments)
 

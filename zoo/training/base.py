@@ -114,10 +114,10 @@ class EpisodeModule(pl.LightningModule):
         self.optim = optim
         self.positions = positions
         self.loss: Loss = loss
-        self.reference = reference
         self.error_name, self.error, self._predicted = _ERRORS[loss]
+        self.reference: Predictor | None = None
         if reference is not None:
-            self._check_output("reference", reference)
+            self.compare_with(reference)
         self.step_kind: StepKind = step
         self.chosen_way: Literal["graph", "eager"] | None = None  # by auto, once it has timed both
 
@@ -159,6 +159,15 @@ class EpisodeModule(pl.LightningModule):
         """What a search minimises: the last validation error at the query, if there was one."""
         error = self.trainer.callback_metrics.get(f"val/{self.error_name}_query")
         return None if error is None else error.item()
+
+    def compare_with(self, reference: Predictor) -> None:
+        """Sets the algorithm whose validation error the model's is divided by.
+
+        Raises:
+            ValueError: If the loss is not made for what it predicts.
+        """
+        self._check_output("reference", reference)
+        self.reference = reference
 
     def check_model(self, model: Predictor) -> None:
         """Raises ValueError if this module cannot train such a model."""

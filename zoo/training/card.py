@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-import shlex
 import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +13,7 @@ import zoo
 from datamodules.stream import EVAL_SEED
 from zoo.evaluation.report import Report
 from zoo.files import ROOT
+from zoo.training.directory import commands_of
 from zoo.training.measure import CONVERGENCE, Outcome
 from zoo.training.run import Run
 from zoo.training.settings import RunSettings
@@ -60,7 +59,7 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
         },
         "git_commit": git_commit(),
         "notes": "" if num_replicas == 1 else _side_by_side(settings),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": " && ".join(commands_of(run.directory)),
         "created": datetime.now(UTC),
         "license": "Apache-2.0",
         "paper": model.paper,

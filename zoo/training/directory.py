@@ -16,6 +16,7 @@ from zoo.files import write_text
 from zoo.training.overrides import ABSENT, typed_override
 
 CONFIG = "config.yaml"
+COMMAND = "command.txt"
 METRICS = "metrics.json"
 METRICS_BEFORE = "metrics_before.json"
 # Of a run's configuration, which may be somebody else's. Those of the shipped experiments have
@@ -92,6 +93,23 @@ def save_config(config: DictConfig, directory: Path) -> None:
     Where the directory is stays open, so that a run can be moved and resumed.
     """
     write_text(directory / CONFIG, OmegaConf.to_yaml(_without_place(config)))
+
+
+def save_command(directory: Path, command: str) -> None:
+    """Notes what was typed to make a run, for its card.
+
+    A command that only goes on with the run is not noted: it changes nothing of what comes out. One
+    that trains for longer is, below the first.
+    """
+    commands = commands_of(directory)
+    if not commands or ("max_steps=" in command and command not in commands):
+        write_text(directory / COMMAND, "\n".join([*commands, command]) + "\n")
+
+
+def commands_of(directory: Path) -> list[str]:
+    """What was typed to make a run, in the order; empty for runs of earlier versions."""
+    path = directory / COMMAND
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def read_config(path: Path) -> DictConfig:

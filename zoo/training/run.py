@@ -1,6 +1,8 @@
 """A run: all that takes part in it, put together from its settings, and its training."""
 
 import copy
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from zoo.training.base import EpisodeModule, Loss
 from zoo.training.callbacks import Board, Convergence, ReferenceMonitor, Resumable, TimeToSolution
 from zoo.training.callbacks.board import hyperparameters_of
 from zoo.training.checkpointing import AtomicCheckpointIO, check_state
-from zoo.training.directory import save_config, set_metrics_aside
+from zoo.training.directory import save_command, save_config, set_metrics_aside
 from zoo.training.module import LitPredictor
 from zoo.training.options import TrainerSettings
 from zoo.training.replicas import LitReplicas
@@ -89,14 +91,12 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
     with torch.random.fork_rng(devices=[]):
         model = settings.model.create()  # refuses wrong arguments before all that takes long
     callbacks = callbacks_of(settings)
-    say("fitting the algorithms that the model is compared with")
-    references = references_of(settings.data, settings.model.arguments)
-    num_test = settings.num_test(model.heavy_tailed)
-    module, datamodule = parts_of(settings, references["gradient_descent"], num_test)
+    module, datamodule = parts_of(settings, settings.num_test(model.heavy_tailed))
     module.check_model(model)
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings))
-    callbacks += [ReferenceMonitor(references), board, resumable]
+    monitor = ReferenceMonitor()
+    callbacks += [monitor, board, resumable]
     if settings.optim.schedule == "constant_then_decay":
         metric = f"val/{module.error_name}_{'query' if settings.positions == 'last' else 'all'}"
         of_all = settings.optim, settings.max_steps
@@ -106,6 +106,9 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
     module.check_trainer(trainer)
     datamodule.trainer = trainer
     datamodule.setup("fit")  # refuses a batch that does not divide
+    say("fitting the algorithms that the model is compared with")
+    references = monitor.references = references_of(settings.data, settings.model.arguments)
+    module.compare_with(references["gradient_descent"])
     num_threads = torch.get_num_threads()
     if trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu":
         num_threads = threads_of(operations_of(settings, model), num_threads)
@@ -143,6 +146,7 @@ def fit(run: Run) -> dict[int, Predictor]:
         remove_half_written(run.directory)
         set_metrics_aside(run.directory, run.settings.max_steps)
         save_config(run.config, run.directory)
+        save_command(run.directory, shlex.join(["python", *sys.argv]))
     with threads(run.num_threads):
         run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
     return run.module.whole_models()
@@ -158,9 +162,7 @@ def operations_of(settings: RunSettings, model: Predictor) -> float:
     return 6.0 * pairs * sum(parameter.numel() for parameter in model.parameters())
 
 
-def parts_of(
-    settings: RunSettings, reference: Predictor, num_test: int
-) -> tuple[EpisodeModule, EpisodeSets]:
+def parts_of(settings: RunSettings, num_test: int) -> tuple[EpisodeModule, EpisodeSets]:
     """What is trained and its episodes: of one seed, or of several side by side."""
     spec, seeds = settings.data, settings.all_seeds
     sizes = settings.batch_size, settings.eval_episodes
@@ -169,10 +171,11 @@ def parts_of(
     loss: Loss = "mse" if spec.output == "value" else "cross_entropy"
     step = settings.trainer.step
     if settings.num_replicas > 1:
-        replicas = LitReplicas(*model, seeds, positions, loss, reference, step)
+        replicas = LitReplicas(*model, seeds, positions, loss, step=step)
         seeds_of_replicas = [seed for _, seed in replicas.replicas]
         return replicas, ReplicaDataModule(spec, seeds_of_replicas, *sizes, num_test=num_test)
-    module = LitPredictor(*model, seeds[0], positions, loss, reference, settings.on_nonfinite, step)
+    on_nonfinite = settings.on_nonfinite
+    module = LitPredictor(*model, seeds[0], positions, loss, on_nonfinite=on_nonfinite, step=step)
     return module, EpisodeDataModule(spec, seeds[0], *sizes, num_test=num_test)
 
 
@@ -219,8 +222,13 @@ def trainer_of(settings: RunSettings, run_dir: Path, callbacks: list[pl.Callback
 
 
 def check_devices(trainer: TrainerSettings) -> None:
-    """Raises ValueError if the trainer is to use GPUs and there are none."""
+    """Raises ValueError if the trainer needs a GPU and there is none."""
     accelerator = (trainer.model_extra or {}).get("accelerator")
+    if trainer.precision == "16-mixed" and not (accelerator != "cpu" and torch.cuda.is_available()):
+        raise ValueError(
+            "trainer.precision=16-mixed needs a GPU; on a CPU trainer.precision=bf16-mixed "
+            "computes with 16 bits, and 32-true is the default"
+        )
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"trainer.accelerator={accelerator} needs a CUDA GPU, and this machine shows none; "

@@ -17,12 +17,12 @@ class ReferenceMonitor(pl.Callback):
 
     They do not learn and the episodes stay the same, so each is asked once.
 
-    Args:
-        references: Exact algorithms by name.
+    Attributes:
+        references: Exact algorithms by name, to be set before the training.
     """
 
-    def __init__(self, references: Mapping[str, Predictor]) -> None:
-        self.references = references
+    def __init__(self, references: Mapping[str, Predictor] | None = None) -> None:
+        self.references = references or {}
         self._losses: dict[int, dict[str, torch.Tensor]] = {}
 
     def on_validation_batch_end(
