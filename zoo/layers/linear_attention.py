@@ -2,6 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from zoo.ops.fast_weights import linear_attention
 
 
 class LinearAttention(nn.Module):
@@ -28,29 +31,41 @@ class LinearAttention(nn.Module):
             self.register_parameter(name, weight)
             nn.init.normal_(weight, std=scale)
 
-    def moments(self, e: Tensor) -> Tensor:
-        """(W_V e_i) (W_K e_i)^T of each token, (..., num_tokens, num_heads, d, d)."""
-        values = torch.einsum("hpq,...q->...hp", self.W_V, e)
-        keys = torch.einsum("hpq,...q->...hp", self.W_K, e)
-        return values[..., :, None] * keys[..., None, :]
+    def attend_to_all(self, e: Tensor, examples: Tensor) -> Tensor:
+        """Tokens after the layer, where each sees all examples.
 
-    def summed_moments(self, e: Tensor) -> Tensor:
-        """`moments(e)` summed over the tokens, (..., num_heads, d, d)."""
-        values = torch.einsum("hpq,...iq->...hip", self.W_V, e)
-        keys = torch.einsum("hpq,...iq->...hip", self.W_K, e)
-        return values.mT @ keys
-
-    def update(self, e: Tensor, M: Tensor) -> Tensor:
-        """The tokens after one layer.
+        The matrices of a head are multiplied first: of e_j^T W_Q^T W_K e_i and P W_V e_i the layer
+        needs one product per token each instead of two.
 
         Args:
             e: (..., num_tokens, d).
-            M: Sums over what each token sees, (..., num_tokens, num_heads, d, d) or, where all
-                see the same, (..., 1, num_heads, d, d).
+            examples: The tokens i that they see, (..., N, d).
 
         Returns:
             (..., num_tokens, d).
         """
-        queries = torch.einsum("hpq,...q->...hp", self.W_Q, e)  # (..., num_tokens, heads, d)
-        read = (M @ queries[..., None])[..., 0]
-        return e + torch.einsum("hpq,...hq->...p", self.P, read)
+        num_heads = len(self.P)
+        queries = linear(e, (self.W_K.mT @ self.W_Q).flatten(0, 1))  # (..., num_tokens, heads d)
+        queries = queries.unflatten(-1, (num_heads, -1)).flatten(-3, -2)
+        read = (queries @ examples.mT) @ examples  # (..., num_tokens heads, d)
+        read = read.unflatten(-2, (-1, num_heads)).flatten(-2)  # (..., num_tokens, heads d)
+        return e + linear(read, (self.P @ self.W_V).transpose(0, 1).flatten(1))
+
+    def attend_causally(self, e: Tensor, written: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens after the layer, where each sees what was written up to itself.
+
+        Args:
+            e: (batch, num_tokens, d).
+            written: What each token shows to itself and to later ones: itself, or zeros.
+            S: Sum over earlier tokens of (W_K e_i) (W_V e_i)^T, (batch, num_heads, d, d).
+
+        Returns:
+            Tokens (batch, num_tokens, d), and S after the last one.
+        """
+        num_heads = len(self.P)
+        q, k, v = (
+            linear(tokens, W.flatten(0, 1)).unflatten(-1, (num_heads, -1))
+            for tokens, W in ((e, self.W_Q), (written, self.W_K), (written, self.W_V))
+        )  # (batch, num_tokens, heads, d) each
+        read, S = linear_attention(q, k, v, initial_state=S)
+        return e + linear(read.flatten(2), self.P.transpose(0, 1).flatten(1)), S

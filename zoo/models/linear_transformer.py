@@ -38,11 +38,12 @@ class CausalState(NamedTuple):
     """What causal linear attention remembers; its size does not grow.
 
     Attributes:
-        M: Sum of value-key products in each layer, (batch, num_layers, num_heads, d, d).
+        S: Sum of key-value products in each layer, (batch, num_layers, num_heads, d, d), float32
+            at least.
         num_seen: Number of examples.
     """
 
-    M: Tensor
+    S: Tensor
     num_seen: int
 
 
@@ -79,11 +80,13 @@ class LinearTransformer(Predictor):
         self.check_pairs(x, y)
         examples = torch.cat([x, y], dim=-1)[:, :-1]  # (batch, N, d)
         queries = self._query_tokens(x)  # (batch, N + 1, d)
-        if self.causal:
-            start = self._zero_moments(len(x), x.device, x.dtype)
-            queries, _ = self._run_causal(examples, queries, start)
-            return self._prediction(queries)
         num_context = examples.shape[1]
+        if self.causal:
+            pairs = torch.stack([queries[:, :-1], examples], dim=2).flatten(1, 2)
+            tokens = torch.cat([pairs, queries[:, -1:]], dim=1)  # (batch, 2N + 1, d)
+            writes = torch.arange(2 * num_context + 1, device=x.device) % 2 == 1
+            tokens, _ = self._run_causal(tokens, writes, self._start(len(x), x.device, x.dtype))
+            return self._prediction(tokens[:, 0::2])
         before = torch.ones(num_context + 1, num_context, device=x.device).tril(-1)
         prefixes = torch.where(
             before[..., None] > 0, examples[:, None], 0.0
@@ -107,7 +110,7 @@ class LinearTransformer(Predictor):
             buffer: BufferState = super().init_state(batch_size, device, dtype)
             return buffer
         device, dtype = self.state_options(batch_size, device, dtype)
-        return CausalState(self._zero_moments(batch_size, device, dtype), 0)
+        return CausalState(self._start(batch_size, device, dtype), 0)
 
     def observe(
         self, state: BufferState | CausalState, x: Tensor, y: Tensor
@@ -116,18 +119,20 @@ class LinearTransformer(Predictor):
             buffer: BufferState = super().observe(state, x, y)
             return buffer
         self.check_pairs(x, y, state)
+        if x.shape[1] == 0:
+            return state
         examples = torch.cat([x, y], dim=-1)
-        _, M = self._run_causal(examples, examples[:, :0], state.M)
-        return CausalState(M, state.num_seen + x.shape[1])
+        writes = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
+        _, S = self._run_causal(examples, writes, state.S)
+        return CausalState(S, state.num_seen + x.shape[1])
 
     def predict(self, state: BufferState | CausalState, x_query: Tensor) -> Tensor:
         self.check_queries(state, x_query)
         queries = self._query_tokens(x_query)
         if isinstance(state, BufferState):
             return self._prediction(self._run_full(torch.cat([state.x, state.y], dim=-1), queries))
-        for number in range(self.num_layers):
-            queries = self._layer(number).update(queries, state.M[:, None, number])
-        return self._prediction(queries)
+        writes = torch.zeros(x_query.shape[1], dtype=torch.bool, device=x_query.device)
+        return self._prediction(self._run_causal(queries, writes, state.S)[0])
 
     def state_size(self, num_context: int) -> int:
         if self.causal:
@@ -136,36 +141,35 @@ class LinearTransformer(Predictor):
 
     def _run_full(self, examples: Tensor, queries: Tensor) -> Tensor:
         """Queries (..., num_queries, d) after all layers; examples (..., N, d) see each other."""
-        for number in range(self.num_layers):
-            layer = self._layer(number)
-            M = layer.summed_moments(examples)[..., None, :, :, :]
-            examples, queries = layer.update(examples, M), layer.update(queries, M)
-        return queries
+        num_context = examples.shape[-2]
+        tokens = torch.cat([examples, queries], dim=-2)
+        for number in range(self.num_layers - 1):
+            tokens = self._layer(number).attend_to_all(tokens, tokens[..., :num_context, :])
+        examples = tokens[..., :num_context, :]
+        # Contiguous: else torch multiplies by another kernel, which rounds differently, where no
+        # parameter requires a gradient.
+        queries = tokens[..., num_context:, :].contiguous()
+        return self._layer(self.num_layers - 1).attend_to_all(queries, examples)
 
-    def _run_causal(
-        self, examples: Tensor, queries: Tensor, before: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Queries after all layers, where query i sees i examples, and the moments after the last.
+    def _run_causal(self, tokens: Tensor, writes: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens after all layers, and the sums of the layers after the last token.
 
         Args:
-            examples: (batch, N, d).
-            queries: (batch, at most N + 1, d).
-            before: Moments of what came before, (batch, num_layers, num_heads, d, d).
+            tokens: (batch, num_tokens, d).
+            writes: Which of them are examples; the others are seen by none, (num_tokens,).
+            S: Sums before the first, (batch, num_layers, num_heads, d, d).
         """
         after = []
         for number in range(self.num_layers):
-            layer = self._layer(number)
-            # After 0, 1, ..., N of the examples: (batch, N + 1, heads, d, d).
-            M = torch.cat([before[:, None, number], layer.moments(examples)], dim=1).cumsum(1)
-            after.append(M[:, -1])
-            queries = layer.update(queries, M[:, : queries.shape[1]])
-            examples = layer.update(examples, M[:, 1:])
-        return queries, torch.stack(after, dim=1)
+            written = torch.where(writes[:, None], tokens, 0.0)
+            tokens, S_layer = self._layer(number).attend_causally(tokens, written, S[:, number])
+            after.append(S_layer)
+        return tokens, torch.stack(after, dim=1)
 
-    def _zero_moments(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def _start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         d = self.d_x + self.d_y
         shape = (batch_size, self.num_layers, self.num_heads, d, d)
-        return torch.zeros(shape, device=device, dtype=dtype)
+        return torch.zeros(shape, device=device, dtype=torch.promote_types(dtype, torch.float32))
 
     def _layer(self, number: int) -> LinearAttention:
         layer = self.layers[number % len(self.layers)]

@@ -56,10 +56,13 @@ def gated_linear_attention(
     out = v.dtype
     with without_autocast(v.device):
         dtype = state_type(q, k, v, log_decay, initial_state)
-        log_decay = k.new_zeros(k.shape[:3]) if log_decay is None else log_decay
-        q, k, v, g = heads_first(dtype, q, k, v, log_decay)
+        q, k, v = heads_first(dtype, q, k, v)
         S = shapes.start(initial_state, v)
-        o, S = (_loop if method == "loop" else _chunked)(q, k, v, g, S, inclusive)
+        if log_decay is None and method == "chunked":
+            o, S = _without_decay(q, k, v, S, inclusive)
+        else:
+            g = k.new_zeros(k.shape[:3]) if log_decay is None else heads_first(dtype, log_decay)[0]
+            o, S = (_loop if method == "loop" else _chunked)(q, k, v, g, S, inclusive)
         return o.transpose(1, 2).to(out), S
 
 
@@ -87,6 +90,18 @@ def _chunked(
         scores = causal_scores(q_c, k_c, R, G, inclusive)  # (batch, heads, C, C)
         rows.append(read(S, q_c, R) + causal_product(scores, v_c, inclusive))
         S = advanced(S, k_c, v_c, G)
+    return torch.cat(rows, 2), S
+
+
+def _without_decay(
+    q: Tensor, k: Tensor, v: Tensor, S: Tensor, inclusive: bool
+) -> tuple[Tensor, Tensor]:
+    """`_chunked` of plain products."""
+    rows = []
+    for q_c, k_c, v_c in split(CHUNK, q, k, v):
+        scores = (q_c @ k_c.mT).tril(0 if inclusive else -1)  # (batch, heads, C, C)
+        rows.append(q_c @ S + causal_product(scores, v_c, inclusive))
+        S = S + k_c.mT @ v_c
     return torch.cat(rows, 2), S
 
 
