@@ -98,6 +98,19 @@ def test_tables_fit_80_columns_with_whole_names(
     assert "zero" in output
 
 
+def test_a_wide_list_has_all_exact_algorithms_and_what_training_took(
+    run: Run, location: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "100 columns show all" in run("list", "--url", location)[1]
+    monkeypatch.setenv("COLUMNS", "100")
+    _, output, _ = run("list", "--url", location)
+    assert "episodes" in output
+    assert "1 s" in output
+    assert "100 columns" not in output
+    for name in KINDS:
+        assert re.search(rf"^{name}\.linear +\d", output, re.MULTILINE)
+
+
 def test_compare_puts_the_exact_algorithms_in_their_place(run: Run, location: Path) -> None:
     describe(location / "gd_ssm.linear", reference_metrics={})
     export(location / "gd_ssm.linear", "gd_ssm.linear", location, replace=True)

@@ -128,6 +128,14 @@ def replace(instead: Path, *names: str) -> None:
         ("evaluate", "compare_with=ridg", "unknown name 'ridg'. Did you mean 'ridge'?"),
         ("reproduce", "study=papr", "unknown study 'papr'. Did you mean 'paper'?"),
         ("reproduce", "quik=true", "unknown setting 'quik'. Did you mean 'quick'?"),
+        (
+            "zoo",
+            "lst",
+            "No such command 'lst'. Did you mean 'list'? python -m zoo --help says more",
+        ),
+        ("zoo", "show", "Missing argument 'name'. python -m zoo show --help says more"),
+        ("zoo", "list --sort x", "Invalid value for '--sort': 'x' is not one of 'name', 'family'"),
+        ("zoo", "list --srt x", "No such option: --srt"),
         ("zoo", "show gd_ssm.linea", "no checkpoint is known by it. Did you mean 'gd_ssm.linear'"),
     ],
 )
@@ -185,6 +193,7 @@ def test_a_checkpoint_is_checked_without_frameworks(
         ("train", "model=s5 -h", "model.d_state="),
         ("evaluate", "--help", "num_episodes=10000"),
         ("reproduce", "--help", "side_by_side=2"),
+        ("zoo", "", "compare"),
         ("zoo", "--help", "compare"),
         ("zoo", "list --help", "--sort"),
         ("zoo", "list", "gd_ssm.linear"),

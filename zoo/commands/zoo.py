@@ -44,6 +44,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 P = ParamSpec("P")
+# Typer's, whose own name has moved between versions.
+UsageError: Any = typer.BadParameter.__base__
+
+# Columns of a terminal: of fewer than WIDE a list has less to say, below NARROW all is folded.
+NARROW, WIDE = 80, 100
 
 Url = Annotated[
     str | None,
@@ -118,20 +123,27 @@ def list_command(
     if not found:
         console().print(f"none of {len(known)} checkpoints matches")
         return
-    table = new_table("checkpoint", "params\nstate", "error", "exact", "episodes\ntime")
+    wide = console().width >= WIDE
+    titles = ["exact", "episodes\ntime"] if wide else ["best\nexact"]
+    table = new_table("checkpoint", "params\nstate", "error", *titles)
+    for column in table.columns[:2]:
+        column.no_wrap = console().width >= NARROW
     for name, entry in found:
         algorithms = sorted(entry.references.items(), key=lambda item: item[1].value)
+        exact = [(plain(value.value, 3), label) for label, value in algorithms]
+        best = "\n".join(part for pair in exact[:1] for part in pair)
         table.add_row(
             f"{name}\n  {entry.episodes_label}",
             f"{entry.num_parameters:,}\n{entry.state_size:,}",
             two_lines(entry.error),
-            "\n".join(f"{plain(value.value, 3)} {label}" for label, value in algorithms),
-            cost(entry),
+            *(["\n".join(map(" ".join, exact)), cost(entry)] if wide else [best]),
         )
     console().print(table)
     metrics = sorted({loss_label(entry.metric) for _, entry in found})
     measured = ", ".join(metrics) or "-"
     console().print(f"{len(found)} checkpoints; error: {measured} at the query")
+    if not wide:
+        console().print(f"{WIDE} columns show all exact algorithms, and what training took")
 
 
 @app.command("show")
@@ -396,6 +408,12 @@ def print_json(content: Any) -> None:
 
 
 def main() -> None:
-    """Reads the command line, to the exit of the process."""
+    """Reads the command line, to the exit of the process; what cannot be read is one line."""
     raise_on_signals()
-    app(prog_name="python -m zoo")
+    try:
+        code = app(sys.argv[1:] or ["--help"], prog_name="python -m zoo", standalone_mode=False)
+    except UsageError as error:
+        reason = error.format_message().replace("Value error, ", "")
+        where = error.ctx.command_path if error.ctx is not None else "python -m zoo"
+        sys.exit(f"error: {one_line(reason)} {where} --help says more")
+    sys.exit(code)
