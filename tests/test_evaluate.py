@@ -125,6 +125,16 @@ def test_a_solver_is_fitted_to_the_setting_or_to_where_the_settings_start() -> N
         assert found[fit_on] == pytest.approx(0.5 * error, rel=1e-4)
 
 
+def test_a_solver_that_shares_its_name_with_an_architecture_is_written_so_in_tables() -> None:
+    assert "longhorn" in zoo.list_models()
+    entries = entries_of(["longhorn", {"name": "longhorn", "step_size": 0.1}, "ridge"])
+    labels = ["longhorn (solver)", "longhorn (solver, step_size=0.1)", "ridge"]
+    assert [entry.label for entry in entries] == labels
+    assert [entry.name for entry in entries] == ["longhorn", "longhorn", "ridge"]
+    assert all(entry.model is None for entry in entries)
+    assert with_reference(entries, "longhorn") == (entries, labels[0])  # as it is typed
+
+
 def test_what_a_solver_was_told_is_kept() -> None:
     spec = EpisodeSpec(d_x=3, d_y=1, num_context=6, noise=0.5)
     entries = entries_of(["ridge", {"name": "gradient_descent", "step_size": 0.1}])

@@ -23,6 +23,7 @@ SHORT = [
     *("checkpoint_tag=golden", "~callbacks.figures", "~logger.csv", "~logger.tensorboard"),
 ]
 TINY = ["model.num_layers=2", "model.d_model=16"]
+HEADS = [*TINY, "model.num_heads=2", "model.d_head=4"]
 FEATURES = ["model.learn_start=true", "model.shape_E=scalar"]
 NETWORKS = ["data=relu_network", "data.function.hidden=100"]
 RUNS = {
@@ -35,11 +36,19 @@ RUNS = {
     "gd_ssm_features": ["model=gd_ssm_features", *FEATURES, *NETWORKS],
     "gd_ssm_embedded": ["model=gd_ssm_embedded", *NETWORKS],
     "gd_ssm_deep": ["model=gd_ssm_deep", *TINY],
+    "delta_net": ["model=delta_net", *HEADS],
+    "delta_product": ["model=delta_product", *HEADS],
+    "gated_delta_net": ["model=gated_delta_net", *HEADS],
+    "gated_delta_net_key": ["model=gated_delta_net", "model.decay=key", *HEADS],
+    "gla": ["model=gla", *HEADS],
+    "mesa_net": ["model=mesa_net", *HEADS],
     "linear_transformer": ["model=linear_transformer", "model.num_layers=2"],
     "online_learner": ["model=online_learner"],
     "online_learner_mesa": ["model=online_learner", "model.rule=mesa", "model.decay=head"],
     "transformer": ["model=transformer", *TINY],
     "s5": ["model=s5", *TINY, "model.d_state=128"],
+    "longhorn": ["model=longhorn", *TINY],
+    "mamba2": ["model=mamba2", *TINY, "model.d_state=8", "model.d_head=8"],
     "mamba": ["model=mamba", *TINY],
     "mamba_two_seeds": ["model=mamba", *TINY, "seeds=2"],
 }

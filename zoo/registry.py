@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 
 # The file of each name, in zoo/models.
 MODELS = {
+    "delta_net": "delta_net",
+    "delta_product": "delta_product",
+    "gated_delta_net": "gated_delta_net",
     "gd_ssm": "gd_ssm",
     "gd_ssm_deep": "gd_ssm_deep",
     "gd_ssm_embedded": "gd_ssm",
     "gd_ssm_features": "gd_ssm",
+    "gla": "gla",
     "linear_transformer": "linear_transformer",
+    "longhorn": "longhorn",
     "mamba": "mamba",
+    "mamba2": "mamba2",
+    "mesa_net": "mesa_net",
     "online_learner": "online_learner",
     "s5": "s5",
     "transformer": "transformer",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import zoo
 from tests.conftest import MakeCheckpoint, MakePairs
 from tests.zoo.test_predictors import create, predictors, sizes
+from zoo.models.sequence import SequenceModel
 from zoo.predictor import FLOATS, Predictor
 from zoo.solvers.solver import solver_of
 
@@ -18,6 +19,7 @@ models = pytest.mark.parametrize("name", zoo.list_models())
 # Every path through a model that mixes positions: those of the defaults and these.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in zoo.list_models()),
+    ("gated_delta_net", {"decay": "key", "num_layers": 2, "d_model": 16, "expand_v": 1}),
     ("gd_ssm", {"decay": "none"}),
     ("gd_ssm", {"num_steps": 3, "learn_start": True, "precondition": True}),
     ("gd_ssm", {"num_steps": 2, "decay": "none"}),
@@ -28,8 +30,6 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 variants = pytest.mark.parametrize(
     ("name", "arguments"), VARIANTS, ids=[f"{n} {a}" for n, a in VARIANTS]
 )
-# Whose states have nothing of the widths of inputs and labels.
-SAME_STATE = ("dmmse", "gd_ssm_deep", "mamba", "s5", "transformer")
 BAD = (torch.nan, torch.inf, -torch.inf, 1e30)
 
 
@@ -124,13 +124,15 @@ def test_states_of_another_predictor_are_refused(
     x, y = make_pairs(3, 2, 4)
     of_other_widths = create(kind, name, 5, 4).init_state(3)
     class_of_state = type(predictor.init_state(3)).__name__
+    # Those of deep models, behind an embedding, have nothing of the widths of inputs and labels.
+    same_state = isinstance(predictor, SequenceModel) or name == "dmmse"
     for state, refusal in (
         (of_other_widths, "of the state must be a tensor of shape .*, got"),
         ((torch.zeros(3),), f"the state must be of type {class_of_state}, got tuple"),
         (torch.zeros(3, 3), f"the state must be of type {class_of_state}, got Tensor"),
         (None, f"the state must be of type {class_of_state}, got NoneType"),
     ):
-        if state is of_other_widths and name in SAME_STATE:
+        if state is of_other_widths and same_state:
             continue
         for call in (lambda s: predictor.observe(s, x, y), lambda s: predictor.predict(s, x)):
             with pytest.raises(ValueError, match=refusal):
@@ -164,7 +166,9 @@ def test_models_and_their_states_stay_in_the_type_of_the_parameters(
     x, y = x.to(dtype), y.to(dtype)
     prediction, expected = model(x, y), exact(x.double(), y.double())
     assert prediction.dtype == model.predict_query(x, y).dtype == dtype
-    tolerance = 32 * torch.finfo(dtype).eps * expected.abs().max() + 1e-12
+    # Of `mesa_net` a head may read next to nothing, which its norm enlarges, rounding and all.
+    num_eps = 128 if name == "mesa_net" else 32
+    tolerance = num_eps * torch.finfo(dtype).eps * expected.abs().max() + 1e-12
     assert (prediction.double() - expected).abs().max() < tolerance
     state = model.init_state(3, dtype=dtype)
     assert floats_of(state) == floats_of(model.init_state(3))

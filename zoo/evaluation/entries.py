@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import zoo
 from datamodules import EpisodeSpec
-from zoo.evaluation.names import check_solvers, directories_of
+from zoo.evaluation.names import check_solvers, directories_of, solver_label
 from zoo.hub.card import Card, one_line
 from zoo.hub.directory import read_card
 from zoo.predictor import Predictor
@@ -128,8 +128,7 @@ def _entries(item: str | dict[str, Any], device: str) -> list[Entry]:
 
 def _solver(name: str, arguments: dict[str, Any]) -> Entry:
     check_solver_arguments(name, arguments)
-    told = ", ".join(f"{key}={value}" for key, value in arguments.items())
-    return Entry(f"{name}({told})" if told else name, name, None, None, arguments)
+    return Entry(solver_label(name, arguments), name, None, None, arguments)
 
 
 def _checkpoint(directory: Path, device: str) -> Entry:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from zoo.errors import unknown
 from zoo.hub.directory import CARD, read_card
 from zoo.hub.find import CHECKPOINTS
-from zoo.registry import list_solvers
+from zoo.registry import list_models, list_solvers
 
 # The episodes that solvers know and are fitted on: those of each setting, or those that all the
 # settings of a suite start from.
@@ -33,6 +33,18 @@ def check_solvers(given: Iterable[str | Mapping[str, Any]]) -> None:
             raise ValueError(f"say which solver, as in {{name: ridge}}, got {item}")
         if name not in list_solvers():
             raise ValueError(unknown("solver", str(name), list_solvers()))
+
+
+def solver_label(name: str, arguments: Mapping[str, Any]) -> str:
+    """What tables call a solver: `name`, or `name(argument=value)`.
+
+    One that has its name from an architecture, as `longhorn` has, is `name (solver)`, so that it is
+    not taken for a trained model. Typed is the name alone: models are typed as checkpoints.
+    """
+    told = [f"{key}={value}" for key, value in arguments.items()]
+    if name in list_models():
+        return f"{name} ({', '.join(['solver', *told])})"
+    return f"{name}({', '.join(told)})" if told else name
 
 
 def directories_of(given: str) -> list[Path]:

@@ -21,9 +21,10 @@ DIVERGING = "RdBu_r"
 
 SOLID, DASHED, DOTTED, DASH_DOT = "-", "--", ":", "-."
 DASH_DOT_DOT = (0, (6, 1, 1, 1, 1, 1))
+LONG_DASHES = (0, (12, 1))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
-# By line, in the order of the palette. Architectures are solid, algorithms are not.
+# By line, in the order of the palette. Architectures are solid or nearly so, algorithms are not.
 _LINES: dict[Any, tuple[str, ...]] = {
     SOLID: (
         "gd_ssm",
@@ -34,6 +35,16 @@ _LINES: dict[Any, tuple[str, ...]] = {
         "gd_ssm_deep",
         "s5",
         "gd_ssm_embedded",
+    ),
+    LONG_DASHES: (
+        "delta_net",
+        "gated_delta_net",
+        "delta_product",
+        "gla",
+        "mesa_net",
+        "mamba2",
+        "longhorn",
+        "online_learner",
     ),
     DASHED: (
         "zero",
@@ -50,7 +61,7 @@ _LINES: dict[Any, tuple[str, ...]] = {
         "online_gradient_descent",
         "recursive_least_squares",
         "ridge_evidence",
-        "longhorn",
+        "longhorn (solver)",  # there is an architecture of that name
         "newton",
         "minibatch_gradient_descent",
         "normalized_lms",
@@ -99,7 +110,7 @@ def style_of(label: str) -> Style:
         digest = hashlib.sha256(name.encode()).digest()
         color, line = PALETTE[digest[0] % 8], (0, (2 + digest[1] % 8, 1 + digest[2] % 3))
     # An algorithm lies on top of a model that does the same, which shows in its gaps.
-    return {"color": color, "linestyle": line, "zorder": 2 if line == SOLID else 3}
+    return {"color": color, "linestyle": line, "zorder": 2 if line in (SOLID, LONG_DASHES) else 3}
 
 
 def marked(style: Style, marker: str = "o") -> Style:
@@ -181,6 +192,8 @@ def bare(*all_axes: Axes) -> None:
 
 def _name_in(label: str) -> str:
     name = re.split(r"[.,( ]", label)[0]
+    if re.match(rf"{name} \(solver[,)]", label):
+        return f"{name} (solver)"
     if name not in STYLES:
         name = re.sub(r"_\d+$", "", name)
     return OTHER_NAMES.get(name, name)

@@ -1,0 +1,47 @@
+"""Gated DeltaProduct: a stack of products of delta rules.
+
+Source: "DeltaProduct: Improving State-Tracking in Linear RNNs via Householder Products", arXiv
+2502.10297.
+"""
+
+from typing import ClassVar
+
+from pydantic import PositiveInt
+
+from zoo.layers.delta_product import DeltaProductLayer
+from zoo.layers.mixer import GatedMLP, MixerBlock
+from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.registry import register_model
+
+
+class DeltaProductConfig(SequenceConfig):
+    """Arguments of `delta_product`, beside those of every deep model; see `DeltaProductLayer`."""
+
+    num_updates: PositiveInt = 2
+    num_heads: PositiveInt = 4
+    d_head: PositiveInt = 16
+    expand_v: PositiveInt = 2
+    d_conv: PositiveInt = 4
+    negative_eigenvalues: bool = True
+
+
+@register_model("delta_product", DeltaProductConfig)
+class DeltaProduct(SequenceModel):
+    """Residual blocks of a Gated DeltaProduct layer and a gated MLP on interleaved tokens."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2502.10297"
+
+    def __init__(self, config: DeltaProductConfig) -> None:
+        layers = (
+            DeltaProductLayer(
+                config.d_model,
+                config.num_updates,
+                config.num_heads,
+                config.d_head,
+                config.expand_v,
+                config.d_conv,
+                config.negative_eigenvalues,
+            )
+            for _ in range(config.num_layers)
+        )
+        super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])

@@ -1,0 +1,52 @@
+"""Gated DeltaNet: a stack of delta rules that forget.
+
+Sources: "Gated Delta Networks: Improving Mamba2 with Delta Rule", arXiv 2412.06464; for
+`decay="key"` "Kimi Linear", arXiv 2510.26692.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from zoo.layers.gated_delta_net import GatedDeltaNetLayer, KimiDeltaAttentionLayer
+from zoo.layers.mixer import GatedMLP, MixerBlock
+from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.registry import register_model
+
+
+class GatedDeltaNetConfig(SequenceConfig):
+    """Arguments of `gated_delta_net`, beside those of every deep model.
+
+    Attributes:
+        decay: One for each head, `GatedDeltaNetLayer`, or one for each coordinate of the keys,
+            `KimiDeltaAttentionLayer`; the others are explained there.
+    """
+
+    decay: Literal["head", "key"] = "head"
+    num_heads: PositiveInt = 4
+    d_head: PositiveInt = 16
+    expand_v: PositiveInt = 2
+    d_conv: PositiveInt = 4
+    negative_eigenvalues: bool = False
+
+
+@register_model("gated_delta_net", GatedDeltaNetConfig)
+class GatedDeltaNet(SequenceModel):
+    """Residual blocks of a Gated DeltaNet layer and a gated MLP on interleaved tokens."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2412.06464"
+
+    def __init__(self, config: GatedDeltaNetConfig) -> None:
+        kind = GatedDeltaNetLayer if config.decay == "head" else KimiDeltaAttentionLayer
+        layers = (
+            kind(
+                config.d_model,
+                config.num_heads,
+                config.d_head,
+                config.expand_v,
+                config.d_conv,
+                config.negative_eigenvalues,
+            )
+            for _ in range(config.num_layers)
+        )
+        super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])

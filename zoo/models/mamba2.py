@@ -1,0 +1,37 @@
+"""Mamba-2: a stack of gated state-space layers with one decay for each head.
+
+Source: "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State
+Space Duality", arXiv 2405.21060.
+"""
+
+from typing import ClassVar
+
+from pydantic import PositiveInt
+
+from zoo.layers.mamba2 import Mamba2Layer
+from zoo.layers.mixer import MixerBlock
+from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.registry import register_model
+
+
+class Mamba2Config(SequenceConfig):
+    """Arguments of `mamba2`; those beside the ones of every deep model as at `Mamba2Layer`."""
+
+    d_state: PositiveInt = 32
+    d_head: PositiveInt = 32
+    d_conv: PositiveInt = 4
+    expand: PositiveInt = 2
+
+
+@register_model("mamba2", Mamba2Config)
+class Mamba2(SequenceModel):
+    """Residual Mamba-2 layers on interleaved tokens, without an MLP, as published."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2405.21060"
+
+    def __init__(self, config: Mamba2Config) -> None:
+        layers = (
+            Mamba2Layer(config.d_model, config.d_state, config.d_head, config.d_conv, config.expand)
+            for _ in range(config.num_layers)
+        )
+        super().__init__(config, [MixerBlock(layer, None) for layer in layers])
