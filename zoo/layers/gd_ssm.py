@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.layers.gd_ssm_weights import GDSSMWeights, Read, StepWeights, diagonal
-from zoo.layers.recurrence import CHUNK, Decay, Recurrence, read_states, reset_decay
+from zoo.layers.recurrence import (
+    CHUNK,
+    Decay,
+    Recurrence,
+    decay_parameters,
+    read_states,
+    reset_decay,
+)
 from zoo.layers.tokens import windows_of_tokens
 from zoo.ops.precision import without_autocast
 from zoo.ops.scan import Method
@@ -211,12 +218,7 @@ class GDSSMLayer(DescentLayer):
         self.Q = nn.Parameter(torch.empty(3, 3))
         self.C = nn.Parameter(torch.empty(d_token, d_token))
         self.D = nn.Parameter(torch.empty(3))
-        if decay == "elementwise":
-            self.Lambda_re = nn.Parameter(torch.empty(d_token, d_token))
-            self.log_step = nn.Parameter(torch.empty(d_token, 1))
-        else:
-            self.register_parameter("Lambda_re", None)
-            self.register_parameter("log_step", None)
+        self.Lambda_re, self.log_step = decay_parameters(decay == "elementwise", d_token)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -224,8 +226,7 @@ class GDSSMLayer(DescentLayer):
         nn.init.normal_(self.Q, std=self.scale_Q)
         nn.init.normal_(self.C, std=self.scale_C / math.sqrt(self.d_token))
         nn.init.normal_(self.D, std=self.scale_D)
-        if self.Lambda_re is not None:
-            reset_decay(self.Lambda_re, self.log_step)
+        reset_decay(self.Lambda_re, self.log_step)
 
     def weights(self) -> GDSSMWeights:
         B = Recurrence(self.Q, self.Lambda_re, self.log_step)

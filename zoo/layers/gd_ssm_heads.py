@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from zoo.layers.block import BlockState, SequenceBlock
 from zoo.layers.mlp import MLP
-from zoo.layers.recurrence import CHUNK, Decay, Recurrence, read_states, reset_decay
+from zoo.layers.recurrence import (
+    CHUNK,
+    Decay,
+    Recurrence,
+    decay_parameters,
+    read_states,
+    reset_decay,
+)
 from zoo.layers.tokens import windows_of_tokens
 from zoo.ops.precision import without_autocast
 from zoo.ops.scan import Method
@@ -55,20 +62,14 @@ class GDSSMHeads(nn.Module):
         self.scale_Q, self.scale_D = scale_Q, scale_D
         self.Q = nn.Parameter(torch.empty(num_heads, 3, 3))
         self.D = nn.Parameter(torch.empty(num_heads, 3))
-        if decay == "elementwise":
-            self.Lambda_re = nn.Parameter(torch.empty(num_heads, d_head, d_head))
-            self.log_step = nn.Parameter(torch.empty(num_heads, d_head, 1))
-        else:
-            self.register_parameter("Lambda_re", None)
-            self.register_parameter("log_step", None)
+        self.Lambda_re, self.log_step = decay_parameters(decay == "elementwise", num_heads, d_head)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws the random start from torch's global generator."""
         nn.init.normal_(self.Q, std=self.scale_Q)
         nn.init.normal_(self.D, std=self.scale_D)
-        if self.Lambda_re is not None:
-            reset_decay(self.Lambda_re, self.log_step)
+        reset_decay(self.Lambda_re, self.log_step)
 
     def forward(
         self, s: Tensor, tail: Tensor, Z: Tensor, method: Method = "chunked"

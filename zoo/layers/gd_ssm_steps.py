@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo.layers.gd_ssm import DescentLayer
 from zoo.layers.gd_ssm_weights import GDSSMWeights, StepWeights
-from zoo.layers.recurrence import Decay, Recurrence, reset_decay
+from zoo.layers.recurrence import Decay, Recurrence, decay_parameters, reset_decay
 
 ShapeE = Literal["matrix", "diagonal", "scalar"]
 
@@ -84,10 +84,8 @@ class GDSSMStepsLayer(DescentLayer):
         shape_E = {"matrix": (d, d), "diagonal": (d,), "scalar": ()}[config.shape_E]
         # In the order in which the random start is drawn.
         self.Q_A = _parameter(num_E > 0, 3, 3)
-        self.Lambda_re_A = _parameter(num_E > 0 and decays, d, d)
-        self.log_step_A = _parameter(num_E > 0 and decays, d, 1)
-        self.Lambda_re_B = _parameter(decays, d, d)
-        self.log_step_B = _parameter(decays, d, 1)
+        self.Lambda_re_A, self.log_step_A = decay_parameters(num_E > 0 and decays, d)
+        self.Lambda_re_B, self.log_step_B = decay_parameters(decays, d)
         self.E = _parameter(num_E > 0, num_E, *shape_E)
         self.W_0 = _parameter(config.learn_start, d_y, d_x)
         self.P = _parameter(config.precondition, k, d, d)
@@ -101,10 +99,8 @@ class GDSSMStepsLayer(DescentLayer):
         config, root = self.config, math.sqrt(self.d_token)
         if self.Q_A is not None:
             nn.init.normal_(self.Q_A, std=config.scale_Q)
-        if self.Lambda_re_A is not None and self.log_step_A is not None:
-            reset_decay(self.Lambda_re_A, self.log_step_A)
-        if self.Lambda_re_B is not None and self.log_step_B is not None:
-            reset_decay(self.Lambda_re_B, self.log_step_B)
+        reset_decay(self.Lambda_re_A, self.log_step_A)
+        reset_decay(self.Lambda_re_B, self.log_step_B)
         if self.E is not None:
             nn.init.normal_(self.E, std=config.scale_E / (root if self.E.ndim == 3 else 1))
         if self.W_0 is not None:

@@ -192,7 +192,21 @@ def powers(log_Lambda_bar: Tensor, num_windows: int) -> Tensor:
     return (num_after[:, None, None, None] * log_Lambda_bar).exp()
 
 
-def reset_decay(Lambda_re: Tensor, log_step: Tensor) -> None:
+def decay_parameters(wanted: bool, *shape: int) -> tuple[nn.Parameter | None, nn.Parameter | None]:
+    """Lambda_re and log_step of a `Recurrence` without values yet; None where nothing decays.
+
+    Args:
+        wanted: Whether something decays.
+        shape: (d,), or (R, d) for R recurrences.
+    """
+    if not wanted:
+        return None, None
+    Lambda_re = nn.Parameter(torch.empty(*shape, shape[-1]))
+    return Lambda_re, nn.Parameter(torch.empty(*shape, 1))
+
+
+def reset_decay(Lambda_re: Tensor | None, log_step: Tensor | None) -> None:
     """Draws the random start of a decay: nearly none, with steps log-uniform in [0.001, 0.1]."""
-    nn.init.constant_(Lambda_re, -0.5)
-    nn.init.uniform_(log_step, math.log(1e-3), math.log(1e-1))
+    if Lambda_re is not None and log_step is not None:
+        nn.init.constant_(Lambda_re, -0.5)
+        nn.init.uniform_(log_step, math.log(1e-3), math.log(1e-1))
