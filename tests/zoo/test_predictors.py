@@ -291,9 +291,10 @@ def test_models_train_under_bfloat16_autocast(name: str, make_pairs: MakePairs) 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         prediction = model(x, y)
         prediction.square().mean().backward()
-    # A head of these may read next to nothing, which its norm enlarges, rounding and all.
-    share = 0.15 if name in ("gla", "mesa_net") else 0.05
-    assert (prediction.float() - exact).abs().max() < share * exact.abs().max() + 1e-6
+    # At the first token a head of `gla` reads (q k) v and divides it by its size. What is left of
+    # q k, the sign, may turn with the rounding where it is nearly zero.
+    error = (prediction.float() - exact).abs()[:, 1 if name == "gla" else 0 :]
+    assert error.max() < 0.05 * exact.abs().max() + 1e-6
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
