@@ -1,6 +1,7 @@
 """evaluate.py, from what it is asked to the files it writes."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -282,6 +283,20 @@ def test_what_does_not_converge_or_is_not_installed_costs_no_other_result(
     rows = rows_of(settings_of())
     assert {row.note for row in rows if row.predictor == "least_squares"} == {"no convergence"}
     assert any(row.value for row in rows if row.predictor == "zero")
+
+
+def test_where_there_is_no_bar_a_line_says_what_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings_of(num_episodes=20)
+    evaluation = Evaluation(settings.data or EpisodeSpec(), entries_of(["zero"]), "zero", 20)
+    said = []
+    for quiet in (1e9, 0.0):
+        monkeypatch.setattr("zoo.evaluation.measure.QUIET", quiet)
+        output = io.StringIO()
+        evaluate(evaluation, settings.suites, [], Console(file=output))
+        said.append(output.getvalue())
+    assert said == ["", "measuring 1 of 2: noise 0.0\nmeasuring 2 of 2: noise 0.5\n"]
 
 
 def test_a_curriculum_is_over_when_a_model_is_evaluated() -> None:

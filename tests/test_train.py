@@ -24,6 +24,7 @@ import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
 from tests.ranks import SETTINGS
 from zoo.commands.sweep import sweep
+from zoo.commands.train import plain_warning
 from zoo.files import sole_writer
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error, mean_interval
@@ -541,6 +542,19 @@ def test_resuming_refuses_what_conflicts_and_takes_more_steps(
     assert first == read_card(whole_run / "checkpoint").command
     assert f"resume={longer} max_steps=650" in then
     assert OmegaConf.load(longer / "config.yaml").max_steps == 650
+
+
+def test_a_default_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()  # as if it were read-only, which it is not for root
+    words = [sys.executable, str(ROOT / "train.py"), *SMALL]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("error: the run directory cannot be made: ")
+
+
+def test_a_warning_says_nothing_of_where_in_the_code_it_was_given() -> None:
+    found = plain_warning("optimizer step 2: skipped", UserWarning, "rank_zero.py", 42)
+    assert found == "warning: optimizer step 2: skipped\n"
 
 
 def test_a_gpu_that_is_not_there_is_said_with_what_to_type(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from zoo.evaluation.names import solver_label
 from zoo.files import ROOT
 from zoo.metrics import drawing
 from zoo.metrics.drawing import (
+    GRAY,
     LONG_DASHES,
     PALETTE,
     SOLID,
@@ -43,7 +44,7 @@ def test_every_architecture_and_every_solver_has_a_colour_and_line_of_its_own() 
     seen: dict[Any, str] = {}
     for name in names:
         style = style_of(name)
-        assert style["color"] in PALETTE
+        assert style["color"] in (*PALETTE, GRAY)
         pair = style["color"], style["linestyle"]
         assert pair not in seen, f"{name} is drawn like {seen[pair]}"
         seen[pair] = name
@@ -51,6 +52,7 @@ def test_every_architecture_and_every_solver_has_a_colour_and_line_of_its_own() 
 
 def test_architectures_are_solid_or_nearly_so_and_solvers_are_not() -> None:
     for name in STYLES:
+        assert (style_of(name)["color"] == GRAY) == (name == "zero"), name
         is_full = style_of(name)["linestyle"] in (SOLID, LONG_DASHES)
         assert is_full == (name in zoo.list_models()), name
 
@@ -105,7 +107,7 @@ def test_the_model_of_a_report_is_drawn_like_its_architecture() -> None:
     figure = learning_curve_figure({"zero": curve, "model": curve}, "half_mse", "mamba")
     (axes,) = figure.axes
     colors = {line.get_label(): line.get_color() for line in axes.lines}
-    assert (colors["model"], colors["zero"]) == (style_of("mamba")["color"], PALETTE[0])
+    assert (colors["model"], colors["zero"]) == (style_of("mamba")["color"], GRAY)
     assert axes.get_ylabel() == "0.5*MSE"
 
 

@@ -27,7 +27,7 @@ from zoo.evaluation.seeds import rates_table, seeds_table
 from zoo.files import CONFIGS, refuse_links, sole_writer
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.base import NonFiniteError
-from zoo.training.directory import CONFIG, METRICS, config_of_run
+from zoo.training.directory import CONFIG, METRICS, config_of_run, run_directory
 from zoo.training.measure import CONVERGENCE, Outcome, measure
 from zoo.training.overrides import (
     check_mode,
@@ -46,6 +46,11 @@ from zoo.training.write import write
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")
+
+# With these there is a run already, or none is made where one would be.
+MAKES_NO_RUN = {"resume", "-m", "--multirun", "-c", "--cfg", "-i", "--info", "--hydra-help"}
+
+register_resolvers()
 
 
 def train(config: DictConfig, run_dir: Path, console: Console) -> tuple[dict[str, Any], Run]:
@@ -121,6 +126,7 @@ def command(config: DictConfig) -> float | None:
     """
     raise_on_signals()
     register_resolvers()
+    warnings.formatwarning = plain_warning  # Lightning's begins with its own file
     hydra_config = HydraConfig.get()
     runtime: Any = OmegaConf.to_container(hydra_config.runtime, resolve=False)
     run_dir = Path(runtime["output_dir"])  # where Hydra put it; not resolved, it may have a ${
@@ -144,6 +150,17 @@ def command(config: DictConfig) -> float | None:
             refuse_links(*run_dir.glob("*"))
             metrics, run = train(config, run_dir, Console(quiet=rank_of_process() != 0))
         return run.module.objective() if metrics else None
+
+
+def plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """What a warning looks like: where in the code it was given is nothing a user asks for."""
+    return f"warning: {message}\n"
 
 
 def check_can_be_made(directory: Path) -> None:
@@ -205,10 +222,10 @@ def one_line_exits(run_dir: Path, resume_hint: Callable[[], str]) -> Iterator[No
 def main() -> None:
     """Reads the command line, to the exit of the process; `zoo.commands.door` has looked at it."""
     raise_on_signals()
-    for argument in sys.argv[1:]:
-        key, _, path = argument.partition("=")
-        if key.lstrip("+") == "hydra.run.dir" and "$" not in path and rank_of_process() == 0:
-            check_can_be_made(Path(path.strip("'\"")))
+    typed = {key.lstrip("+"): value for key, _, value in (a.partition("=") for a in sys.argv[1:])}
+    place = typed.get("hydra.run.dir", run_directory(None)).strip("'\"")
+    if "$" not in place and not typed.keys() & MAKES_NO_RUN and rank_of_process() == 0:
+        check_can_be_made(Path(place))
     try:
         command()
     except StoppedBySignal as stopped:  # before the run has begun

@@ -1,5 +1,6 @@
 """Measures predictors under suites, all on the same episodes in each setting."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,6 +41,8 @@ MATCHED_STEPS = range(1, 9)
 
 
 IMITATION = "imitation"
+# Seconds after which something is said again where there is no bar.
+QUIET = 10.0
 
 
 class Evaluation:
@@ -177,15 +180,25 @@ def evaluate(
     """Measures everything; the rows of `results.json`."""
     rows: list[Row] = []
     num_settings = sum(len(suite.settings) for suite in suites.values())
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("", total=num_settings + len(imitates))
+    total = num_settings + len(imitates)
+    disable = not console.is_terminal
+    with Progress(console=console, transient=True, disable=disable) as progress:
+        task = progress.add_task("", total=total)
+        said, done = time.monotonic(), 0
+
+        def begin(text: str) -> None:
+            nonlocal said, done
+            progress.update(task, description=text, completed=done)
+            done += 1
+            if disable and time.monotonic() - said >= QUIET:
+                said = time.monotonic()
+                console.print(f"measuring {done} of {total}: {text}", highlight=False)
+
         for name, suite in suites.items():
             for label, setting in suite.settings.items():
-                progress.update(task, description=f"{name} {label}")
+                begin(f"{name} {label}")
                 rows += evaluation.setting(name, label, setting)
-                progress.advance(task)
         for algorithm in imitates:
-            progress.update(task, description=f"{IMITATION} of {algorithm.label}")
+            begin(f"{IMITATION} of {algorithm.label}")
             rows += evaluation.imitation(algorithm)
-            progress.advance(task)
     return rows

@@ -90,6 +90,8 @@ STYLES: dict[str, tuple[str, Any]] = {
     for line, names in _LINES.items()
     for name, color in zip(names, PALETTE, strict=False)
 }
+# Nothing is learned there: a line to compare with, apart from the black of `gd_ssm`.
+STYLES["zero"] = GRAY, DASHED
 OTHER_NAMES = {"best_schedule": "scheduled_gradient_descent"}
 
 Style = dict[str, Any]
