@@ -1,13 +1,15 @@
 """Softmax and linear attention: against plain formulas, and against gradient descent."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 import zoo
 from tests.conftest import MakePairs
-from zoo.layers.attention import CausalAttention
+from zoo.layers.attention import SHORT, CausalAttention, causal_products
 from zoo.models.linear_transformer import LinearTransformer, construct_gradient_descent_
 
 
@@ -133,3 +135,37 @@ def test_scales_only_change_units(make_pairs: MakePairs) -> None:
     scaled.load_state_dict(plain.state_dict())
     x, y = make_pairs(3, 3, 6)
     torch.testing.assert_close(scaled(x, y), plain(2 * x, 0.5 * y) / 0.5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 21, SHORT])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_plain_products_are_the_kernels_attention_in_values_and_gradients(
+    length: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(4, 2, 3, length, 4, generator=generator, dtype=torch.float64)
+    *heads, weight = drawn.to(dtype)
+    heads = [part.requires_grad_() for part in heads]
+    results = []
+    for attention in (causal_products, partial(scaled_dot_product_attention, is_causal=True)):
+        mixed = attention(*heads)
+        results.append((mixed, *torch.autograd.grad((mixed * weight).sum(), heads)))
+    for products, kernel in zip(*results, strict=True):
+        torch.testing.assert_close(products, kernel)
+
+
+@pytest.mark.parametrize("length", [SHORT, SHORT + 1])
+def test_attention_is_causal_on_both_sides_of_the_choice(length: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        attention = CausalAttention(8, num_heads=2).double()
+        u = torch.randn(2, length, 8, dtype=torch.float64)
+    nothing = u.new_zeros(2, 2, 0, 4)
+    whole, *_ = attention(u, nothing, nothing, u.new_zeros(2))
+    first, *state = attention(u[:, :30], nothing, nothing, u.new_zeros(2))
+    rest, *_ = attention(u[:, 30:], *state)
+    torch.testing.assert_close(torch.cat([first, rest], 1), whole)
+    u[:, 40:] = torch.nan
+    spoiled, *_ = attention(u, nothing, nothing, u.new_zeros(2))
+    torch.testing.assert_close(spoiled[:, :40], whole[:, :40])
+    assert spoiled[:, 40:].isnan().all()
