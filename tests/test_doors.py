@@ -74,7 +74,7 @@ def replace(instead: Path, *names: str) -> None:
         ("train", "model=s5,mamba", "several values take several runs, python train.py -m"),
         ("train", "data.curriculum.dims=3", "data.curriculum has no settings, it is None"),
         ("train", "resume=nowhere", "resume: nowhere is not a run directory"),
-        ("train", "-m model=s5,mambo", "unknown model 'mambo'. Did you mean 'mamba'?"),
+        ("train", "-m model=s5,mambo", "unknown model 'mambo'. Did you mean 'mamba"),
         ("train", "-m model=glob(*) data.nois=1,2", "setting of data 'nois'. Did you mean 'noise'"),
         ("train", "--cfg job modl=s5", "unknown setting 'modl'. Did you mean 'model'?"),
         ("train", "--help modl=s5", "unknown setting 'modl'. Did you mean 'model'?"),
