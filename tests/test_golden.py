@@ -46,6 +46,8 @@ RUNS = {
     "online_learner": ["model=online_learner"],
     "online_learner_mesa": ["model=online_learner", "model.rule=mesa", "model.decay=head"],
     "transformer": ["model=transformer", *TINY],
+    "ttt_linear": ["model=ttt_linear", *TINY, "model.num_heads=2", "model.mini_batch=4"],
+    "ttt_mlp": ["model=ttt_mlp", *TINY, "model.num_heads=2", "model.mini_batch=4"],
     "s5": ["model=s5", *TINY, "model.d_state=128"],
     "longhorn": ["model=longhorn", *TINY],
     "mamba2": ["model=mamba2", *TINY, "model.d_state=8", "model.d_head=8"],

@@ -34,6 +34,8 @@ MODELS = {
     "online_learner": "online_learner",
     "s5": "s5",
     "transformer": "transformer",
+    "ttt_linear": "ttt",
+    "ttt_mlp": "ttt",
 }
 # The same, in zoo/solvers.
 SOLVERS = {
