@@ -149,7 +149,8 @@ def test_a_recipe_selects_its_model_and_composes_with_any_episodes_and_model() -
         settings = settings_of(f"recipe={path.stem}", "data=linear_noisy")
         name = settings["model"]["name"]
         assert path.stem.removeprefix(name) in {"", "_one_layer"} or name == "gd_ssm"
-        assert settings["checkpoint_tag"] == "linear_noisy" + path.stem.removeprefix(name)
+        rule = f"_{settings['model']['rule']}" if name == "online_learner" else ""
+        assert settings["checkpoint_tag"] == "linear_noisy" + path.stem.removeprefix(name) + rule
         assert settings["data"] == settings_of("data=linear_noisy")["data"]
     other = settings_of("recipe=mamba", "model=s5")
     assert (other["model"]["name"], other["optim"]["lr"]) == ("s5", 0.002)
