@@ -1,6 +1,7 @@
 """The GD-SSM of several steps against its loop and against gradient descent."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 import zoo
 from tests.conftest import MakePairs
 from zoo.analysis.construction import cosines_with_construction, effective_step_sizes
+from zoo.layers.advance import advance
 from zoo.layers.gd_ssm_steps import GDSSMStepsLayer, StepsConfig
 from zoo.layers.recurrence import CHUNK
 from zoo.layers.tokens import windows_of_pairs
@@ -319,3 +321,50 @@ def test_two_learned_steps_find_the_construction_and_beat_the_best_shared_step_s
     cosines = cosines_with_construction(model, 1.0)
     assert cosines.pop("Q_A") > 0.9
     assert min(cosines.values()) > 0.99
+
+
+@pytest.mark.parametrize("piece", [1, 40])  # windows one by one, and two or three together
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_state_in_pieces_is_the_plain_sum_in_values_and_all_derivatives(
+    piece: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.layers.advance.PIECE", piece)
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 2, 2, 2), (3, 5, 2, 1 if shared else 2, 2), (2, 3, 3), (2, 2, 2)
+    stacked = [torch.randn(3, *s, dtype=torch.float64, generator=generator) for s in shapes]
+    stacked[3] = -stacked[3].abs()
+    inputs = [part[0].requires_grad_() for part in stacked]
+    fast, slow = advance(*inputs), advance(*inputs, "plain")
+    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+    single = [part.detach().float() for part in inputs]
+    torch.testing.assert_close(advance(*single), slow.float())
+    assert torch.autograd.gradcheck(advance, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(advance, inputs)
+    mapped = torch.vmap(advance)(*stacked)
+    alone = torch.stack([advance(*parts) for parts in zip(*stacked, strict=True)])
+    torch.testing.assert_close(mapped, alone)
+
+    def loss(method: Any, *parts: Tensor) -> Tensor:
+        return advance(*parts, method).sin().sum()
+
+    ours, theirs = (
+        torch.vmap(torch.func.grad(partial(loss, method), (0, 1, 2, 3)))(*stacked)
+        for method in ("pieces", "plain")
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_no_windows_leave_a_state_as_it_is() -> None:
+    Z, S = torch.rand(2, 1, 3, 3), torch.rand(3, 0, 2, 1, 3)
+    assert torch.equal(advance(Z, S, torch.rand(1, 3, 3), -torch.rand(1, 3, 3)), Z)
+
+
+def test_a_state_has_two_methods() -> None:
+    with pytest.raises(ValueError, match="'pieces' or 'plain', got 'loop'"):
+        advance(
+            torch.rand(2, 1, 3, 3),
+            torch.rand(3, 4, 2, 1, 3),
+            torch.rand(1, 3, 3),
+            -torch.rand(1, 3, 3),
+            "loop",  # type: ignore[arg-type]
+        )

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.layers.advance import AdvanceMethod, advance
 from zoo.layers.discretization import at_most_zero
 from zoo.ops.scan import Method, diagonal_scan
 
@@ -94,19 +95,17 @@ class Recurrence(NamedTuple):
             return torch.stack(found)
         return diagonal_scan(Lambda_bar, self._inputs(S).transpose(0, 1), Z).transpose(0, 1)
 
-    def advance(self, Z: Tensor, S: Tensor) -> Tensor:
+    def advance(self, Z: Tensor, S: Tensor, method: AdvanceMethod = "pieces") -> Tensor:
         """The state after windows, N >= 0: Lambda_bar^N * Z + sum_i Lambda_bar^(N-i) * U_i.
 
-        As one sum for each chunk, so that no state in between is kept for the gradient.
+        No state in between is made. The method `"plain"` is the reference where something decays.
         """
         log_Lambda_bar = self.log_Lambda_bar
-        for part in torch.split(S, CHUNK, dim=1):
-            if log_Lambda_bar is None:  # sums over the window and over windows are products
-                Z = Z + torch.einsum("anbrp,anbrq->brpq", part, self._mix(part))
-                continue
-            K = powers(log_Lambda_bar, part.shape[1])
-            kept = (part.shape[1] * log_Lambda_bar).exp() * Z
-            Z = kept + (K[:, None] * self._inputs(part)).sum(0)
+        if log_Lambda_bar is not None:
+            Q, log_Lambda_bar = self.Q.view(-1, 3, 3), log_Lambda_bar.view(Z.shape[1:])
+            return advance(Z, S, Q, log_Lambda_bar, method)
+        for part in torch.split(S, CHUNK, dim=1):  # sums over the window and over windows
+            Z = Z + torch.einsum("anbrp,anbrq->brpq", part, self._mix(part))
         return Z
 
     def read_each(self, S: Tensor, u: Tensor) -> tuple[Tensor, ...]:
