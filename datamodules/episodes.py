@@ -245,7 +245,8 @@ class EpisodeSampler:
         x = spec.inputs.sample((batch_size, length, spec.d_x), generators("inputs"))
         if spec.input_scale != 1:
             x = spec.input_scale * x
-        x[:, :, dims:] = 0
+        if dims < spec.d_x:
+            x[:, :, dims:] = 0
         x, target = spec.function.sample(x, spec.d_y, generators("weights"))
         x = spec.inputs.observed(x)
         y = target
@@ -264,7 +265,8 @@ class EpisodeSampler:
                 W = spec.function.weights(x, spec.d_y, generators("weights"))
             x, y, outlier = spec.outliers.corrupt(x, y, W, corruption)
             scored = ~outlier
-        x[:, :, dims:] = 0  # families and outliers may have filled them
+        if dims < spec.d_x:  # families and outliers may have filled them
+            x[:, :, dims:] = 0
         return Episodes(x, y, target, scored)
 
     def batches(self, num_episodes: int, generators: Generators) -> Iterator[Episodes]:
