@@ -269,3 +269,11 @@ def test_a_compiled_scan_gives_the_same_values_and_gradients() -> None:
         results.append((y, h, torch.autograd.grad(loss(y, h), parts)))
     for part, expected in zip(*results, strict=True):
         close(part, expected)
+
+
+def test_an_empty_batch_has_empty_results_and_gradients() -> None:
+    parts = arguments(5, batch=0)
+    y, h = selective_scan(*parts)
+    assert (y.shape, h.shape) == ((0, 5, 5), (0, 5, 4))
+    gradients = torch.autograd.grad(loss(y, h), parts)
+    assert all(not gradient.any() for gradient in gradients)

@@ -102,13 +102,13 @@ def _chunk_length(h: Tensor) -> int:
     """Steps of a chunk, given one step's state."""
     if h.is_cuda:
         return MAX_CHUNK  # every step is a launch, and no cache holds so much
-    in_step = min(h.numel(), _num_rows(h) * h[0].numel())
+    in_step = min(h.numel(), _num_rows(h) * math.prod(h.shape[1:]))
     return min(MAX_CHUNK, max(MIN_CHUNK, CACHED // max(1, in_step)))
 
 
 def _num_rows(h: Tensor) -> int:
     """Rows of the batch that are treated together, given one step's state."""
-    return len(h) if h.is_cuda else max(1, STEP // max(1, h[0].numel()))
+    return max(1, len(h) if h.is_cuda else STEP // max(1, math.prod(h.shape[1:])))
 
 
 # Operators, so that torch.compile takes each as it is instead of tracing every step of its loop.
