@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks.replicas import step_ms
 from datamodules import EpisodeSpec
+from zoo.memory import keep_freed_memory
 from zoo.registry import ModelSpec
 from zoo.terminal import outlive_readers
 
@@ -81,4 +82,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     outlive_readers()
+    keep_freed_memory()  # as train.py does
     main()

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from zoo.memory import keep_freed_memory
 from zoo.registry import ModelSpec
 from zoo.terminal import outlive_readers
 from zoo.training.module import LitPredictor
@@ -108,4 +109,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     outlive_readers()
+    keep_freed_memory()  # as train.py does
     main()

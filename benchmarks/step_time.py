@@ -30,6 +30,7 @@ import zoo
 from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec
 from zoo.commands.train import train
+from zoo.memory import keep_freed_memory
 from zoo.metrics.errors import half_squared_error
 from zoo.terminal import outlive_readers
 from zoo.training.optim import create_optimizer, create_schedule
@@ -198,4 +199,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     outlive_readers()
+    keep_freed_memory()  # as train.py does
     main()

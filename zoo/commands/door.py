@@ -5,6 +5,7 @@ import os
 import sys
 from importlib import import_module
 
+from zoo.memory import keep_freed_memory
 from zoo.terminal import exit_on_signals, outlive_readers, refuse_what_is_no_text
 from zoo.threads import begin_to_look
 
@@ -17,6 +18,7 @@ def enter(command: str) -> None:
     what it does at one.
     """
     gc.disable()  # among a million new objects that all stay it takes a fifth of the imports
+    keep_freed_memory()
     exit_on_signals()
     outlive_readers()
     refuse_what_is_no_text([*sys.argv[1:], os.getcwd()])
