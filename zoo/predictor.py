@@ -53,6 +53,9 @@ class Predictor(nn.Module):
         ssm_parameters: Names of the parameters a module owns that belong to its state-space
             recurrence. They train at their own rate and without weight decay. Layers inside a
             predictor may declare the same attribute.
+        no_decay_parameters: Names of the other parameters a module owns that have no weight decay
+            although they are matrices in shape, as biases and norms of heads are. Layers may
+            declare it too.
         token_layout: How pairs become tokens, for the reader of a card.
         paper: Address of the paper that the architecture comes from, for the reader of a card;
             empty where it has none.
@@ -67,6 +70,7 @@ class Predictor(nn.Module):
 
     output: Literal["value", "logits"] = "value"
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
+    no_decay_parameters: ClassVar[tuple[str, ...]] = ()
     token_layout: ClassVar[str] = "pairs"
     paper: ClassVar[str] = ""
     heavy_tailed: bool = False

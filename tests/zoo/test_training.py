@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,25 @@ def test_parameter_groups_hold_every_parameter_once_at_its_rate() -> None:
     }
     optimizer = create_optimizer(model, config)
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_no_bias_no_norm_and_nothing_that_is_declared_has_weight_decay(name: str) -> None:
+    model = zoo.create_model(name, d_x=3, d_y=3)
+    groups = {group["name"]: group for group in parameter_groups(model, OptimConfig())}
+    decayed = {id(p) for p in groups["decay"]["params"]}
+    assert decayed
+    for place, module in model.named_modules():
+        declared = (
+            *getattr(module, "ssm_parameters", ()),
+            *getattr(module, "no_decay_parameters", ()),
+        )
+        for own, parameter in module.named_parameters(recurse=False):
+            full = f"{place}.{own}"
+            # The biases of the networks that test-time training trains are called b1 and b2.
+            plain = "norm" in full or "bias" in full or re.fullmatch(r"b\d?", own)
+            if plain or own in declared:
+                assert id(parameter) not in decayed, full
 
 
 def test_without_a_recurrence_there_is_no_empty_group() -> None:

@@ -6,7 +6,7 @@ keys, and a gate).
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,15 @@ class TTTLayer(Mixer):
     Raises:
         ValueError: If a size is not positive or heads do not fit.
     """
+
+    # Of each head by itself, so that they have the shape of matrices.
+    no_decay_parameters: ClassVar[tuple[str, ...]] = (
+        "learnable_ttt_lr_bias",
+        "ttt_norm_weight",
+        "ttt_norm_bias",
+        "b1",
+        "b2",
+    )
 
     def __init__(
         self,

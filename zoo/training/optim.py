@@ -45,8 +45,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The parameters in up to three named groups: `decay`, `no_decay` and `ssm`.
 
-    Parameters that a module names in its `ssm_parameters` are `ssm`. Of the others, matrices are
-    `decay`; vectors, scalars and whatever belongs to an embedding are `no_decay`.
+    Parameters that a module names in its `ssm_parameters` are `ssm`, those in its
+    `no_decay_parameters` are `no_decay`. Of the others, matrices are `decay`; vectors, scalars and
+    whatever belongs to an embedding are `no_decay`.
 
     Args:
         model: Whose parameters.
@@ -57,10 +58,15 @@ def parameter_groups(
     groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "ssm": []}
     for module in model.modules():
         ssm_parameters = getattr(module, "ssm_parameters", ())
+        no_decay_parameters = getattr(module, "no_decay_parameters", ())
         for name, parameter in module.named_parameters(recurse=False):
             if name in ssm_parameters:
                 groups["ssm"].append(parameter)
-            elif parameter.ndim < least_ndim or isinstance(module, nn.Embedding):
+            elif (
+                name in no_decay_parameters
+                or parameter.ndim < least_ndim
+                or isinstance(module, nn.Embedding)
+            ):
                 groups["no_decay"].append(parameter)
             else:
                 groups["decay"].append(parameter)
