@@ -25,6 +25,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("gd_ssm", {"num_steps": 2, "decay": "none"}),
     ("gd_ssm_deep", {"decay": "none"}),
     ("linear_transformer", {"attention": "causal", "num_layers": 2}),
+    ("online_learner", {"rule": "mesa"}),
+    ("online_learner", {"rule": "test_time_training", "mini_batch": 4}),
     ("transformer", {"positions": "none"}),
 ]
 variants = pytest.mark.parametrize(
@@ -183,10 +185,21 @@ def test_models_and_their_states_stay_in_the_type_of_the_parameters(
 def test_no_episodes_no_queries_and_no_new_pairs(
     kind: str, name: str, d_x: int, d_y: int, length: int, make_pairs: MakePairs
 ) -> None:
-    predictor = create(kind, name, d_x, d_y)
-    if name == "transformer":
-        length = min(length, 65)  # its places
-    x, y = make_pairs(d_x, d_y, length)
+    length = min(length, 65) if name == "transformer" else length  # its places
+    check_nothing(create(kind, name, d_x, d_y), *make_pairs(d_x, d_y, length))
+
+
+@variants
+@pytest.mark.parametrize("length", [1, 5, 65])
+def test_no_episodes_no_queries_and_no_new_pairs_of_variants(
+    name: str, arguments: dict[str, Any], length: int, make_pairs: MakePairs
+) -> None:
+    check_nothing(create_variant(name, arguments, torch.float64), *make_pairs(3, 2, length))
+
+
+def check_nothing(predictor: Predictor, x: Tensor, y: Tensor) -> None:
+    """Every method, with no episodes, no queries or no new pairs."""
+    length, d_y = y.shape[1:]
     none = x[:0], y[:0]
     assert predictor(*none).shape == (0, length, d_y)
     assert predictor.predict_query(*none).shape == (0, d_y)

@@ -131,6 +131,8 @@ class LinearTransformer(Predictor):
         queries = self._query_tokens(x_query)
         if isinstance(state, BufferState):
             return self._prediction(self._run_full(torch.cat([state.x, state.y], dim=-1), queries))
+        if not x_query.shape[1]:  # causal attention needs a token
+            return self._prediction(queries)
         writes = torch.zeros(x_query.shape[1], dtype=torch.bool, device=x_query.device)
         return self._prediction(self._run_causal(queries, writes, state.S)[0])
 
