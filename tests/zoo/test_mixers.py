@@ -94,6 +94,14 @@ def test_any_cut_of_a_sequence_gives_the_same_outputs_and_state(name: str) -> No
 
 
 @names
+def test_no_two_parts_of_a_start_share_their_memory(name: str) -> None:
+    layer = layers()[name]
+    start = layer.init_state(2, torch.device("cpu"), torch.float32)
+    kept = [part for part in (*start, *layer.parameters()) if part.numel()]
+    assert len({part.untyped_storage().data_ptr() for part in kept}) == len(kept)
+
+
+@names
 def test_the_state_has_a_size_that_does_not_grow(name: str) -> None:
     layer = layers()[name]  # of test-time training a mini-batch of four tokens
     assert layer.state_size(3) == layer.state_size(23) == layer.state_size(4_000_003)

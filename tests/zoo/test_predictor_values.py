@@ -48,6 +48,30 @@ def floats_of(state: Any) -> list[torch.dtype]:
     return [d for part in state for d in floats_of(part)] if isinstance(state, tuple) else []
 
 
+def tensors_of(state: Any) -> list[Tensor]:
+    """All tensors in a state, in their order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [t for part in state for t in tensors_of(part)] if isinstance(state, tuple) else []
+
+
+@variants
+def test_a_state_stays_as_it_was_when_the_weights_change(
+    name: str, arguments: dict[str, Any], make_pairs: MakePairs
+) -> None:
+    model = create_variant(name, arguments, torch.float64)
+    x, y = make_pairs(3, 2, 3)
+    initial = model.init_state(3)
+    with torch.no_grad():
+        states = initial, model.observe(initial, x, y)
+        tensors = tensors_of(states)
+        before = [tensor.clone() for tensor in tensors]
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert before
+    assert all(torch.equal(*pair) for pair in zip(tensors, before, strict=True))
+
+
 @predictors
 def test_what_is_not_a_tensor_is_refused_everywhere(
     kind: str, name: str, make_pairs: MakePairs

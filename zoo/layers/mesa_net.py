@@ -87,7 +87,6 @@ class MesaNetLayer(Mixer):
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
         channels = 2 * self.num_heads * self.d_head
         tail = torch.zeros(batch_size, self.d_conv - 1, channels, device=device, dtype=dtype)
-        moment = zeros(
-            batch_size, self.num_heads, self.d_head, self.d_head, device=device, dtype=dtype
-        )
-        return tail, moment, moment
+        sizes = batch_size, self.num_heads, self.d_head, self.d_head
+        H, G = (zeros(*sizes, device=device, dtype=dtype) for _ in range(2))
+        return tail, H, G

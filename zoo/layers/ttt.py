@@ -135,8 +135,10 @@ class TTTLayer(Mixer):
         kept = torch.zeros(
             batch_size, 0, self.num_heads, 2 * self.d_head + 1, device=device, dtype=wide
         )
+        # Copies, so that a state stays what it was when the weights are trained further.
         weights = (
-            part.to(device, wide).expand(batch_size, *part.shape) for part in self._network()
+            part.to(device, wide).expand(batch_size, *part.shape).clone()
+            for part in self._network()
         )
         return (tail, kept, *weights)
 
