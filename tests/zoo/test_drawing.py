@@ -17,10 +17,9 @@ from zoo.evaluation.names import solver_label
 from zoo.files import ROOT
 from zoo.metrics import drawing
 from zoo.metrics.drawing import (
+    FULL,
     GRAY,
-    LONG_DASHES,
     PALETTE,
-    SOLID,
     STYLES,
     bounds,
     draw_curve,
@@ -51,9 +50,10 @@ def test_every_architecture_and_every_solver_has_a_colour_and_line_of_its_own() 
 
 
 def test_architectures_are_solid_or_nearly_so_and_solvers_are_not() -> None:
-    for name in STYLES:
+    solvers = [solver_label(name, {}) for name in zoo.list_solvers()]
+    for name in {*STYLES, *zoo.list_models(), *solvers}:
         assert (style_of(name)["color"] == GRAY) == (name == "zero"), name
-        is_full = style_of(name)["linestyle"] in (SOLID, LONG_DASHES)
+        is_full = style_of(name)["linestyle"] in FULL
         assert is_full == (name in zoo.list_models()), name
 
 

@@ -22,6 +22,8 @@ DIVERGING = "RdBu_r"
 SOLID, DASHED, DOTTED, DASH_DOT = "-", "--", ":", "-."
 DASH_DOT_DOT = (0, (6, 1, 1, 1, 1, 1))
 LONG_DASHES = (0, (12, 1))
+LONG_DASHES_DOT = (0, (12, 1, 1, 1))
+FULL = (SOLID, LONG_DASHES, LONG_DASHES_DOT)  # or nearly so
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
 # By line, in the order of the palette. Architectures are solid or nearly so, algorithms are not.
@@ -46,6 +48,7 @@ _LINES: dict[Any, tuple[str, ...]] = {
         "longhorn",
         "online_learner",
     ),
+    LONG_DASHES_DOT: ("ttt_linear", "ttt_mlp"),
     DASHED: (
         "zero",
         "gradient_descent",
@@ -112,7 +115,7 @@ def style_of(label: str) -> Style:
         digest = hashlib.sha256(name.encode()).digest()
         color, line = PALETTE[digest[0] % 8], (0, (2 + digest[1] % 8, 1 + digest[2] % 3))
     # An algorithm lies on top of a model that does the same, which shows in its gaps.
-    return {"color": color, "linestyle": line, "zorder": 2 if line in (SOLID, LONG_DASHES) else 3}
+    return {"color": color, "linestyle": line, "zorder": 2 if line in FULL else 3}
 
 
 def marked(style: Style, marker: str = "o") -> Style:
