@@ -10,6 +10,7 @@ import torch
 
 import zoo
 from datamodules import EpisodeSpec
+from tests.conftest import MakeCheckpoint
 from zoo.commands.measure import measure
 from zoo.evaluation.compare import losses
 from zoo.evaluation.episodes import evaluation_batches
@@ -75,6 +76,14 @@ def test_cards_name_the_paper_of_their_architecture() -> None:
         card = read_card(CHECKPOINTS / name)
         assert card.paper == zoo.load(name).paper
         assert ("2410.11687" in card.paper) == card.architecture.startswith("gd_ssm"), name
+
+
+@pytest.mark.parametrize(("decay", "paper"), [("head", "2412.06464"), ("key", "2510.26692")])
+def test_a_card_names_the_paper_of_the_decay(
+    decay: str, paper: str, make_checkpoint: MakeCheckpoint
+) -> None:
+    checkpoint = make_checkpoint("gated_delta_net", decay=decay, num_layers=1, d_model=8)
+    assert measured_again(checkpoint, 50).paper == f"https://arxiv.org/abs/{paper}"
 
 
 def test_a_checkpoint_measured_again_keeps_all_that_is_not_measured(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class Predictor(nn.Module):
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
     no_decay_parameters: ClassVar[tuple[str, ...]] = ()
     token_layout: ClassVar[str] = "pairs"
-    paper: ClassVar[str] = ""
+    paper: str = ""
     heavy_tailed: bool = False
     replicas_in_turn_on: tuple[str, ...] = ()
     card: Any = None

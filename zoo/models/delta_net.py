@@ -4,8 +4,6 @@ Source: "Parallelizing Linear Transformers with the Delta Rule over Sequence Len
 2406.06484.
 """
 
-from typing import ClassVar
-
 from pydantic import PositiveInt
 
 from zoo.layers.delta_net import DeltaNetLayer
@@ -28,7 +26,7 @@ class DeltaNetConfig(SequenceConfig):
 class DeltaNet(SequenceModel):
     """Residual blocks of a DeltaNet layer and a gated MLP on interleaved tokens."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2406.06484"
+    paper: str = "https://arxiv.org/abs/2406.06484"
 
     def __init__(self, config: DeltaNetConfig) -> None:
         layers = (

@@ -4,8 +4,6 @@ Source: "DeltaProduct: Improving State-Tracking in Linear RNNs via Householder P
 2502.10297.
 """
 
-from typing import ClassVar
-
 from pydantic import PositiveInt
 
 from zoo.layers.delta_product import DeltaProductLayer
@@ -29,7 +27,7 @@ class DeltaProductConfig(SequenceConfig):
 class DeltaProduct(SequenceModel):
     """Residual blocks of a Gated DeltaProduct layer and a gated MLP on interleaved tokens."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2502.10297"
+    paper: str = "https://arxiv.org/abs/2502.10297"
 
     def __init__(self, config: DeltaProductConfig) -> None:
         layers = (

@@ -4,7 +4,7 @@ Sources: "Gated Delta Networks: Improving Mamba2 with Delta Rule", arXiv 2412.06
 `decay="key"` "Kimi Linear", arXiv 2510.26692.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -12,6 +12,8 @@ from zoo.layers.gated_delta_net import GatedDeltaNetLayer, KimiDeltaAttentionLay
 from zoo.layers.mixer import GatedMLP, MixerBlock
 from zoo.models.sequence import SequenceConfig, SequenceModel
 from zoo.registry import register_model
+
+KIMI_LINEAR = "https://arxiv.org/abs/2510.26692"
 
 
 class GatedDeltaNetConfig(SequenceConfig):
@@ -34,7 +36,7 @@ class GatedDeltaNetConfig(SequenceConfig):
 class GatedDeltaNet(SequenceModel):
     """Residual blocks of a Gated DeltaNet layer and a gated MLP on interleaved tokens."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2412.06464"
+    paper: str = "https://arxiv.org/abs/2412.06464"
 
     def __init__(self, config: GatedDeltaNetConfig) -> None:
         kind = GatedDeltaNetLayer if config.decay == "head" else KimiDeltaAttentionLayer
@@ -50,3 +52,5 @@ class GatedDeltaNet(SequenceModel):
             for _ in range(config.num_layers)
         )
         super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])
+        if config.decay == "key":
+            self.paper = KIMI_LINEAR

@@ -37,7 +37,7 @@ class WindowedPredictor(Predictor):
     """
 
     token_layout: ClassVar[str] = "interleaved"
-    paper: ClassVar[str] = "https://arxiv.org/abs/2410.11687"
+    paper: str = "https://arxiv.org/abs/2410.11687"
 
     def __init__(self, d_x: int, d_y: int, layer: DescentLayer) -> None:
         super().__init__(d_x, d_y)

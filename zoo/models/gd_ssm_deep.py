@@ -4,8 +4,6 @@ Source of the layer: "State-space models can learn in-context by gradient descen
 arXiv 2410.11687; heads and block are ours.
 """
 
-from typing import ClassVar
-
 from pydantic import NonNegativeFloat, PositiveInt
 
 from zoo.layers.gd_ssm_heads import GDSSMBlock
@@ -27,7 +25,7 @@ class GDSSMDeepConfig(SequenceConfig):
 class GDSSMDeep(SequenceModel):
     """A stack of GD-SSM blocks."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2410.11687"
+    paper: str = "https://arxiv.org/abs/2410.11687"
 
     def __init__(self, config: GDSSMDeepConfig) -> None:
         blocks = [

@@ -3,8 +3,6 @@
 Source: "Gated Linear Attention Transformers with Hardware-Efficient Training", arXiv 2312.06635.
 """
 
-from typing import ClassVar
-
 from pydantic import PositiveInt
 
 from zoo.layers.gla import GatedLinearAttentionLayer
@@ -25,7 +23,7 @@ class GLAConfig(SequenceConfig):
 class GLA(SequenceModel):
     """Residual blocks of gated linear attention and a gated MLP on interleaved tokens."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2312.06635"
+    paper: str = "https://arxiv.org/abs/2312.06635"
 
     def __init__(self, config: GLAConfig) -> None:
         layers = (

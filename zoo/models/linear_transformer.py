@@ -61,7 +61,7 @@ class LinearTransformer(Predictor):
     """
 
     token_layout: ClassVar[str] = "concatenated"
-    paper: ClassVar[str] = "https://arxiv.org/abs/2212.07677"
+    paper: str = "https://arxiv.org/abs/2212.07677"
     heavy_tailed = True
 
     def __init__(self, config: LinearTransformerConfig) -> None:

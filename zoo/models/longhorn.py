@@ -3,7 +3,7 @@
 Source: "Longhorn: State Space Models are Amortized Online Learners", arXiv 2407.14207.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -26,7 +26,7 @@ class LonghornConfig(SequenceConfig):
 class Longhorn(SequenceModel):
     """Residual Longhorn layers on interleaved tokens, without an MLP, as published."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2407.14207"
+    paper: str = "https://arxiv.org/abs/2407.14207"
 
     def __init__(self, config: LonghornConfig) -> None:
         layers = (

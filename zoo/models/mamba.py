@@ -3,7 +3,7 @@
 Source: "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXiv 2312.00752.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -25,7 +25,7 @@ class MambaConfig(SequenceConfig):
 class Mamba(SequenceModel):
     """Residual Mamba blocks on interleaved tokens."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2312.00752"
+    paper: str = "https://arxiv.org/abs/2312.00752"
 
     replicas_in_turn_on = ("cuda",)  # where torch.vmap would rule out the kernel of mamba_ssm
 

@@ -4,8 +4,6 @@ Source: "Transformers are SSMs: Generalized Models and Efficient Algorithms Thro
 Space Duality", arXiv 2405.21060.
 """
 
-from typing import ClassVar
-
 from pydantic import PositiveInt
 
 from zoo.layers.mamba2 import Mamba2Layer
@@ -27,7 +25,7 @@ class Mamba2Config(SequenceConfig):
 class Mamba2(SequenceModel):
     """Residual Mamba-2 layers on interleaved tokens, without an MLP, as published."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2405.21060"
+    paper: str = "https://arxiv.org/abs/2405.21060"
 
     def __init__(self, config: Mamba2Config) -> None:
         layers = (

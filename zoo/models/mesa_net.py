@@ -3,8 +3,6 @@
 Source: "MesaNet: Sequence Modeling by Locally Optimal Test-Time Training", arXiv 2506.05233.
 """
 
-from typing import ClassVar
-
 from pydantic import PositiveInt
 
 from zoo.layers.mesa_net import MesaNetLayer
@@ -25,7 +23,7 @@ class MesaNetConfig(SequenceConfig):
 class MesaNet(SequenceModel):
     """Residual blocks of a MesaNet layer and a gated MLP on interleaved tokens."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2506.05233"
+    paper: str = "https://arxiv.org/abs/2506.05233"
 
     def __init__(self, config: MesaNetConfig) -> None:
         layers = (

@@ -3,8 +3,6 @@
 Source: "Simplified State Space Layers for Sequence Modeling", arXiv 2208.04933.
 """
 
-from typing import ClassVar
-
 from pydantic import PositiveFloat, PositiveInt
 
 from zoo.layers.discretization import Discretization
@@ -29,7 +27,7 @@ class S5Config(SequenceConfig):
 class S5(SequenceModel):
     """A stack of S5 blocks."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2208.04933"
+    paper: str = "https://arxiv.org/abs/2208.04933"
 
     def __init__(self, config: S5Config) -> None:
         blocks = [

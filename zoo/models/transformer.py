@@ -1,6 +1,6 @@
 """A causal transformer on interleaved tokens: pre-norm, softmax attention, as in GPT-2."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class TransformerConfig(SequenceConfig):
 class Transformer(SequenceModel):
     """Transformer blocks on the tokens x_1, y_1, ..., x_{N+1}, read out at the inputs."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/1706.03762"
+    paper: str = "https://arxiv.org/abs/1706.03762"
 
     replicas_in_turn_on = ("cpu",)  # where torch.vmap knows no rule for fused attention
 

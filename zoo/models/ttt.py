@@ -29,7 +29,7 @@ class TTTMLPConfig(TTTConfig):
 
 
 class _TestTimeTraining(SequenceModel):
-    paper: ClassVar[str] = "https://arxiv.org/abs/2407.04620"
+    paper: str = "https://arxiv.org/abs/2407.04620"
     network: ClassVar[Literal["linear", "mlp"]]
 
     def __init__(self, config: TTTConfig) -> None:
