@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from studies.plan import Job
 from zoo.files import ROOT, refuse_links
-from zoo.threads import describe, usable_cores
 
 # Seconds between two looks at the processes, and that an interrupted one has to save its state.
 LOOK_EVERY = 0.2
@@ -33,18 +32,14 @@ def train_all(jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
     """
     waiting = sorted((job for job in jobs if not job.finished), key=lambda job: -job.seconds)
     running: dict[Job, subprocess.Popen[bytes]] = {}
-    num_threads = max(1, len(usable_cores()) // side_by_side)
     if waiting:
-        each = describe(num_threads, num_threads)
-        console.print(
-            f"training {side_by_side} runs side by side, each with {each}", soft_wrap=True
-        )
+        console.print(f"training {side_by_side} runs side by side, each with one thread")
     with _PlanProgress(jobs, console) as progress:
         try:
             while waiting or running:
                 while waiting and len(running) < side_by_side:
                     job = waiting.pop(0)
-                    running[job] = _start(job, num_threads)
+                    running[job] = _start(job)
                 time.sleep(LOOK_EVERY)
                 for job, process in list(running.items()):
                     if process.poll() is None:
@@ -58,10 +53,11 @@ def train_all(jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
             _stop(list(running.values()))
 
 
-def _start(job: Job, num_threads: int) -> subprocess.Popen[bytes]:
+def _start(job: Job) -> subprocess.Popen[bytes]:
     job.place.mkdir(parents=True, exist_ok=True)
     refuse_links(*job.place.glob("*"))
     with job.log.open("ab") as log:
+        # One thread: what comes out must not depend on the machine's cores.
         # A session of its own: Ctrl-C in the terminal reaches it once, from `_stop`. A second
         # SIGINT would make it exit without saving.
         return subprocess.Popen(
@@ -69,7 +65,7 @@ def _start(job: Job, num_threads: int) -> subprocess.Popen[bytes]:
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(num_threads)},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
 

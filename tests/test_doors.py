@@ -13,12 +13,13 @@ import typer
 import yaml  # type: ignore[import-untyped]
 from typer.core import TyperGroup
 
+from tests.zoo.test_threads import busy_cores
 from zoo.commands.composing import composed
 from zoo.commands.explained import COLUMN, FOLLOWS, explained, groups_of, help_of
 from zoo.commands.zoo import app
 from zoo.files import CONFIGS, ROOT
 from zoo.terminal import StoppedBySignal
-from zoo.threads import SETTLED, usable_cores
+from zoo.threads import SETTLED
 
 DOORS = ("train", "evaluate", "reproduce")
 # Ends the process where torch is imported, so that what is there before is done without it.
@@ -346,9 +347,6 @@ def test_threads_are_settled_before_torch_is_imported(
     )
     for name in SETTLED:
         monkeypatch.delenv(name, raising=False)
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in usable_cores()]
-    done = door(command, instead=instead_of_torch, cwd=tmp_path)
-    for process in busy:
-        process.kill()
-        process.wait()
+    with busy_cores():
+        done = door(command, instead=instead_of_torch, cwd=tmp_path)
     assert done.stderr == "PASSIVE\n"

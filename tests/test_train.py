@@ -117,7 +117,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_it_promises(whole_run: Path) -> None:
     names = {str(path.relative_to(whole_run)) for path in whole_run.rglob("*") if path.is_file()}
     expected = {
-        "command.txt",
+        "command.json",
         "config.yaml",
         "metrics.json",
         "checkpoint/model.safetensors",

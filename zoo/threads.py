@@ -31,12 +31,14 @@ def settle_waiting() -> None:
 
     It has an effect before torch is imported, and none where the user has settled it.
     """
+    global _sleep
     if any(name in os.environ for name in SETTLED):
         return
     percents = dict(enumerate(psutil.cpu_percent(percpu=True)))
     in_use = sum(percents.get(core, 0.0) for core in usable_cores())
     if (in_use - _PROCESS.cpu_percent()) / 100 > COMPANY:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        _sleep = True
 
 
 def usable_cores() -> set[int]:
@@ -66,9 +68,16 @@ def threads(count: int) -> Iterator[None]:
 
 def describe(count: int, available: int) -> str:
     """What was chosen, as in "2 of 2 threads, which spin while they wait"."""
-    sleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
-    waiting = f", which {'sleep' if sleep else 'spin'} while they wait" if count > 1 else ""
-    return f"{count} of {available} threads{waiting}"
+    if count == 1:
+        return f"1 of {available} threads"
+    if _sleep:
+        how = "which sleep while they wait"
+    elif any(name in os.environ for name in SETTLED):
+        how = "which wait as the environment says"
+    else:
+        how = "which spin while they wait"
+    return f"{count} of {available} threads, {how}"
 
 
 _PROCESS = psutil.Process()
+_sleep = False  # whether that was settled here

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import zoo
 from tests.conftest import MakePairs
@@ -123,9 +124,24 @@ def test_every_parameter_of_every_rule_receives_a_gradient_also_under_vmap(
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-    parameters = {name: p.detach()[None] for name, p in model.named_parameters()}
-    together = torch.vmap(lambda p: torch.func.functional_call(model, p, (x, y)))(parameters)
-    torch.testing.assert_close(together[0], model(x, y))
+    # Of two replicas, the second of which is another model.
+    parameters = {n: torch.stack([p, 0.7 * p]).detach() for n, p in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        prediction: Tensor = torch.func.functional_call(model, parameters, (x, y))
+        return prediction.square().mean()
+
+    together = torch.vmap(torch.func.grad(loss))(parameters)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(together[name][0], parameter.grad)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.7)
+    model.zero_grad()
+    model(x, y).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(together[name][1], parameter.grad)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -25,6 +27,19 @@ def nothing_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test settles ends with it."""
     environment = {k: v for k, v in os.environ.items() if k not in module.SETTLED}
     monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(module, "_sleep", False)
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """Each core of this process has another process that computes."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in usable_cores()]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(
@@ -71,14 +86,15 @@ def test_threads_sleep_beside_other_processes_unless_the_user_says_how_they_wait
 
 def test_processes_that_compute_are_noticed() -> None:
     begin_to_look()
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in usable_cores()]
-    time.sleep(0.5)
-    settle_waiting()
-    for process in busy:
-        process.kill()
-        process.wait()
+    with busy_cores():
+        time.sleep(0.5)
+        settle_waiting()
     assert os.environ.get("OMP_WAIT_POLICY") == "PASSIVE"
     assert describe(2, 4) == "2 of 4 threads, which sleep while they wait"
-    del os.environ["OMP_WAIT_POLICY"]
-    assert describe(2, 4) == "2 of 4 threads, which spin while they wait"
+
+
+def test_what_was_chosen_is_said() -> None:
     assert describe(1, 4) == "1 of 4 threads"
+    assert describe(2, 4) == "2 of 4 threads, which spin while they wait"
+    os.environ["GOMP_SPINCOUNT"] = "0"
+    assert describe(2, 4) == "2 of 4 threads, which wait as the environment says"

@@ -18,11 +18,11 @@ def enter(command: str) -> None:
     what it does at one.
     """
     gc.disable()  # among a million new objects that all stay it takes a fifth of the imports
-    keep_freed_memory()
     exit_on_signals()
     outlive_readers()
     refuse_what_is_no_text([*sys.argv[1:], os.getcwd()])
     if command != "zoo":  # the others read the settings in `configs`
+        keep_freed_memory()
         begin_to_look()
         from zoo.commands.composing import prepare
 

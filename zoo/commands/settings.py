@@ -1,4 +1,4 @@
-"""What the commands are given: what is wrong is known without torch."""
+"""What the commands are given: what is wrong is known without torch, but for models."""
 
 from collections.abc import Mapping
 from contextlib import suppress

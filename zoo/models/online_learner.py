@@ -12,6 +12,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from zoo.ops import fast_weights
+from zoo.ops.precision import without_autocast
 from zoo.predictor import Predictor
 from zoo.registry import PredictorConfig, register_model
 
@@ -152,7 +153,7 @@ class OnlineLearner(Predictor):
         wide = torch.promote_types(dtype, torch.float32)
         S = torch.zeros(batch_size, 1, self.d_x, self.d_y, device=device, dtype=wide)
         H = S.new_zeros(batch_size, 1, self.d_x, self.d_x) if self.rule == "mesa" else None
-        return LearnerState(S, H, S, 0)
+        return LearnerState(S, H, S.clone(), 0)
 
     def observe(self, state: LearnerState, x: Tensor, y: Tensor) -> LearnerState:
         self.check_pairs(x, y, state)
@@ -175,13 +176,15 @@ class OnlineLearner(Predictor):
 
     def predict(self, state: LearnerState, x_query: Tensor) -> Tensor:
         self.check_queries(state, x_query)
-        q = self._queries(x_query)
-        if state.H is None or not x_query.shape[1]:
-            return self.checked(torch.einsum("bip,bpq->biq", q[:, :, 0], state.S[:, 0].to(q.dtype)))
-        nothing = q.new_zeros(*q.shape[:2], 1, self.d_y)
-        writes = torch.zeros_like(q), nothing, nothing[..., 0], None
-        o, _ = self._run(q, writes, (state.S, state.H))
-        return self.checked(o[:, :, 0])
+        q = self._queries(x_query)[:, :, 0]
+        W = state.S[:, 0]
+        if state.H is not None and self.log_ridge is not None:
+            with without_autocast(q.device):
+                ridge = self.log_ridge.exp().to(W.dtype).diag()
+                factor, failed = torch.linalg.cholesky_ex(state.H[:, 0] + ridge)
+                W = torch.cholesky_solve(W, factor)  # (batch, d_x, d_y)
+                W = torch.where((failed == 0)[:, None, None], W, torch.nan)
+        return self.checked(q @ W.to(q.dtype))
 
     def state_size(self, num_context: int) -> int:
         weights = self.d_x * self.d_y

@@ -121,14 +121,6 @@ class EpisodeModule(pl.LightningModule):
         self.step_kind: StepKind = step
         self.chosen_way: Literal["graph", "eager"] | None = None  # by auto, once it has timed both
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes before and after each hook which one it is, some fifty times a step, and
-        # torch looks each time whether that is a parameter.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     def whole_models(self) -> dict[int, Predictor]:
         """The trained models that did not diverge by their seeds, in eval mode.
 

@@ -11,12 +11,14 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter
 
-from zoo.files import write_text
+from zoo.errors import first_line
+from zoo.files import write_json, write_text
 from zoo.training.overrides import ABSENT, typed_override
 
 CONFIG = "config.yaml"
-COMMAND = "command.txt"
+COMMAND = "command.json"
 METRICS = "metrics.json"
 METRICS_BEFORE = "metrics_before.json"
 # Of a run's configuration, which may be somebody else's. Those of the shipped experiments have
@@ -95,21 +97,37 @@ def save_config(config: DictConfig, directory: Path) -> None:
     write_text(directory / CONFIG, OmegaConf.to_yaml(_without_place(config)))
 
 
-def save_command(directory: Path, command: str) -> None:
-    """Notes what was typed to make a run, for its card.
+def save_command(directory: Path, command: str, max_steps: int) -> None:
+    """Notes what was typed to make a run of so many steps, for its card.
 
     A command that only goes on with the run is not noted: it changes nothing of what comes out. One
-    that trains for longer is, below the first.
+    that trains for longer is, after the first.
     """
-    commands = commands_of(directory)
-    if not commands or ("max_steps=" in command and command not in commands):
-        write_text(directory / COMMAND, "\n".join([*commands, command]) + "\n")
+    noted = _noted(directory)
+    if not noted or max_steps > noted[-1][1]:
+        write_json(directory / COMMAND, [*noted, (command, max_steps)])
 
 
 def commands_of(directory: Path) -> list[str]:
-    """What was typed to make a run, in the order; empty for runs of earlier versions."""
+    """What was typed to make a run, in the order; empty for runs of earlier versions.
+
+    Raises:
+        ValueError: If the file that says so cannot be read.
+    """
+    return [command for command, _ in _noted(directory)]
+
+
+def _noted(directory: Path) -> list[tuple[str, int]]:
     path = directory / COMMAND
-    return path.read_text().splitlines() if path.exists() else []
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        content = file.read(MAX_CONFIG_BYTES + 1)
+    try:
+        _check_size(content)
+        return TypeAdapter(list[tuple[str, int]]).validate_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {first_line(error)}") from None
 
 
 def read_config(path: Path) -> DictConfig:

@@ -36,7 +36,7 @@ def delay_forced_end(seconds: float) -> None:
         end()
 
     for thread in threading.enumerate():
-        if isinstance(thread, _ChildProcessObserver):
+        if isinstance(thread, _ChildProcessObserver) and "_terminate_all" not in vars(thread):
             end = partial(end_later, thread._terminate_all)
             thread._terminate_all = end  # type: ignore[method-assign]
 

@@ -146,19 +146,22 @@ def fit(run: Run) -> dict[int, Predictor]:
         remove_half_written(run.directory)
         set_metrics_aside(run.directory, run.settings.max_steps)
         save_config(run.config, run.directory)
-        save_command(run.directory, shlex.join(["python", *sys.argv]))
+        save_command(run.directory, shlex.join(["python", *sys.argv]), run.settings.max_steps)
     with threads(run.num_threads):
         run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
     return run.module.whole_models()
 
 
 def operations_of(settings: RunSettings, model: Predictor) -> float:
-    """About how many multiplications and additions an optimizer step has.
+    """About how many multiplications and additions are done at a time in an optimizer step.
 
-    6 for each parameter and pair: 2 forward, 4 backward. That is right for a dense network and low
-    for a recurrence.
+    6 for each parameter and pair: 2 forward, 4 backward. Tokens may be twice as many as pairs, and
+    a recurrence has more. Batches that are accumulated, and replicas in turn, come one by one.
     """
-    pairs = settings.batch_size * (settings.data.num_context + 1) * settings.num_replicas
+    batch_size = settings.batch_size / settings.trainer.accumulate_grad_batches
+    pairs = batch_size * (settings.data.num_context + 1)
+    if "cpu" not in model.replicas_in_turn_on:
+        pairs *= settings.num_replicas
     return 6.0 * pairs * sum(parameter.numel() for parameter in model.parameters())
 
 
