@@ -354,6 +354,24 @@ def test_a_state_in_pieces_is_the_plain_sum_in_values_and_all_derivatives(
     torch.testing.assert_close(ours, theirs)
 
 
+def test_gradients_of_a_state_in_pieces_are_not_rounded_by_an_autocast_around_backward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zoo.layers.advance.PIECE", 1)
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 2, 4, 4), (3, 50, 2, 1, 4), (2, 3, 3), (2, 4, 4)
+    inputs = [torch.randn(*shape, generator=generator) for shape in shapes]
+    inputs[3] = -inputs[3].abs()
+    for part in inputs:
+        part.requires_grad_()
+    loss = advance(*inputs).square().sum()
+    expected = torch.autograd.grad(loss, inputs, retain_graph=True)
+    for create_graph in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = torch.autograd.grad(loss, inputs, retain_graph=True, create_graph=create_graph)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_no_windows_leave_a_state_as_it_is() -> None:
     Z, S = torch.rand(2, 1, 3, 3), torch.rand(3, 0, 2, 1, 3)
     assert torch.equal(advance(Z, S, torch.rand(1, 3, 3), -torch.rand(1, 3, 3)), Z)

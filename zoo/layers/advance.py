@@ -6,6 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from zoo.ops.precision import without_autocast
+
 AdvanceMethod = Literal["pieces", "plain"]
 
 # Numbers in the inputs of the windows that are worked on together: few enough to stay in cache.
@@ -87,6 +89,38 @@ def _mixed(Q: Tensor, S: Tensor) -> Tensor:
     return torch.einsum("rac,cnbrq->anbrq", Q, S)
 
 
+def _gradients(
+    inputs: tuple[Tensor, ...], needed: tuple[bool, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients by those of the inputs that need one, given that by the state."""
+    Z, S, Q, log_Lambda_bar = inputs
+    needs_Z, needs_S, needs_Q, needs_log = needed
+    N, K_0 = S.shape[1], (S.shape[1] * log_Lambda_bar).exp()
+    grad_Z = K_0 * grad if needs_Z else None
+    grad_log = N * K_0 * (Z * grad).sum(0) if needs_log else None
+    grad_Q, parts = torch.zeros_like(Q) if needs_Q else None, [S[:, :0]]
+    for windows in _pieces(Z, S):
+        S_i, num_after = S[:, windows], _num_after(S, windows)
+        K = (num_after * log_Lambda_bar).exp()  # (n, R, d, d)
+        Q_S = _rows(_mixed(Q, S_i))  # (n, batch, R, 3, d)
+        if grad_log is not None:
+            by_decay = (grad * (_rows(S_i).mT @ Q_S)).sum(1)  # (n, R, d, d)
+            grad_log = grad_log + (num_after * K * by_decay).sum(0)
+        if needs_S or needs_Q:
+            grad_U = K.unsqueeze(1) * grad  # (n, batch, R, d, d)
+            grad_Q_S = _rows(S_i) @ grad_U  # (n, batch, R, 3, d)
+        if grad_Q is not None:
+            by_recurrence = grad_Q_S.permute(2, 3, 0, 1, 4).flatten(2)  # (R, 3, n batch d)
+            seen = S_i.permute(3, 0, 1, 2, 4).flatten(2)  # (R or 1, 3, n batch d)
+            grad_Q = grad_Q + by_recurrence @ seen.mT
+        if needs_S:
+            mixed = torch.einsum("rac,nbraq->nbrcq", Q, grad_Q_S)
+            grad_S_i = (Q_S @ grad_U.mT + mixed).permute(3, 0, 1, 2, 4)
+            parts.append(grad_S_i.sum(3, keepdim=True) if S.shape[3] == 1 else grad_S_i)
+    grad_S = torch.cat(parts, dim=1) if needs_S else None
+    return grad_Z, grad_S, grad_Q, grad_log
+
+
 class _Advance(torch.autograd.Function):
     """`advance`, which keeps what it is given and nothing else."""
 
@@ -108,35 +142,12 @@ class _Advance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        Z, S, Q, log_Lambda_bar = inputs = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again
-            found: tuple[Tensor, ...] = torch.func.vjp(_plain, *inputs)[1](grad)
-            return found
-        needs_Z, needs_S, needs_Q, needs_log = ctx.needs_input_grad
-        N, K_0 = S.shape[1], (S.shape[1] * log_Lambda_bar).exp()
-        grad_Z = K_0 * grad if needs_Z else None
-        grad_log = N * K_0 * (Z * grad).sum(0) if needs_log else None
-        grad_Q, parts = torch.zeros_like(Q) if needs_Q else None, [S[:, :0]]
-        for windows in _pieces(Z, S):
-            S_i, num_after = S[:, windows], _num_after(S, windows)
-            K = (num_after * log_Lambda_bar).exp()  # (n, R, d, d)
-            Q_S = _rows(_mixed(Q, S_i))  # (n, batch, R, 3, d)
-            if grad_log is not None:
-                by_decay = (grad * (_rows(S_i).mT @ Q_S)).sum(1)  # (n, R, d, d)
-                grad_log = grad_log + (num_after * K * by_decay).sum(0)
-            if needs_S or needs_Q:
-                grad_U = K.unsqueeze(1) * grad  # (n, batch, R, d, d)
-                grad_Q_S = _rows(S_i) @ grad_U  # (n, batch, R, 3, d)
-            if grad_Q is not None:
-                by_recurrence = grad_Q_S.permute(2, 3, 0, 1, 4).flatten(2)  # (R, 3, n batch d)
-                seen = S_i.permute(3, 0, 1, 2, 4).flatten(2)  # (R or 1, 3, n batch d)
-                grad_Q = grad_Q + by_recurrence @ seen.mT
-            if needs_S:
-                mixed = torch.einsum("rac,nbraq->nbrcq", Q, grad_Q_S)
-                grad_S_i = (Q_S @ grad_U.mT + mixed).permute(3, 0, 1, 2, 4)
-                parts.append(grad_S_i.sum(3, keepdim=True) if S.shape[3] == 1 else grad_S_i)
-        grad_S = torch.cat(parts, dim=1) if needs_S else None
-        return grad_Z, grad_S, grad_Q, grad_log
+        # Backward passes may run under an autocast that the forward pass switched off.
+        with without_autocast(grad.device):
+            if torch.is_grad_enabled():  # to be differentiated again
+                found: tuple[Tensor, ...] = torch.func.vjp(_plain, *ctx.saved_tensors)[1](grad)
+                return found
+            return _gradients(ctx.saved_tensors, ctx.needs_input_grad, grad)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
