@@ -1,6 +1,8 @@
 """The layers of fast weights beside their published forms, their parts, starts and states."""
 
 from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from zoo.layers.mesa_net import MesaNetLayer
 from zoo.layers.mixer import Mixer
 from zoo.layers.short_convolution import ShortConvolution, causal_convolution
 from zoo.layers.ttt import TTTLayer
+from zoo.ops import fast_weights
 
 # Made once from https://github.com/fla-org/flash-linear-attention at commit bc3b101dcb71: the
 # forward passes of fla/layers/*.py with random weights, written out in plain torch (float32, CPU,
@@ -152,13 +155,49 @@ def test_the_ridge_of_mesa_net_starts_at_one() -> None:
     torch.testing.assert_close(ridge, torch.ones(64))
 
 
-def test_negative_eigenvalues_double_the_rates() -> None:
-    for kind in (DeltaNetLayer, GatedDeltaNetLayer, KimiDeltaAttentionLayer, DeltaProductLayer):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            plain = kind(8, negative_eigenvalues=False)
-            doubled = kind(8, negative_eigenvalues=True)
-        assert (plain.beta_scale, doubled.beta_scale) == (1, 2)
+def rates_of(layer: Mixer, rule: str, s: Tensor) -> Tensor:
+    """The rates beta that a layer gives its rule, the fourth argument of it, for tokens s."""
+    with mock.patch(rule, wraps=getattr(fast_weights, rule.rpartition(".")[2])) as called:
+        layer(s)
+    (call,) = called.call_args_list
+    beta: Tensor = call.args[3]
+    return beta
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        (DeltaNetLayer, "zoo.layers.delta_net.delta_rule"),
+        (GatedDeltaNetLayer, "zoo.layers.gated_delta_net.gated_delta_rule"),
+        (KimiDeltaAttentionLayer, "zoo.layers.gated_delta_net.gated_delta_rule"),
+        (DeltaProductLayer, "zoo.layers.delta_product.delta_product"),
+    ],
+)
+def test_negative_eigenvalues_double_the_rates(kind: Any, rule: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain, doubled = (kind(8, negative_eigenvalues=negative) for negative in (False, True))
+        s = 5 * torch.randn(2, 9, 8)
+    doubled.load_state_dict(plain.state_dict())
+    rates = rates_of(plain, rule, s)
+    assert 0 < rates.min() < 0.1
+    assert 0.9 < rates.max() < 1
+    assert torch.equal(rates_of(doubled, rule, s), 2 * rates)
+
+
+@pytest.mark.parametrize("network", ["linear", "mlp"])
+def test_rates_of_test_time_training_are_float32_under_autocast(
+    network: Literal["linear", "mlp"],
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer, s = TTTLayer(16, network, 2), torch.randn(2, 16, 16)
+    rule = "zoo.layers.ttt.test_time_training"
+    expected = rates_of(layer, rule, s)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = rates_of(layer, rule, s)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
 
 
 def pairs_of(width: int, length: int) -> tuple[Tensor, ...]:

@@ -16,6 +16,7 @@ from zoo.layers.block import BlockState
 from zoo.layers.mixer import Mixer, check_sizes
 from zoo.layers.short_convolution import ShortConvolution
 from zoo.ops.fast_weights import test_time_training
+from zoo.ops.precision import without_autocast
 
 EPS = 1e-6  # of the layer norm of the output
 ROPE_BASE = 10_000
@@ -106,9 +107,10 @@ class TTTLayer(Mixer):
             both.append(self._turned(u.unflatten(-1, (self.num_heads, -1)).to(wide), kept.shape[1]))
         q, k = both  # (batch, length, heads, d_head)
         v = self.v_proj(s).unflatten(-1, (self.num_heads, -1)).to(wide)
-        logits = s.to(wide) @ self.learnable_ttt_lr_weight[:, 0].mT.to(wide)
-        logits = logits + self.learnable_ttt_lr_bias[:, 0].to(wide)
-        beta = self.base_rate / self.d_head * torch.sigmoid(logits)  # (batch, length, heads)
+        with without_autocast(s.device):
+            logits = s.to(wide) @ self.learnable_ttt_lr_weight[:, 0].mT.to(wide)
+            logits = logits + self.learnable_ttt_lr_bias[:, 0].to(wide)
+            beta = self.base_rate / self.d_head * torch.sigmoid(logits)  # (batch, length, heads)
         # The mini-batch under way is gone through again, without its outputs.
         writes = torch.cat([kept, torch.cat([k, v, beta[..., None]], dim=-1)], dim=1)
         q = torch.cat([torch.zeros_like(kept[..., : self.d_head]), q], dim=1)
