@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
 from tests.conftest import MakePairs
 from zoo.layers.attention import SHORT, CausalAttention, causal_products
+from zoo.layers.linear_attention import LinearAttention
 from zoo.models.linear_transformer import LinearTransformer, construct_gradient_descent_
 
 
@@ -35,6 +37,46 @@ def test_causal_attention_is_the_softmax_over_earlier_tokens() -> None:
             scores = torch.einsum("bd,bsd->bs", q[:, t, h], k[:, : t + 1, h]) / 2
             heads.append(torch.einsum("bs,bsd->bd", scores.softmax(-1), v[:, : t + 1, h]))
         torch.testing.assert_close(output[:, t], attention.out(torch.cat(heads, dim=-1)))
+
+
+@pytest.mark.parametrize("num_examples", [0, 1, 3, 40])
+@pytest.mark.parametrize("num_tokens", [1, 40])
+def test_linear_attention_multiplies_in_either_order(
+    num_tokens: int, num_examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = LinearAttention(5, num_heads=2, scale=0.5).double()
+        e = torch.randn(3, num_tokens, 5, dtype=torch.float64, requires_grad=True)
+        examples = torch.randn(3, num_examples, 5, dtype=torch.float64, requires_grad=True)
+    inputs = [e, examples, *layer.parameters()]
+    expected = e
+    for W_Q, W_K, W_V, P in zip(layer.W_Q, layer.W_K, layer.W_V, layer.P, strict=True):
+        written = (examples @ W_V.mT).mT @ (examples @ W_K.mT)  # sum_i v_i k_i^T
+        expected = expected + e @ W_Q.mT @ written.mT @ P.mT
+    expected_gradients = torch.autograd.grad(expected.sin().sum(), inputs)
+    for moment in (False, True):
+        monkeypatch.setattr(
+            "zoo.layers.linear_attention.moment_is_cheaper", lambda *_, moment=moment: moment
+        )
+        found = layer.attend_to_all(e, examples)
+        torch.testing.assert_close(found, expected)
+        gradients = torch.autograd.grad(found.sin().sum(), inputs)
+        torch.testing.assert_close(gradients, expected_gradients)
+
+
+def test_work_of_full_linear_attention_is_linear_in_the_examples_and_never_more() -> None:
+    layer = LinearAttention(8, num_heads=4, scale=0.1)
+    flops = {}
+    for num_tokens, num_examples in ((400, 400), (800, 800), (1, 400), (1, 2), (2, 1)):
+        e, examples = torch.rand(1, num_tokens, 8), torch.rand(1, num_examples, 8)
+        with FlopCounterMode(display=False) as counter:
+            layer.attend_to_all(e, examples)
+        flops[num_tokens, num_examples] = counter.get_total_flops()
+        products = 4 * 2 * num_tokens * num_examples * 8 * 2  # (Q E^T) E of four heads
+        matrices = 2 * 2 * 4 * 8**3 + 2 * 2 * num_tokens * 4 * 8**2
+        assert flops[num_tokens, num_examples] <= products + matrices
+    assert flops[800, 800] < 2 * flops[400, 400]
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4])

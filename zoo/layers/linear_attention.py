@@ -7,6 +7,17 @@ from torch.nn.functional import linear
 from zoo.ops.fast_weights import linear_attention
 
 
+def moment_is_cheaper(num_queries: int, num_examples: int, d: int) -> bool:
+    """Whether Q (E^T E) takes fewer multiplications than (Q E^T) E, which also keeps Q E^T.
+
+    Args:
+        num_queries: Rows of Q (num_queries, d), those of all heads.
+        num_examples: Rows of E (num_examples, d).
+        d: Width of both.
+    """
+    return (num_examples + num_queries) * d < 2 * num_queries * num_examples
+
+
 class LinearAttention(nn.Module):
     """e_j <- e_j + sum_h P_h (sum_i (W_V,h e_i) (W_K,h e_i)^T) W_Q,h e_j, without a softmax.
 
@@ -47,7 +58,10 @@ class LinearAttention(nn.Module):
         num_heads = len(self.P)
         queries = linear(e, (self.W_K.mT @ self.W_Q).flatten(0, 1))  # (..., num_tokens, heads d)
         queries = queries.unflatten(-1, (num_heads, -1)).flatten(-3, -2)
-        read = (queries @ examples.mT) @ examples  # (..., num_tokens heads, d)
+        if moment_is_cheaper(queries.shape[-2], examples.shape[-2], e.shape[-1]):
+            read = queries @ (examples.mT @ examples)  # (..., num_tokens heads, d)
+        else:
+            read = (queries @ examples.mT) @ examples
         read = read.unflatten(-2, (-1, num_heads)).flatten(-2)  # (..., num_tokens, heads d)
         return e + linear(read, (self.P @ self.W_V).transpose(0, 1).flatten(1))
 
