@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,6 +38,25 @@ def test_causal_attention_is_the_softmax_over_earlier_tokens() -> None:
             scores = torch.einsum("bd,bsd->bs", q[:, t, h], k[:, : t + 1, h]) / 2
             heads.append(torch.einsum("bs,bsd->bd", scores.softmax(-1), v[:, : t + 1, h]))
         torch.testing.assert_close(output[:, t], attention.out(torch.cat(heads, dim=-1)))
+
+
+def test_plain_products_are_for_short_sequences_on_a_cpu_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def noted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        asked.append((q.device.type, q.shape[2]))
+        return causal_products(q, k, v)
+
+    monkeypatch.setattr("zoo.layers.attention.causal_products", noted)
+    for device in ("cpu", "meta"):
+        attention = CausalAttention(8, num_heads=2).to(device)
+        for length in (5, SHORT, SHORT + 1):
+            u = torch.zeros(3, length, 8, device=device)
+            nothing = u.new_zeros(3, 2, 0, 4)
+            attention(u, nothing, nothing, u.new_zeros(3))
+    assert asked == [("cpu", 5), ("cpu", SHORT)]
 
 
 @pytest.mark.parametrize("num_examples", [0, 1, 3, 40])

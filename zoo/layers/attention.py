@@ -80,7 +80,7 @@ class CausalAttention(nn.Module):
         q, new_k, new_v = heads.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, d_head)
         if num_before == 0:
             k, v = new_k, new_v
-            if length <= SHORT and not u.is_cuda:
+            if length <= SHORT and u.device.type == "cpu":
                 mixed = causal_products(q, k, v)
             else:
                 mixed = scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -31,7 +31,9 @@ class Transformer(SequenceModel):
 
     paper: str = "https://arxiv.org/abs/1706.03762"
 
-    replicas_in_turn_on = ("cpu",)  # where torch.vmap knows no rule for fused attention
+    # On a CPU one batch takes 1.06 to 1.14 times as long where attention is plain products; of more
+    # than 64 tokens it is fused, for which torch.vmap knows no rule there and goes one by one.
+    replicas_in_turn_on = ("cpu",)
 
     def __init__(self, config: TransformerConfig) -> None:
         blocks = [
