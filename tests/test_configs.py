@@ -1,6 +1,7 @@
 """Every shipped configuration composes, builds and trains."""
 
 import inspect
+import re
 import shlex
 import shutil
 import signal
@@ -26,6 +27,7 @@ from zoo.commands.train import train
 from zoo.hub.directory import read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import read_index
+from zoo.models.sequence import SequenceModel
 from zoo.training.base import NonFiniteError
 from zoo.training.options import OptimConfig, TrainerSettings
 from zoo.training.settings import RunSettings
@@ -142,6 +144,20 @@ def test_recipes_of_deep_models_bring_tokens_to_unit_variance(
 ) -> None:
     model = settings_of("recipe=mamba", *typed.split())["model"]
     assert (model["x_scale"], model["y_scale"]) == (x_scale, y_scale)
+
+
+def test_recipes_of_deep_models_have_the_sizes_that_they_name() -> None:
+    for path in (CONFIGS / "recipe").glob("*.yaml"):
+        settings = settings_of(f"recipe={path.stem}", "data=linear_noisy")
+        model = zoo.create_model(**settings["model"] | {"d_x": 10, "d_y": 10})
+        if not isinstance(model, SequenceModel):
+            continue
+        number, text = sum(parameter.numel() for parameter in model.parameters()), path.read_text()
+        assert 50_000 <= number <= 100_000, path.stem  # as transformer.yaml says of all of them
+        named = re.search(r": (\d+) thousand parameters for d_x = d_y = 10\.", text)
+        assert named is None or round(number / 1000) == int(named[1]), path.stem
+        if "weights do not decay" in text:
+            assert settings["optim"]["weight_decay"] == 0, path.stem
 
 
 def test_a_recipe_selects_its_model_and_composes_with_any_episodes_and_model() -> None:
