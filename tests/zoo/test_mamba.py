@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import zoo
 from tests.conftest import MakePairs
@@ -55,6 +56,34 @@ def by_the_paper(p: dict[str, Array], s: Array) -> Array:
         y = h @ C + p["D"] * u
         outputs.append(p["out_proj.weight"] @ (y * silu(z[t])))
     return np.stack(outputs)
+
+
+@pytest.mark.parametrize("d_conv", [1, 4])
+def test_the_convolution_of_a_cpu_and_of_the_kernel_agree(
+    d_conv: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mamba, asked = layer(6, 4, d_conv), []
+    s = tokens(3, 9, 6).requires_grad_()
+    wanted = [s, *mamba.parameters()]
+
+    def kernel(x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(x.device.type)
+        x = torch.cat([tail, x], dim=1)
+        u = torch.nn.functional.conv1d(x.mT, weight, bias, groups=len(weight)).mT
+        return u, x[:, x.shape[1] - d_conv + 1 :]
+
+    def run() -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        first, state = mamba(s[:, :4])
+        second, (tail, _) = mamba(s[:, 4:], state)
+        o = torch.cat([first, second], dim=1)
+        return o, tail, torch.autograd.grad(o.sin().sum(), wanted)
+
+    found = run()
+    monkeypatch.setattr("zoo.layers.mamba.causal_convolution", kernel)
+    torch.testing.assert_close(found, run())
+    assert asked == ["cpu", "cpu"]
+    mamba.to("meta")(s.detach().to("meta"))
+    assert asked == ["cpu", "cpu"]
 
 
 @pytest.mark.parametrize("sizes", [(6, 4, 4, 2, 2), (5, 3, 1, 3, 1), (20, 16)])
