@@ -116,7 +116,8 @@ class Predictor(nn.Module):
         Device and type are those of the parameters unless given, and float64 without parameters. A
         predictor with parameters has states of their type only, in which what is summed up is
         float32 at least; sums that solvers keep are float64 whatever is given. A state is a tensor
-        with the episodes first, or a tuple that begins with a state.
+        with the episodes first, or a tuple that begins with a state. One that has `num_seen` lets a
+        loaded model warn of contexts that are longer than it was trained on.
 
         Raises:
             ValueError: If dtype is another, or batch_size no number of episodes.
@@ -200,8 +201,9 @@ class Predictor(nn.Module):
             )
         self._check_types(x_query=x_query)
         self._check_state(state, x_query)
-        if self._may_warn():
-            self._warn_of_length(state.num_seen)
+        num_seen = getattr(state, "num_seen", None)
+        if num_seen is not None and self._may_warn():
+            self._warn_of_length(num_seen)
 
     def state_options(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from zoo.metrics.text import Number, loss_label
+from zoo.registry import list_models
 
 # The palette of Okabe and Ito, whose colours colour-blind readers tell apart.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -113,7 +114,9 @@ def style_of(label: str) -> Style:
         color, line = STYLES[name]
     else:
         digest = hashlib.sha256(name.encode()).digest()
-        color, line = PALETTE[digest[0] % 8], (0, (2 + digest[1] % 8, 1 + digest[2] % 3))
+        dashes = (0, (2 + digest[1] % 8, 1 + digest[2] % 3))
+        color = PALETTE[digest[0] % 8]
+        line = LONG_DASHES_DOT if name in list_models() else dashes
     # An algorithm lies on top of a model that does the same, which shows in its gaps.
     return {"color": color, "linestyle": line, "zorder": 2 if line in FULL else 3}
 
