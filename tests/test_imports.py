@@ -35,7 +35,7 @@ ALLOWED = {
     "zoo.layers": {"zoo.ops"},
     "zoo.models": CONTRACT | {"zoo.ops", "zoo.layers"},
     "zoo.solvers": CONTRACT,
-    "zoo.metrics": GROUND,
+    "zoo.metrics": CONTRACT,
     "zoo.hub": CONTRACT | LEARNERS,
     "zoo.analysis": CONTRACT | LEARNERS,
     "zoo.references": HUB | {"datamodules"},
