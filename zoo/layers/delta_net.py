@@ -14,7 +14,38 @@ from zoo.layers.short_convolution import ShortConvolution, project_and_convolve
 from zoo.ops.fast_weights import delta_rule
 
 
-class DeltaNetLayer(Mixer):
+class DeltaMixer(Mixer):
+    """What layers of delta rules share: convolved queries, keys and values, and their state.
+
+    The state is the tokens under the convolutions and a matrix (d_head, d_value) for each head.
+    """
+
+    num_heads: int
+    d_head: int
+    d_value: int
+    d_conv: int
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    q_conv1d: ShortConvolution
+    k_conv1d: ShortConvolution
+    v_conv1d: ShortConvolution
+
+    def convolved(self, s: Tensor, tail: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Queries, keys and values of the tokens s, all heads in a row, and the new tail."""
+        projections = [self.q_proj, self.k_proj, self.v_proj]
+        return project_and_convolve(
+            s, tail, projections, [self.q_conv1d, self.k_conv1d, self.v_conv1d]
+        )
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
+        channels = sum(len(c.weight) for c in (self.q_conv1d, self.k_conv1d, self.v_conv1d))
+        tail = torch.zeros(batch_size, self.d_conv - 1, channels, device=device, dtype=dtype)
+        sizes = self.num_heads, self.d_head, self.d_value
+        return tail, zeros(batch_size, *sizes, device=device, dtype=dtype)
+
+
+class DeltaNetLayer(DeltaMixer):
     """DeltaNet, with the parameter names and shapes of the published layer.
 
     For every token s_t, and for each head by itself,
@@ -67,20 +98,9 @@ class DeltaNetLayer(Mixer):
 
     def forward(self, s: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         tail, S = self.start(s, state)
-        (q, k, v), tail = project_and_convolve(
-            s,
-            tail,
-            [self.q_proj, self.k_proj, self.v_proj],
-            [self.q_conv1d, self.k_conv1d, self.v_conv1d],
-        )
+        (q, k, v), tail = self.convolved(s, tail)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
         beta = self.beta_scale * torch.sigmoid(self.b_proj(s))
         q = self.d_head**-0.5 * unit(q)
         o, S = delta_rule(q, unit(k), v, beta, initial_state=S)
         return self.o_proj(self.o_norm(o).flatten(2)), (tail, S)
-
-    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
-        channels = self.num_heads * (2 * self.d_head + self.d_value)
-        tail = torch.zeros(batch_size, self.d_conv - 1, channels, device=device, dtype=dtype)
-        sizes = self.num_heads, self.d_head, self.d_value
-        return tail, zeros(batch_size, *sizes, device=device, dtype=dtype)

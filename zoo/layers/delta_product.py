@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from zoo.layers.block import BlockState
 from zoo.layers.decay_gate import log_decay, reset_decay_
+from zoo.layers.delta_net import DeltaMixer
 from zoo.layers.head_norm import GatedRMSNorm, unit
-from zoo.layers.mixer import Mixer, check_sizes, zeros
-from zoo.layers.short_convolution import ShortConvolution, project_and_convolve
+from zoo.layers.mixer import check_sizes
+from zoo.layers.short_convolution import ShortConvolution
 from zoo.ops.fast_weights import delta_product
 
 
-class DeltaProductLayer(Mixer):
+class DeltaProductLayer(DeltaMixer):
     """Gated DeltaProduct, with the parameter names and shapes of the published layer.
 
     As `GatedDeltaNetLayer`, but with `num_updates` keys, values and rates for every token s_t:
@@ -82,12 +83,7 @@ class DeltaProductLayer(Mixer):
 
     def forward(self, s: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         tail, S = self.start(s, state)
-        (q, k, v), tail = project_and_convolve(
-            s,
-            tail,
-            [self.q_proj, self.k_proj, self.v_proj],
-            [self.q_conv1d, self.k_conv1d, self.v_conv1d],
-        )
+        (q, k, v), tail = self.convolved(s, tail)
         heads, updates = self.num_heads, (self.num_updates, self.num_heads)
         q = self.d_head**-0.5 * unit(q.unflatten(-1, (heads, -1)))
         k = unit(k.unflatten(-1, (*updates, -1)))  # (batch, length, num_updates, heads, d_head)
@@ -97,10 +93,3 @@ class DeltaProductLayer(Mixer):
         o, S = delta_product(q, k, v, beta, g, initial_state=S)
         gate = self.g_proj(s).unflatten(-1, (heads, -1))
         return self.o_proj(self.o_norm(o, gate).flatten(2)), (tail, S)
-
-    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
-        a_token = self.d_head + self.num_updates * (self.d_head + self.d_value)
-        channels = self.num_heads * a_token
-        tail = torch.zeros(batch_size, self.d_conv - 1, channels, device=device, dtype=dtype)
-        sizes = self.num_heads, self.d_head, self.d_value
-        return tail, zeros(batch_size, *sizes, device=device, dtype=dtype)

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from zoo.layers.block import BlockState
 from zoo.layers.decay_gate import log_decay, reset_decay_
+from zoo.layers.delta_net import DeltaMixer
 from zoo.layers.head_norm import GatedRMSNorm, unit
-from zoo.layers.mixer import Mixer, check_sizes, zeros
-from zoo.layers.short_convolution import ShortConvolution, project_and_convolve
+from zoo.layers.mixer import check_sizes
+from zoo.layers.short_convolution import ShortConvolution
 from zoo.ops.fast_weights import gated_delta_rule
 
 
-class GatedDeltaNetLayer(Mixer):
+class GatedDeltaNetLayer(DeltaMixer):
     """Gated DeltaNet, with the parameter names and shapes of the published layer.
 
     For every token s_t, and for each head by itself,
@@ -87,24 +88,13 @@ class GatedDeltaNetLayer(Mixer):
 
     def forward(self, s: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         tail, S = self.start(s, state)
-        (q, k, v), tail = project_and_convolve(
-            s,
-            tail,
-            [self.q_proj, self.k_proj, self.v_proj],
-            [self.q_conv1d, self.k_conv1d, self.v_conv1d],
-        )
+        (q, k, v), tail = self.convolved(s, tail)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
         beta = self.beta_scale * torch.sigmoid(self.b_proj(s))
         q = self.d_head**-0.5 * unit(q)
         o, S = gated_delta_rule(q, unit(k), v, beta, self.log_decay(s), initial_state=S)
         gate = self.g_proj(s).unflatten(-1, (self.num_heads, -1))
         return self.o_proj(self.o_norm(o, gate).flatten(2)), (tail, S)
-
-    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
-        channels = self.num_heads * (2 * self.d_head + self.d_value)
-        tail = torch.zeros(batch_size, self.d_conv - 1, channels, device=device, dtype=dtype)
-        sizes = self.num_heads, self.d_head, self.d_value
-        return tail, zeros(batch_size, *sizes, device=device, dtype=dtype)
 
 
 class KimiDeltaAttentionLayer(GatedDeltaNetLayer):
