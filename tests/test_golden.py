@@ -52,6 +52,7 @@ RUNS = {
     "longhorn": ["model=longhorn", *TINY],
     "mamba2": ["model=mamba2", *TINY, "model.d_state=8", "model.d_head=8"],
     "mamba": ["model=mamba", *TINY],
+    "mamba_negative_eigenvalues": ["model=mamba", *TINY, "model.negative_eigenvalues=true"],
     "mamba_two_seeds": ["model=mamba", *TINY, "seeds=2"],
 }
 

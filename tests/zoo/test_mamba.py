@@ -17,11 +17,11 @@ from zoo.training.options import OptimConfig
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def layer(*sizes: int) -> MambaLayer:
+def layer(*sizes: int, negative_eigenvalues: bool = False) -> MambaLayer:
     """A float64 layer whose every parameter is away from the values it starts with."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        mamba = MambaLayer(*sizes).double()
+        mamba = MambaLayer(*sizes, negative_eigenvalues=negative_eigenvalues).double()
         with torch.no_grad():
             for parameter in mamba.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
@@ -37,8 +37,11 @@ def silu(x: Array) -> Array:
     return x / (1 + np.exp(-x))
 
 
-def by_the_paper(p: dict[str, Array], s: Array) -> Array:
-    """Algorithm 2 and figure 3 of arXiv 2312.00752 for one sequence (length, d_model)."""
+def by_the_paper(p: dict[str, Array], s: Array, negative: bool) -> Array:
+    """Algorithm 2 and figure 3 of arXiv 2312.00752 for one sequence (length, d_model).
+
+    If `negative`, with the transition of table 2 of arXiv 2411.12537.
+    """
     d_inner, d_state = p["A_log"].shape
     dt_rank, d_conv = p["dt_proj.weight"].shape[1], p["conv1d.weight"].shape[2]
     A = -np.exp(p["A_log"])
@@ -52,7 +55,8 @@ def by_the_paper(p: dict[str, Array], s: Array) -> Array:
         selected = p["x_proj.weight"] @ u
         dt, B, C = np.split(selected, [dt_rank, dt_rank + d_state])
         delta = np.log1p(np.exp(p["dt_proj.weight"] @ dt + p["dt_proj.bias"]))
-        h = np.exp(delta[:, None] * A) * h + np.outer(delta * u, B)
+        a = np.exp(delta[:, None] * A)
+        h = (2 * a - 1 if negative else a) * h + np.outer(delta * u, B)
         y = h @ C + p["D"] * u
         outputs.append(p["out_proj.weight"] @ (y * silu(z[t])))
     return np.stack(outputs)
@@ -88,13 +92,16 @@ def test_the_convolution_of_a_cpu_and_of_the_kernel_agree(
 
 @pytest.mark.parametrize("sizes", [(6, 4, 4, 2, 2), (5, 3, 1, 3, 1), (20, 16)])
 @pytest.mark.parametrize("method", ["chunked", "loop"])
-def test_outputs_are_those_of_the_papers_equations(sizes: tuple[int, ...], method: Any) -> None:
-    mamba = layer(*sizes)
+@pytest.mark.parametrize("negative", [False, True])
+def test_outputs_are_those_of_the_papers_equations(
+    sizes: tuple[int, ...], negative: bool, method: Any
+) -> None:
+    mamba = layer(*sizes, negative_eigenvalues=negative)
     parameters = {name: p.detach().numpy() for name, p in mamba.named_parameters()}
     for length in (1, 2, 5, 40):
         s = tokens(2, length, sizes[0])
         o, _ = mamba(s, method=method)
-        expected = np.stack([by_the_paper(parameters, rows.numpy()) for rows in s])
+        expected = np.stack([by_the_paper(parameters, rows.numpy(), negative) for rows in s])
         np.testing.assert_allclose(o.detach().numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -130,8 +137,9 @@ def test_the_start_is_the_published_one() -> None:
     assert torch.equal(mamba.D, torch.ones(512))
 
 
-def test_chunked_and_loop_have_the_same_gradients() -> None:
-    mamba, s = layer(6, 4), tokens(2, 37, 6)
+@pytest.mark.parametrize("negative", [False, True])
+def test_chunked_and_loop_have_the_same_gradients(negative: bool) -> None:
+    mamba, s = layer(6, 4, negative_eigenvalues=negative), tokens(2, 37, 6)
     gradients = []
     for method in ("chunked", "loop"):
         o, (_, h) = mamba(s, method=method)
@@ -140,9 +148,11 @@ def test_chunked_and_loop_have_the_same_gradients() -> None:
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("d_conv", [1, 2, 4])
-def test_any_cut_of_a_sequence_gives_the_same_outputs_and_state(d_conv: int) -> None:
-    mamba, s = layer(6, 4, d_conv), tokens(2, 23, 6)
+@pytest.mark.parametrize(("d_conv", "negative"), [(1, False), (2, False), (4, False), (4, True)])
+def test_any_cut_of_a_sequence_gives_the_same_outputs_and_state(
+    d_conv: int, negative: bool
+) -> None:
+    mamba, s = layer(6, 4, d_conv, negative_eigenvalues=negative), tokens(2, 23, 6)
     expected, last = mamba(s)
     for cuts in ([1] * 23, [2, 3, 18], [20, 3], [22, 1]):
         state, parts = None, []
@@ -168,6 +178,18 @@ def test_whole_episodes_are_scanned_without_a_state(
     assert states == [None, None]
     model.observe(model.init_state(3), *make_pairs(3, 2, 1))
     assert all(h is not None for h in states[2:])
+
+
+def test_negative_eigenvalues_are_an_option_of_the_architecture() -> None:
+    for given in (False, True):
+        model = zoo.create_model(
+            "mamba", d_x=3, d_y=2, d_model=8, num_layers=2, negative_eigenvalues=given
+        )
+        layers = [module for module in model.modules() if isinstance(module, MambaLayer)]
+        assert [mamba.negative_eigenvalues for mamba in layers] == [given] * 2
+    assert not MambaLayer(8).negative_eigenvalues
+    with pytest.raises(ValueError, match="unknown argument of mamba2 'negative_eigenvalues'"):
+        zoo.create_model("mamba2", d_x=3, d_y=2, negative_eigenvalues=True)
 
 
 def test_the_state_has_constant_size(make_pairs: MakePairs) -> None:

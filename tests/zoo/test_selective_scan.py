@@ -44,25 +44,32 @@ def loss(y: Tensor, h: Tensor) -> Tensor:
     return (y * torch.arange(y.numel()).view(y.shape).sin()).sum() + h.cos().sum()
 
 
-def test_loop_is_the_recurrence_written_by_hand() -> None:
+negative = pytest.mark.parametrize("negative", [False, True])
+
+
+@negative
+def test_loop_is_the_recurrence_written_by_hand(negative: bool) -> None:
     parts = arguments(3, batch=1)
     u, delta, A, B, C, D, h = (part.detach().numpy() for part in parts)
     h, expected = h[0].copy(), np.empty((3, 5))
     for t in range(3):
         for i in range(5):
-            h[i] = np.exp(delta[0, t, i] * A[i]) * h[i] + delta[0, t, i] * u[0, t, i] * B[0, t]
+            a = np.exp(delta[0, t, i] * A[i])
+            a = 2 * a - 1 if negative else a
+            h[i] = a * h[i] + delta[0, t, i] * u[0, t, i] * B[0, t]
             expected[t, i] = h[i] @ C[0, t] + D[i] * u[0, t, i]
-    y, h_last = selective_scan(*parts, method="loop")
+    y, h_last = selective_scan(*parts, method="loop", negative_eigenvalues=negative)
     close(y[0].detach(), torch.tensor(expected))
     close(h_last[0].detach(), torch.tensor(h))
 
 
+@negative
 @pytest.mark.parametrize("length", LENGTHS)
-def test_chunked_equals_loop_in_values_and_gradients(length: int) -> None:
+def test_chunked_equals_loop_in_values_and_gradients(length: int, negative: bool) -> None:
     results = []
     for method in ("chunked", "loop"):
         parts = arguments(length)
-        y, h = selective_scan(*parts, method=method)  # type: ignore[arg-type]
+        y, h = selective_scan(*parts, method, negative)  # type: ignore[arg-type]
         results.append((y, h, torch.autograd.grad(loss(y, h), parts)))
     for part, expected in zip(*results, strict=True):
         close(part, expected)
@@ -94,9 +101,44 @@ def test_chunks_of_a_wide_batch_are_shorter_and_equal_the_loop(
         close(part, expected)
 
 
-def test_gradcheck_across_a_chunk_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
+@negative
+def test_gradcheck_across_a_chunk_boundary(negative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_module, "MAX_CHUNK", 3)
-    assert torch.autograd.gradcheck(selective_scan, arguments(5, batch=2, d_inner=3, d_state=2))
+    parts = arguments(5, batch=2, d_inner=3, d_state=2)
+    assert torch.autograd.gradcheck(selective_scan, (*parts, "chunked", negative))
+
+
+def factors(negative: bool, delta: Tensor, A: Tensor) -> Tensor:
+    """What a state of one is multiplied with when nothing is written, (steps, channels)."""
+    delta = delta[:, None].expand(-1, 1, len(A))
+    nothing, one = torch.zeros(len(delta), 1, 1).double(), delta.new_ones(len(delta), len(A), 1)
+    u, D = torch.zeros_like(delta), delta.new_zeros(len(A))
+    scan = (u, delta, A[:, None], nothing, nothing, D, one, "chunked", negative)
+    return selective_scan(*scan)[1][..., 0]
+
+
+def test_only_with_the_option_a_state_changes_its_sign() -> None:
+    delta, A = torch.logspace(-4, 4, 50).double()[:, None], -torch.logspace(-3, 3, 40).double()
+    plain, negative = factors(False, delta, A), factors(True, delta, A)
+    assert plain.min() == 0
+    assert plain.max() < 1
+    close(negative, 2 * plain - 1)
+    assert negative.min() == -1
+
+
+def test_with_the_option_one_channel_computes_parity_and_without_it_forgets() -> None:
+    # a(1) = -1, b(1) = 1, a(0) = 1, b(0) = 0: h is 1 after an odd number of ones, else 0. A step of
+    # 50 is as good as infinite to 1e-21, and one of 0 keeps the state.
+    bits = torch.rand(4, 200, 1, generator=torch.Generator().manual_seed(0)).round().double()
+    A, one = -torch.ones(1, 1).double(), torch.ones(4, 200, 1).double()
+    scan = (bits, 50 * bits, A, one / 50, one, torch.zeros(1).double(), None)
+    parity = bits.cumsum(1) % 2
+    for method in ("chunked", "loop"):
+        y, _ = selective_scan(*scan, method, True)  # type: ignore[arg-type]
+        torch.testing.assert_close(y, parity, rtol=0, atol=1e-12)
+    y, _ = selective_scan(*scan)
+    once = (bits.cumsum(1) > 0).double()  # all that is left: whether there was a one
+    torch.testing.assert_close(y, once, rtol=0, atol=1e-12)
 
 
 def test_without_a_state_the_scan_starts_from_zero() -> None:
@@ -106,14 +148,16 @@ def test_without_a_state_the_scan_starts_from_zero() -> None:
         close(selective_scan(*parts, method=method), expected)  # type: ignore[arg-type]
 
 
+@negative
 @pytest.mark.parametrize("cut", [1, 7, MAX_CHUNK, MAX_CHUNK + 3])
-def test_a_scan_goes_on_from_a_state(cut: int) -> None:
+def test_a_scan_goes_on_from_a_state(cut: int, negative: bool) -> None:
     u, delta, A, B, C, D, h_0 = arguments(2 * MAX_CHUNK + 1)
-    y, h = selective_scan(u, delta, A, B, C, D, h_0)
+    way = ("chunked", negative)
+    y, h = selective_scan(u, delta, A, B, C, D, h_0, *way)  # type: ignore[arg-type]
     start = [part[:, :cut] for part in (u, delta, B, C)]
     rest = [part[:, cut:] for part in (u, delta, B, C)]
-    y_start, h_cut = selective_scan(*start[:2], A, *start[2:], D, h_0)
-    y_rest, h_rest = selective_scan(*rest[:2], A, *rest[2:], D, h_cut)
+    y_start, h_cut = selective_scan(*start[:2], A, *start[2:], D, h_0, *way)  # type: ignore[arg-type]
+    y_rest, h_rest = selective_scan(*rest[:2], A, *rest[2:], D, h_cut, *way)  # type: ignore[arg-type]
     close(torch.cat([y_start, y_rest], dim=1), y)
     close(h_rest, h)
 
@@ -139,10 +183,15 @@ def test_vmap_over_every_argument_and_over_one_alone() -> None:
         close((y[i], h[i]), selective_scan(*one[:2], stacked[2][i], *one[3:]))
 
 
-def test_gradients_under_vmap_equal_those_of_each_replica() -> None:
+@negative
+def test_gradients_under_vmap_equal_those_of_each_replica(negative: bool) -> None:
     replicas = [arguments(MAX_CHUNK + 3) for _ in range(2)]
     stacked = [torch.stack([a, 1.5 * b]).detach() for a, b in zip(*replicas, strict=True)]
-    gradient = torch.func.grad(lambda *parts: loss(*selective_scan(*parts)), tuple(range(7)))
+
+    def loss_of(*parts: Tensor) -> Tensor:
+        return loss(*selective_scan(*parts, negative_eigenvalues=negative))
+
+    gradient = torch.func.grad(loss_of, tuple(range(7)))
     together = torch.vmap(gradient)(*stacked)
     for i in range(2):
         close(tuple(g[i] for g in together), gradient(*(part[i] for part in stacked)))
@@ -253,6 +302,15 @@ def test_the_fused_kernel_is_for_scans_without_a_state(
     assert chosen is (None if given else published_kernel)
 
 
+def test_the_fused_kernel_is_not_asked_for_negative_eigenvalues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan_module, "_kernel_for", lambda u, h_0: published_kernel)
+    *parts, _ = arguments(5)
+    expected = selective_scan(*parts, method="loop", negative_eigenvalues=True)
+    close(selective_scan(*parts, negative_eigenvalues=True), expected)
+
+
 def test_on_a_cpu_the_fused_kernel_is_never_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise AssertionError
@@ -261,11 +319,12 @@ def test_on_a_cpu_the_fused_kernel_is_never_looked_for(monkeypatch: pytest.Monke
     selective_scan(*arguments(2))
 
 
-def test_a_compiled_scan_gives_the_same_values_and_gradients() -> None:
+@negative
+def test_a_compiled_scan_gives_the_same_values_and_gradients(negative: bool) -> None:
     results = []
     for run in (selective_scan, torch.compile(selective_scan, backend="aot_eager")):
         parts = arguments(MAX_CHUNK + 2)
-        y, h = run(*parts)
+        y, h = run(*parts, negative_eigenvalues=negative)
         results.append((y, h, torch.autograd.grad(loss(y, h), parts)))
     for part, expected in zip(*results, strict=True):
         close(part, expected)

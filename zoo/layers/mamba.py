@@ -36,6 +36,8 @@ class MambaLayer(nn.Module):
         d_conv: Number of tokens under the convolution, the current one included.
         expand: Channels for each coordinate of a token.
         dt_rank: Width of dt_t; `"auto"` is d_model / 16, rounded up.
+        negative_eigenvalues: Whether the state is multiplied by 2 exp(delta_t A) - 1, which may be
+            negative, instead of exp(delta_t A); see `selective_scan`.
 
     Raises:
         ValueError: If a size is not positive.
@@ -50,6 +52,7 @@ class MambaLayer(nn.Module):
         d_conv: int = 4,
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
+        negative_eigenvalues: bool = False,
     ) -> None:
         super().__init__()
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
@@ -65,6 +68,7 @@ class MambaLayer(nn.Module):
                 raise ValueError(f"{name} must be a positive integer, got {size!r}")
         self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
         self.d_inner = expand * d_model
+        self.negative_eigenvalues = negative_eigenvalues
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
@@ -118,7 +122,8 @@ class MambaLayer(nn.Module):
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = softplus(self.dt_proj(dt))
         A_log = self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))
-        y, h = selective_scan(u, delta, -A_log.exp(), B, C, self.D, h_0, method)
+        A, negative = -A_log.exp(), self.negative_eigenvalues
+        y, h = selective_scan(u, delta, A, B, C, self.D, h_0, method, negative)
         return self.out_proj((y * silu(z)).contiguous()), (tail.mT.contiguous(), h)
 
     def _convolution(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:

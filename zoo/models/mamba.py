@@ -19,6 +19,7 @@ class MambaConfig(SequenceConfig):
     d_conv: PositiveInt = 4
     expand: PositiveInt = 2
     dt_rank: PositiveInt | Literal["auto"] = "auto"
+    negative_eigenvalues: bool = False
 
 
 @register_model("mamba", MambaConfig)
@@ -31,7 +32,14 @@ class Mamba(SequenceModel):
 
     def __init__(self, config: MambaConfig) -> None:
         layers = (
-            MambaLayer(config.d_model, config.d_state, config.d_conv, config.expand, config.dt_rank)
+            MambaLayer(
+                config.d_model,
+                config.d_state,
+                config.d_conv,
+                config.expand,
+                config.dt_rank,
+                config.negative_eigenvalues,
+            )
             for _ in range(config.num_layers)
         )
         super().__init__(config, [MambaBlock(layer) for layer in layers])

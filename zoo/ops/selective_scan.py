@@ -37,14 +37,20 @@ def selective_scan(
     D: Tensor,
     h_0: Tensor | None = None,
     method: Method = "chunked",
+    negative_eigenvalues: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Runs the recurrence of every channel over a sequence.
 
-        h_t = exp(delta_t A) * h_{t-1} + (delta_t u_t) B_t
+        h_t = a_t * h_{t-1} + (delta_t u_t) B_t,   a_t = exp(delta_t A)
         y_t = <h_t, C_t> + D u_t
 
+    With `negative_eigenvalues` a_t = 2 exp(delta_t A) - 1 and all else stays as it is, the factor
+    delta_t of the input too (Grazzi et al. 2024, arXiv 2411.12537, tables 1 and 2). Where A is
+    negative, a_t is then between -1 and 1 instead of 0 and 1.
+
     The state is that of the widest argument, float32 at least, also under autocast. On a GPU the
-    kernel of `mamba_ssm` takes the place of `"chunked"` where it is installed and no h_0 is given.
+    kernel of `mamba_ssm` takes the place of `"chunked"` where it is installed, no h_0 is given and
+    no a_t can be negative.
 
     Args:
         u: Inputs, (batch, length, d_inner), length >= 1.
@@ -56,6 +62,7 @@ def selective_scan(
         h_0: State before the first step, (batch, d_inner, d_state); zero unless given.
         method: `"chunked"` remembers the states at chunk boundaries and computes those between
             again on the way back; it can be differentiated once. `"loop"` is the plain reference.
+        negative_eigenvalues: Whether a_t is 2 exp(delta_t A) - 1.
 
     Returns:
         Outputs y (batch, length, d_inner) in the type of u, and the state after the last step
@@ -72,27 +79,30 @@ def selective_scan(
         for part in (u, delta, A, B, C, D):
             dtype = torch.promote_types(dtype, part.dtype)
         u, delta, A, B, C, D = (part.to(dtype) for part in (u, delta, A, B, C, D))
-        kernel = None if method == "loop" else _kernel_for(u, h_0)
+        kernel = None if method == "loop" or negative_eigenvalues else _kernel_for(u, h_0)
         h_0 = u.new_zeros(u.shape[0], *A.shape) if h_0 is None else h_0.to(dtype)
         if method == "loop":
-            y, h = _loop(u, delta, A, B, C, h_0)
+            y, h = _loop(u, delta, A, B, C, h_0, negative_eigenvalues)
         elif kernel is not None:
             y, h = _fused(kernel, u, delta, A, B, C)
         else:
             # Time first, and d_inner last: what is broadcast then meets long contiguous rows.
             x, delta, B, C = (part.transpose(0, 1) for part in (delta * u, delta, B, C))
-            y, h, _ = _Scan.apply(x, delta, A.mT.contiguous(), B, C, h_0.mT)  # type: ignore[no-untyped-call]
+            y, h, _ = _Scan.apply(  # type: ignore[no-untyped-call]
+                x, delta, A.mT.contiguous(), B, C, h_0.mT, negative_eigenvalues
+            )
             y, h = y.transpose(0, 1), h.mT
         return (y + D * u).to(y_dtype), h
 
 
 def _loop(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, negative: bool
 ) -> tuple[Tensor, Tensor]:
     """y without the direct path, and the last state: the reference."""
     y = []
     for t in range(u.shape[1]):
         a_t = torch.exp(delta[:, t, :, None] * A)  # (batch, d_inner, d_state)
+        a_t = 2 * a_t - 1 if negative else a_t
         h = a_t * h + (delta[:, t] * u[:, t])[..., None] * B[:, t, None]
         y.append(torch.einsum("bin,bn->bi", h, C[:, t]))
     return torch.stack(y, dim=1), h
@@ -116,7 +126,7 @@ def _num_rows(h: Tensor) -> int:
 # registered operator cannot be differentiated under torch.func.
 @torch.library.custom_op("zoo::selective_scan", mutates_args=())
 def _selective_scan(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor, negative: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`_loop`, with x = delta * u instead of u, time first and the state transposed.
 
@@ -125,12 +135,12 @@ def _selective_scan(
     chunks start, (num_chunks, batch, d_state, d_inner): all that is kept for the way back.
     """
     length, chunk = len(x), _chunk_length(h_0)
-    y, h_last, starts = _like_results(x, delta, A, B, C, h_0)
+    y, h_last, starts = _like_results(x, delta, A, B, C, h_0, negative)
     a_buffer, h_buffer = _buffers(h_0, min(chunk, length), 2)
     for rows in _blocks(h_0):
         x_r, delta_r, B_r, C_r = (part[:, rows].contiguous() for part in (x, delta, B, C))
         h_r = h_0[rows].contiguous()
-        steps = _Steps(A, a_buffer[:, : len(h_r)], h_buffer[:, : len(h_r)])
+        steps = _Steps(A, a_buffer[:, : len(h_r)], h_buffer[:, : len(h_r)], negative)
         for k in range(len(starts)):
             starts[k, rows] = h_r
             now = slice(k * chunk, min((k + 1) * chunk, length))
@@ -157,10 +167,11 @@ def _selective_scan_gradient(
     starts: Tensor,
     dy: Tensor,
     dh_last: Tensor,
+    negative: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of the six arguments of `_selective_scan` from those of y and h_last."""
     length, chunk = len(x), _chunk_length(dh_last)
-    dx, ddelta, dA, dB, dC, dh_0 = _like_gradients(x, delta, A, B, C, starts, dy, dh_last)
+    dx, ddelta, dA, dB, dC, dh_0 = _like_gradients(x, delta, A, B, C, starts, dy, dh_last, negative)
     dA.zero_()
     a_buffer, h_buffer, dh_buffer = _buffers(dh_0, min(chunk, length), 3)
     for rows in _blocks(dh_last):
@@ -168,7 +179,7 @@ def _selective_scan_gradient(
         x_r, delta_r, B_r, C_r, starts_r, dy_r = parts
         dh_r = dh_last[rows].clone()  # on the way: what reaches a chunk from the steps behind it
         dA_r = torch.zeros_like(dh_r)
-        steps = _Steps(A, a_buffer[:, : len(dh_r)], h_buffer[:, : len(dh_r)])
+        steps = _Steps(A, a_buffer[:, : len(dh_r)], h_buffer[:, : len(dh_r)], negative)
         dh_steps = dh_buffer[:-1, : len(dh_r)].unbind(0)
         for k in reversed(range(len(starts))):
             now = slice(k * chunk, min((k + 1) * chunk, length))
@@ -186,8 +197,9 @@ def _selective_scan_gradient(
             dC[now, rows] = (dy_k[:, :, None] @ h[1:].mT).squeeze(2)
             dB[now, rows] = (x_k[:, :, None] @ dh.mT).squeeze(2)
             dx[now, rows] = (B_k[:, :, None] @ dh).squeeze(2)
-            # With a_t = exp(delta_t A), the gradient of delta_t A is dh_t * a_t * h_{t-1}.
-            d_exponent = dh.mul_(a).mul_(h[:-1])
+            # With a_t = exp(delta_t A), the gradient of delta_t A is dh_t * a_t * h_{t-1}; with
+            # a_t = 2 exp(delta_t A) - 1 it is dh_t * (a_t + 1) * h_{t-1}.
+            d_exponent = dh.mul_(a.add_(1) if negative else a).mul_(h[:-1])
             ddelta[now, rows] = torch.mul(d_exponent, A, out=a).sum(2)
             dA_r += d_exponent.mul_(delta_k[:, :, None]).sum(0)
         dh_0[rows] = dh_r
@@ -197,7 +209,7 @@ def _selective_scan_gradient(
 
 @_selective_scan.register_fake
 def _like_results(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h_0: Tensor, negative: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_chunks = -(-len(x) // _chunk_length(h_0))
     return torch.empty_like(x), h_0.new_empty(h_0.shape), h_0.new_empty(num_chunks, *h_0.shape)
@@ -213,6 +225,7 @@ def _like_gradients(
     starts: Tensor,
     dy: Tensor,
     dh_last: Tensor,
+    negative: bool,
 ) -> tuple[Tensor, ...]:
     return (*map(torch.empty_like, (x, delta, A, B, C)), starts.new_empty(starts.shape[1:]))
 
@@ -221,31 +234,32 @@ class _Scan(Function):
     """`_selective_scan`, differentiable; `starts` is there to be kept, not to be read."""
 
     @staticmethod
-    def forward(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
         y, h_last, starts = _selective_scan(*args)
         return y, h_last, starts
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, _, ctx.negative = inputs
         starts = output[2]
         ctx.mark_non_differentiable(starts)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:5], starts)
+        ctx.save_for_backward(*tensors, starts)
 
     @staticmethod
     def backward(
         ctx: Any, dy: Tensor | None, dh_last: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         x, delta, A, B, C, starts = ctx.saved_tensors
         dy = torch.zeros_like(x) if dy is None else dy
         dh_last = torch.zeros_like(starts[0]) if dh_last is None else dh_last
         gradients: tuple[Tensor, ...] = _ScanGradient.apply(  # type: ignore[no-untyped-call]
-            x, delta, A, B, C, starts, dy, dh_last
+            x, delta, A, B, C, starts, dy, dh_last, ctx.negative
         )
-        return gradients
+        return *gradients, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         return _one_replica_after_another(_Scan, info, in_dims, args)
 
 
@@ -253,14 +267,14 @@ class _ScanGradient(Function):
     """`_selective_scan_gradient` as a function of its own, since vmap may run over it too."""
 
     @staticmethod
-    def forward(*args: Tensor) -> tuple[Tensor, ...]:
+    def forward(*args: Any) -> tuple[Tensor, ...]:
         # Backward passes may run under an autocast that the forward pass switched off.
         with without_autocast(args[0].device):
             gradients: tuple[Tensor, ...] = _selective_scan_gradient(*args)
         return gradients
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         pass
 
     @staticmethod
@@ -268,12 +282,12 @@ class _ScanGradient(Function):
         raise NotImplementedError("second derivatives need selective_scan(..., method='loop')")
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         return _one_replica_after_another(_ScanGradient, info, in_dims, args)
 
 
 def _one_replica_after_another(
-    function: type[Function], info: Any, in_dims: tuple[int | None, ...], args: tuple[Tensor, ...]
+    function: type[Function], info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Results stacked over the replicas: steps in place cannot be batched without copies."""
     rows = []
@@ -301,16 +315,18 @@ class _Steps:
     step.
     """
 
-    def __init__(self, A: Tensor, a: Tensor, h: Tensor) -> None:
+    def __init__(self, A: Tensor, a: Tensor, h: Tensor, negative: bool) -> None:
         # For a power of 2, for which torch has a faster kernel on a CPU than for one of e.
         self.A = (A * math.log2(math.e)).contiguous()
-        self.a, self.h = a, h
+        self.a, self.h, self.negative = a, h, negative
         self.a_steps, self.h_steps = a.unbind(0), h.unbind(0)
 
     def fill(self, x: Tensor, delta: Tensor, B: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """The a_t = exp(delta_t A) of a chunk, and `start` with the states after it."""
+        """The a_t of a chunk, and `start` with the states after it."""
         a, h = self.a[: len(x)], self.h[: len(x) + 1]
         torch.mul(delta[:, :, None], self.A, out=a).exp2_()
+        if self.negative:
+            a.mul_(2).sub_(1)
         h[0] = start
         torch.mul(x[:, :, None], B[..., None], out=h[1:])
         for t in range(len(x)):
