@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat
 
-from datamodules.family import FunctionFamily, normal
+from datamodules.family import Drawn, FunctionFamily, normal
 from datamodules.lazy import torch
 
 if TYPE_CHECKING:
@@ -45,14 +45,15 @@ class LinearClassification(Classification):
     label: Literal["argmax", "sampled"] = "argmax"
     scale: PositiveFloat = 1.0
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         batch, _, d_x = x.shape
         W = normal(batch, d_y, d_x, like=x, generator=generator, scale=self.scale / math.sqrt(d_x))
         logits = x @ W.mT  # (batch, length, d_y)
         if self.label == "sampled":
             # The largest of logits with Gumbel noise is a draw from their softmax.
             logits = logits - torch.empty_like(logits).exponential_(generator=generator).log()
-        return x, torch.nn.functional.one_hot(logits.argmax(dim=2), d_y).to(x)
+        label = torch.nn.functional.one_hot(logits.argmax(dim=2), d_y).to(x)
+        return Drawn(x, label, latents={"weights": W})
 
 
 class GaussianMixture(Classification):
@@ -74,9 +75,9 @@ class GaussianMixture(Classification):
         if inputs != "gaussian":
             raise ValueError(f"function gaussian_mixture needs inputs gaussian, got {inputs}")
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         batch, length, d_x = x.shape
         mu = normal(batch, d_y, d_x, like=x, generator=generator)
         c = torch.randint(d_y, (batch, length), generator=generator, device=x.device)
         label = torch.nn.functional.one_hot(c, d_y).to(x)  # (batch, length, d_y)
-        return label @ mu + self.spread * x, label
+        return Drawn(label @ mu + self.spread * x, label, latents={"means": mu})

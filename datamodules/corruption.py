@@ -28,8 +28,12 @@ class Distractors(Spec):
     count: NonNegativeInt = 0
     scale: NonNegativeFloat = 1.0
 
-    def corrupt(self, y: Tensor, output: str, generator: torch.Generator) -> Tensor:
-        """The labels (batch, length, d_y) with some replaced; never the last one."""
+    def corrupt(self, y: Tensor, output: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Replaces labels (batch, length, d_y), never the last one.
+
+        Returns:
+            The labels, and which of them are replaced, bool (batch, length).
+        """
         batch, length, d_y = y.shape
         replaced = torch.zeros(batch, length, 1, dtype=torch.bool, device=y.device)
         replaced[:, :-1, 0] = random_subset((batch,), length - 1, self.count, y.device, generator)
@@ -38,7 +42,7 @@ class Distractors(Spec):
             noise = torch.nn.functional.one_hot(classes, d_y).to(y)
         else:
             noise = normal(*y.shape, like=y, generator=generator, scale=self.scale)
-        return torch.where(replaced, noise, y)
+        return torch.where(replaced, noise, y), replaced[..., 0]
 
 
 class Outliers(Spec):

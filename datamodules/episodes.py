@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from datamodules.classification import GaussianMixture
 from datamodules.corruption import Distractors, Outliers, flip_labels
 from datamodules.curriculum import Curriculum
-from datamodules.family import normal
-from datamodules.functions import Function
-from datamodules.inputs import Inputs, Preconditioned, Uniform
+from datamodules.family import Drawn, SequenceFamily, normal
+from datamodules.functions import SEQUENCES, Function
+from datamodules.inputs import Inputs, Preconditioned, Sign, Uniform
 from datamodules.lazy import torch
 from datamodules.linear import Linear, LinearFamily
 from datamodules.spec import Probability, Spec
@@ -32,7 +39,8 @@ class Episodes(NamedTuple):
 
     Attributes:
         x: Inputs, (batch, length, d_x).
-        y: What a model may see, noise and distractors included, (batch, length, d_y).
+        y: What a model may see, noise and distractors included, (batch, length, d_y); zero where
+            labels are hidden.
         target: What a prediction is scored on, the clean value, (batch, length, d_y).
         scored: Whether a position counts, bool (batch, length). The last always does.
     """
@@ -73,12 +81,14 @@ class Episodes(NamedTuple):
 class EpisodeSpec(Spec):
     """A kind of episode, as data: names and numbers only.
 
+    Sizes that a family of sequences settles may be left out, or be None.
+
     Attributes:
         d_x: Width of an input.
         d_y: Width of a label; where labels are classes, the number of them.
         num_context: Number N of examples before the query.
-        function: Function family; `linear` if its data has no name.
-        inputs: Input distribution.
+        function: Family of functions or of sequences; `linear` if its data has no name.
+        inputs: Input distribution; None for families of sequences, which draw their inputs.
         input_scale: Factor on the inputs it draws, before the function sees them.
         noise: Standard deviation of the gaussian noise on every visible label.
         label_flip: Probability of every visible label to be another class, uniformly drawn.
@@ -91,7 +101,7 @@ class EpisodeSpec(Spec):
     d_y: PositiveInt = 10
     num_context: PositiveInt = 10
     function: Function = Linear()
-    inputs: Inputs = Uniform()
+    inputs: Inputs | None = Uniform()
     input_scale: PositiveFloat = 1.0
     noise: NonNegativeFloat = 0.0
     label_flip: Probability = 0.0
@@ -105,8 +115,15 @@ class EpisodeSpec(Spec):
         return self.function.output
 
     @property
+    def labels_hidden(self) -> bool:
+        """Whether the visible y is zero everywhere."""
+        return self.function.labels_hidden
+
+    @property
     def input_variance(self) -> float:
         """Mean over the coordinates of E x_p^2."""
+        if self.inputs is None:
+            return 1 / self.d_x  # of one-hot symbols and of keys on the unit sphere
         drawn = self.input_scale**2 * self.inputs.variance
         if isinstance(self.function, GaussianMixture):  # adds the means of its classes
             return 1 + self.function.spread**2 * drawn
@@ -119,8 +136,11 @@ class EpisodeSpec(Spec):
         Distractors, outliers and flipped labels are left out. A family that knows no closed form is
         measured on a thousand episodes, always the same ones.
         """
-        drawn = 1.0 if isinstance(self.inputs, Preconditioned) else self.inputs.variance
-        known = self.function.label_variance(self.d_x, self.d_y, self.input_scale**2 * drawn)
+        drawn = self.input_variance
+        if self.inputs is not None:
+            preconditioned = isinstance(self.inputs, Preconditioned)
+            drawn = self.input_scale**2 * (1.0 if preconditioned else self.inputs.variance)
+        known = self.function.label_variance(self.d_x, self.d_y, drawn)
         if known is None:
             target = EpisodeSampler(self).sample(1000, Generators(0, "tune", 0, "cpu")).target
             known = target.square().mean().item()
@@ -151,6 +171,41 @@ class EpisodeSpec(Spec):
             return {"name": "linear", **value}
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _what_a_sequence_settles(cls, given: Any) -> Any:
+        function = given.get("function") if isinstance(given, Mapping) else None
+        if isinstance(function, Mapping) and function.get("name") in SEQUENCES:
+            try:
+                function = SEQUENCES[function["name"]].model_validate(function)
+            except ValidationError:  # which is said where the function is read
+                return {name: value for name, value in given.items() if value is not None}
+        if not isinstance(function, SequenceFamily):
+            return given
+        settled = {**function.settles, "inputs": None}
+        return {**given, **{n: v for n, v in settled.items() if given.get(n) is None}}
+
+    @model_validator(mode="after")
+    def _sequence_fits(self) -> EpisodeSpec:
+        if not isinstance(self.function, SequenceFamily):
+            return self
+        points = self.curriculum.points if self.curriculum is not None else None
+        lengths = {self.num_context + 1 if points is None else points.start, self.num_context + 1}
+        self.function.check(self.d_x, self.d_y, lengths)
+        given = {
+            "inputs": self.inputs and self.inputs.name,
+            "input_scale": self.input_scale if self.input_scale != 1 else None,
+            "noise": self.noise,
+            "label_flip": self.label_flip,
+            "distractors.count": self.distractors.count,
+            "outliers.probability": self.outliers.probability,
+            "curriculum.dims": self.curriculum and self.curriculum.dims,
+        }
+        for setting, found in given.items():
+            if found and setting not in self.function.takes:
+                raise ValueError(f"function {self.function.name} takes no {setting}, got {found}")
+        return self
+
     @model_validator(mode="after")
     def _parts_fit(self) -> EpisodeSpec:
         size = (self.num_context + 1) * (self.d_x + self.d_y)
@@ -159,8 +214,11 @@ class EpisodeSpec(Spec):
                 f"(num_context + 1) * (d_x + d_y) must be at most {MAX_EPISODE_SIZE:,}, "
                 f"the numbers of one episode, got {size:,}"
             )
-        self.function.check(self.d_x, self.d_y, self.inputs.name)
-        self.inputs.check(self.d_x, self.function.name)
+        if not isinstance(self.function, SequenceFamily):
+            if self.inputs is None:
+                raise ValueError(f"function {self.function.name} needs inputs, got none")
+            self.function.check(self.d_x, self.d_y, self.inputs.name)
+            self.inputs.check(self.d_x, self.function.name)
         if self.distractors.count > self.num_context:
             raise ValueError(
                 f"distractors.count must be at most num_context = {self.num_context}, "
@@ -184,7 +242,7 @@ class EpisodeSpec(Spec):
                     "orthogonal outliers need a linear function with one W for the episode, "
                     f"got {self.function.name}"
                 )
-            if self.inputs.name == "preconditioned":
+            if isinstance(self.inputs, Preconditioned):
                 raise ValueError("orthogonal outliers do not go with preconditioned inputs")
             if self.d_x < self.d_y + 2:
                 raise ValueError(
@@ -201,7 +259,7 @@ class EpisodeSpec(Spec):
         if dims is not None:
             if dims.end != self.d_x:
                 raise ValueError(f"curriculum.dims must end at d_x = {self.d_x}, got {dims.end}")
-            if self.inputs.name in ("sign", "preconditioned"):
+            if isinstance(self.inputs, Sign | Preconditioned):
                 raise ValueError(
                     f"curriculum.dims sets coordinates of x to zero; inputs {self.inputs.name} "
                     "have none"
@@ -227,9 +285,33 @@ class EpisodeSampler:
     """Draws batches of the episodes that a spec describes."""
 
     def __init__(self, spec: EpisodeSpec) -> None:
+        if isinstance(spec.function, SequenceFamily):
+            spec.function.prepare()
         self.spec = spec
 
-    def sample(self, batch_size: int, generators: Generators, step: int | None = None) -> Episodes:
+    @overload
+    def sample(
+        self, batch_size: int, generators: Generators, step: int | None = None
+    ) -> Episodes: ...
+
+    @overload
+    def sample(
+        self,
+        batch_size: int,
+        generators: Generators,
+        step: int | None = None,
+        *,
+        latents: Literal[True],
+    ) -> tuple[Episodes, dict[str, Tensor]]: ...
+
+    def sample(
+        self,
+        batch_size: int,
+        generators: Generators,
+        step: int | None = None,
+        *,
+        latents: bool = False,
+    ) -> Episodes | tuple[Episodes, dict[str, Tensor]]:
         """Draws a batch, float32, on the device of the generators.
 
         Weights, inputs, noise and corruption come from a generator each, so that adding noise
@@ -239,25 +321,27 @@ class EpisodeSampler:
             batch_size: Number of episodes.
             generators: Of this batch.
             step: Where a curriculum stands, in optimizer steps; None for its end.
+            latents: Whether to return beside the episodes what they were drawn from, by name, each
+                (batch, ...): what the family says, `noise_level`, and which labels are distractors.
+                The episodes are the same.
         """
         spec = self.spec
         dims, length = spec.sizes(step)
-        x = spec.inputs.sample((batch_size, length, spec.d_x), generators("inputs"))
-        if spec.input_scale != 1:
-            x = spec.input_scale * x
-        if dims < spec.d_x:
-            x[:, :, dims:] = 0
-        x, target = spec.function.sample(x, spec.d_y, generators("weights"))
-        x = spec.inputs.observed(x)
+        x, target, scored, of_family = self._draw(batch_size, length, dims, generators)
+        known = dict(of_family)
         y = target
+        if spec.labels_hidden:
+            y = target.new_zeros(()).expand_as(target)  # one zero, wherever it is read
         if spec.noise > 0:
             y = y + normal(*y.shape, like=y, generator=generators("noise"), scale=spec.noise)
+            known["noise_level"] = torch.full_like(y[:, 0, 0], spec.noise)
         if spec.label_flip > 0:
             y = flip_labels(y, spec.label_flip, generators("noise"))
-        scored = torch.ones(batch_size, length, dtype=torch.bool, device=x.device)
+        if scored is None:
+            scored = torch.ones(batch_size, length, dtype=torch.bool, device=x.device)
         corruption = generators("corruption")
         if spec.distractors.count > 0:
-            y = spec.distractors.corrupt(y, spec.output, corruption)
+            y, known["distractor"] = spec.distractors.corrupt(y, spec.output, corruption)
         if spec.outliers.probability > 0:
             W = None
             if spec.outliers.kind == "orthogonal" and isinstance(spec.function, LinearFamily):
@@ -267,7 +351,22 @@ class EpisodeSampler:
             scored = ~outlier
         if dims < spec.d_x:  # families and outliers may have filled them
             x[:, :, dims:] = 0
-        return Episodes(x, y, target, scored)
+        episodes = Episodes(x, y, target, scored)
+        return (episodes, known) if latents else episodes
+
+    def _draw(self, batch_size: int, length: int, dims: int, generators: Generators) -> Drawn:
+        """Inputs and clean labels."""
+        spec = self.spec
+        if isinstance(spec.function, SequenceFamily):
+            return spec.function.draw(batch_size, length, spec.d_x, spec.d_y, generators)
+        assert spec.inputs is not None
+        x = spec.inputs.sample((batch_size, length, spec.d_x), generators("inputs"))
+        if spec.input_scale != 1:
+            x = spec.input_scale * x
+        if dims < spec.d_x:
+            x[:, :, dims:] = 0
+        drawn = spec.function.sample(x, spec.d_y, generators("weights"))
+        return drawn._replace(x=spec.inputs.observed(drawn.x))
 
     def batches(self, num_episodes: int, generators: Generators) -> Iterator[Episodes]:
         """Draws a set of any size in batches, so that memory does not grow with it.

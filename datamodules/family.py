@@ -1,8 +1,10 @@
-"""What every function family is."""
+"""What every family of episodes is, and what families are made with."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from datamodules.lazy import torch
 from datamodules.spec import Spec
@@ -10,17 +12,50 @@ from datamodules.spec import Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from datamodules.stream import Generators
 
-class FunctionFamily(Spec):
-    """What maps the inputs of an episode to its labels: a random function for each episode."""
+
+class Drawn(NamedTuple):
+    """What a family draws.
+
+    Attributes:
+        x: Inputs, (batch, length, d_x).
+        target: Clean labels, (batch, length, d_y).
+        scored: Whether a position counts, bool (batch, length), at the last always; None where all
+            positions do.
+        latents: What it was drawn from, by name, each (batch, ...): what no function of x and y can
+            know for sure.
+    """
+
+    x: Tensor
+    target: Tensor
+    scored: Tensor | None = None
+    latents: Mapping[str, Tensor] = MappingProxyType({})
+
+
+class Family(Spec):
+    """What all families say of themselves.
+
+    Attributes:
+        name: What the family is called in specs.
+        labels_hidden: Whether the visible y is zero everywhere: a model sees the inputs alone.
+        beside: Names of the exact algorithms of such episodes that every model is measured beside,
+            those of all families left out.
+    """
+
+    labels_hidden: ClassVar[bool] = False
+    beside: ClassVar[tuple[str, ...]] = ()
+    name: str
 
     @property
     def output(self) -> Literal["value", "logits"]:
         """What a predictor is to return: values, or the logits of d_y classes (y is one-hot)."""
         return "value"
 
-    def check(self, d_x: int, d_y: int, inputs: str) -> None:
-        """Raises ValueError if there is no such function of these widths and inputs."""
+    @property
+    def reference(self) -> str:
+        """Name of the algorithm whose error those of all models are held against."""
+        return {"value": "gradient_descent", "logits": "softmax_gradient_descent"}[self.output]
 
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float | None:
         """Mean over the coordinates of E y_q^2, in closed form; of one-hot labels the variance.
@@ -35,7 +70,18 @@ class FunctionFamily(Spec):
         """
         return None
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
+        """What all episodes share and an exact algorithm has to be told, by name, on the CPU."""
+        return {}
+
+
+class FunctionFamily(Family):
+    """What maps the inputs of an episode to its labels: a random function for each episode."""
+
+    def check(self, d_x: int, d_y: int, inputs: str) -> None:
+        """Raises ValueError if there is no such function of these widths and inputs."""
+
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         """Draws a function for each episode and evaluates it.
 
         Args:
@@ -44,15 +90,121 @@ class FunctionFamily(Spec):
             generator: On the device of x.
 
         Returns:
-            The inputs, as given unless the family says that it moves them, and their clean labels
-            (batch, length, d_y).
+            The inputs, as given unless the family says that it moves them, and their labels.
         """
         raise NotImplementedError
+
+
+class SequenceFamily(Family):
+    """What draws the inputs of an episode and their labels together.
+
+    Such episodes take no input distribution. Of what else may be done to episodes, they take what
+    `takes` names; a curriculum of lengths is taken where the length is free.
+
+    Attributes:
+        takes: Settings of `EpisodeSpec` that go with the family.
+    """
+
+    takes: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def settles(self) -> dict[str, int]:
+        """The sizes d_x, d_y, num_context that follow from the settings of the family."""
+        return {}
+
+    @property
+    def least_length(self) -> int:
+        """Positions that an episode has at least."""
+        return 2
+
+    @property
+    def most_length(self) -> int | None:
+        """Positions that an episode has at most; None for any number."""
+        return None
+
+    def check(self, d_x: int, d_y: int, lengths: Collection[int]) -> None:
+        """Raises ValueError if there are no episodes of these widths and numbers of positions."""
+        given = {"d_x": d_x, "d_y": d_y, "num_context": max(lengths) - 1}
+        for size, settled in self.settles.items():
+            if given[size] != settled:
+                raise ValueError(
+                    f"{size} follows from function {self.name} and is {settled}, got {given[size]}"
+                )
+        least, most = self.least_length, self.most_length
+        for length in lengths:
+            if length < least or (most is not None and length > most):
+                bounds = f"at least {least}" if most is None else f"{least} to {most}"
+                raise ValueError(
+                    f"an episode of function {self.name} has {bounds} positions, that is "
+                    f"num_context + 1, got {length}"
+                )
+
+    def prepare(self) -> None:
+        """Raises ValueError if what episodes are drawn from is not at hand."""
+
+    def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
+        """Draws a batch of episodes.
+
+        Args:
+            batch: Number of episodes.
+            length: Positions of an episode.
+            d_x: Width of an input.
+            d_y: Width of a label.
+            generators: Of this batch; each component is asked for once.
+        """
+        raise NotImplementedError
+
+
+class SymbolFamily(SequenceFamily):
+    """Sequences of symbols: x is one-hot, and the labels, which are classes, are hidden.
+
+    Class j is what the j-th symbol stands for, unless a family says otherwise. Where nothing is
+    asked the target is zero.
+    """
+
+    labels_hidden: ClassVar[bool] = True
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """What the d_x symbols are called."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the d_y classes are called."""
+        raise NotImplementedError
+
+    @property
+    def output(self) -> Literal["value", "logits"]:
+        return "logits"
+
+    @property
+    def reference(self) -> str:
+        return "uniform"
+
+    @property
+    def settles(self) -> dict[str, int]:
+        return {"d_x": len(self.symbols), "d_y": len(self.classes)}
+
+    def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
+        return (d_y - 1) / d_y**2  # of equal classes
 
 
 def normal(*shape: int, like: Tensor, generator: torch.Generator, scale: float = 1.0) -> Tensor:
     """Draws from N(0, scale^2), of the type and on the device of `like`."""
     return like.new_empty(shape).normal_(0, scale, generator=generator)
+
+
+def one_hot(index: Tensor, size: int) -> Tensor:
+    """Unit vectors, float32 (..., size), of indices (...)."""
+    zero = torch.zeros(*index.shape, size, device=index.device)
+    return zero.scatter_(-1, index[..., None], 1.0)
+
+
+def below(bound: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform integers from 0 to bound - 1, of a shape that the bound broadcasts to."""
+    u = torch.rand(shape, generator=generator, device=bound.device)
+    return (u * bound).long().clamp_(max=bound - 1)  # the product may be rounded up to the bound
 
 
 def random_subset(

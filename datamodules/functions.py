@@ -1,17 +1,23 @@
-"""All function families, and episodes of several of them."""
+"""All families of episodes, and episodes of several families of functions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from datamodules.automaton import Automaton
 from datamodules.classification import GaussianMixture, LinearClassification
-from datamodules.family import FunctionFamily
+from datamodules.copying import Induction, NoisyRecall, SelectiveCopy
+from datamodules.family import Drawn, FunctionFamily, SequenceFamily
+from datamodules.groups import WordProblem
 from datamodules.lazy import torch
 from datamodules.linear import Linear, LinearDrift, LinearPool, SparseLinear
+from datamodules.list_ops import ListOps
 from datamodules.nonlinear import DecisionTree, Quadratic, ReluNetwork, Sine, SparseParity
+from datamodules.recall import Recall
 from datamodules.spec import Spec
+from datamodules.text import Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +35,13 @@ SingleFunction = (
     | GaussianMixture
     | SparseParity
 )
+Sequence = (
+    Recall | WordProblem | Automaton | SelectiveCopy | NoisyRecall | Induction | ListOps | Text
+)
+# The class of each name.
+SEQUENCES: dict[str, type[SequenceFamily]] = {
+    family.model_fields["name"].default: family for family in get_args(Sequence)
+}
 
 
 class Weighted(Spec):
@@ -80,16 +93,16 @@ class Mixture(FunctionFamily):
             total += part.weight * known
         return total / sum(part.weight for part in self.components)
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         weights = torch.tensor([part.weight for part in self.components], device=x.device)
         choice = weights.multinomial(x.shape[0], replacement=True, generator=generator)
-        choice = choice[:, None, None]  # (batch, 1, 1)
         chosen_x, target = x, x.new_empty(*x.shape[:2], d_y)
         for number, part in enumerate(self.components):
-            part_x, part_target = part.function.sample(x, d_y, generator)
-            chosen_x = torch.where(choice == number, part_x, chosen_x)
-            target = torch.where(choice == number, part_target, target)
-        return chosen_x, target
+            drawn = part.function.sample(x, d_y, generator)
+            chosen = (choice == number)[:, None, None]  # (batch, 1, 1)
+            chosen_x = torch.where(chosen, drawn.x, chosen_x)
+            target = torch.where(chosen, drawn.target, target)
+        return Drawn(chosen_x, target, latents={"component": choice})
 
 
-Function = Annotated[SingleFunction | Mixture, Field(discriminator="name")]
+Function = Annotated[SingleFunction | Mixture | Sequence, Field(discriminator="name")]

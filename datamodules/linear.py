@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from datamodules.family import FunctionFamily, normal, random_subset
+from datamodules.family import Drawn, FunctionFamily, normal, random_subset
 from datamodules.lazy import torch
 from datamodules.spec import Probability
 from datamodules.stream import fixed_generator
@@ -24,8 +24,9 @@ class LinearFamily(FunctionFamily):
         """Draws W for each episode, (batch, d_y, d_x); x (batch, length, d_x) says where."""
         raise NotImplementedError
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return x, x @ self.weights(x, d_y, generator).mT
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
+        W = self.weights(x, d_y, generator)
+        return Drawn(x, x @ W.mT, latents={"weights": W})
 
 
 class Linear(LinearFamily):
@@ -110,12 +111,25 @@ class LinearPool(LinearFamily):
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
         return self.scale**2 * d_x * input_variance
 
+    def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
+        return {"pool": self.pool(d_x, d_y)}
+
     def pool(self, d_x: int, d_y: int) -> Tensor:
         """All matrices, float32 (pool_size, d_y, d_x) on the CPU."""
         return self.scale * _unit_pool(self.pool_size, self.pool_seed, d_x, d_y)
 
     def weights(self, x: Tensor, d_y: int, generator: torch.Generator) -> Tensor:
-        j = torch.randint(self.pool_size, x.shape[:1], generator=generator, device=x.device)
+        return self._member(self._numbers(x, generator), x, d_y)
+
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
+        j = self._numbers(x, generator)
+        W = self._member(j, x, d_y)
+        return Drawn(x, x @ W.mT, latents={"weights": W, "pool_member": j})
+
+    def _numbers(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randint(self.pool_size, x.shape[:1], generator=generator, device=x.device)
+
+    def _member(self, j: Tensor, x: Tensor, d_y: int) -> Tensor:
         pool = _unit_pool(self.pool_size, self.pool_seed, x.shape[2], d_y)
         return self.scale * pool[j.cpu()].to(x)  # (batch, d_y, d_x)
 
@@ -140,7 +154,7 @@ class LinearDrift(FunctionFamily):
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
         return self.scale**2 * d_x * input_variance
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         batch, length, d_x = x.shape
         Xi = normal(batch, length, d_y, d_x, like=x, generator=generator, scale=self.scale)
         # W_i = sum_j mixing[i, j] Xi_j, where Xi_0 is W_0.
@@ -149,7 +163,7 @@ class LinearDrift(FunctionFamily):
         mixing = torch.where(lag >= 0, x.new_tensor(self.rho) ** lag.clamp(min=0), 0.0)
         mixing[:, 1:] *= math.sqrt(1 - self.rho**2)
         W = torch.einsum("ij,bjqp->biqp", mixing, Xi)
-        return x, torch.einsum("biqp,bip->biq", W, x)
+        return Drawn(x, torch.einsum("biqp,bip->biq", W, x), latents={"weights": W})
 
 
 @lru_cache(maxsize=4)

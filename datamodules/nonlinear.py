@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from datamodules.family import FunctionFamily, normal, random_subset
+from datamodules.family import Drawn, FunctionFamily, normal, random_subset
 from datamodules.lazy import torch
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ class Quadratic(FunctionFamily):
 
     name: Literal["quadratic"] = "quadratic"
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         W = normal(x.shape[0], d_y, x.shape[2], like=x, generator=generator)
-        return x, x.square() @ W.mT / math.sqrt(3)
+        return Drawn(x, x.square() @ W.mT / math.sqrt(3), latents={"weights": W})
 
 
 class ReluNetwork(FunctionFamily):
@@ -44,11 +44,12 @@ class ReluNetwork(FunctionFamily):
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
         return d_x * input_variance
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         batch, _, d_x = x.shape
         W_1 = normal(batch, self.hidden, d_x, like=x, generator=generator)
         W_2 = normal(batch, d_y, self.hidden, like=x, generator=generator)
-        return x, math.sqrt(2 / self.hidden) * (x @ W_1.mT).relu_() @ W_2.mT
+        target = math.sqrt(2 / self.hidden) * (x @ W_1.mT).relu_() @ W_2.mT
+        return Drawn(x, target, latents={"W_1": W_1, "W_2": W_2})
 
 
 class DecisionTree(FunctionFamily):
@@ -68,7 +69,7 @@ class DecisionTree(FunctionFamily):
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
         return 1.0
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         batch, length, d_x = x.shape
         num_leaves = 2**self.depth
         coordinates = torch.randint(
@@ -83,7 +84,8 @@ class DecisionTree(FunctionFamily):
             right = positive.gather(2, coordinate[..., None])[..., 0]
             node = 2 * node + 1 + right
         leaf = node - (num_leaves - 1)
-        return x, leaves.gather(1, leaf[..., None].expand(-1, -1, d_y))
+        target = leaves.gather(1, leaf[..., None].expand(-1, -1, d_y))
+        return Drawn(x, target, latents={"coordinates": coordinates, "leaf": leaf})
 
 
 class Sine(FunctionFamily):
@@ -107,11 +109,12 @@ class Sine(FunctionFamily):
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float | None:
         return None if self.legacy_tied else (0.5**3 - 0.1**3) / (0.5 - 0.1) / 6  # E A^2 / 2
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         u = torch.rand((2, x.shape[0], 1, 1), generator=generator, device=x.device)
         amplitude = 0.1 + 0.4 * u[0]
         phase = math.pi * (u[0] if self.legacy_tied else u[1])
-        return x, amplitude * torch.sin(x + phase)
+        latents = {"amplitude": amplitude.flatten(), "phase": phase.flatten()}
+        return Drawn(x, amplitude * torch.sin(x + phase), latents=latents)
 
 
 class SparseParity(FunctionFamily):
@@ -138,6 +141,7 @@ class SparseParity(FunctionFamily):
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
         return 1.0
 
-    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         secret = random_subset(x.shape[:1], x.shape[2], self.num_secret, x.device, generator)
-        return x, torch.where(secret[:, None], x, 1.0).prod(dim=2, keepdim=True)
+        target = torch.where(secret[:, None], x, 1.0).prod(dim=2, keepdim=True)
+        return Drawn(x, target, latents={"secret": secret})

@@ -30,10 +30,15 @@ class Generators:
     """
 
     def __init__(self, seed: int, split: Split, step: int, device: torch.device | str) -> None:
-        self.key = (seed, split, step)
+        self.key: tuple[int, Split, int] = (seed, split, step)
         self.device = device
         self._drawn: dict[Component, torch.Generator] = {}
         self._starts: dict[Component, torch.Tensor] = {}
+
+    @property
+    def split(self) -> Split:
+        """What the episodes are for."""
+        return self.key[1]
 
     def __call__(self, component: Component) -> torch.Generator:
         """A new generator for one component, at the start of its sequence in this batch."""

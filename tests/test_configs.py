@@ -20,7 +20,7 @@ from rich.console import Console
 
 import zoo
 from datamodules import EpisodeSpec
-from datamodules.functions import Mixture, SingleFunction
+from datamodules.functions import Mixture, Sequence, SingleFunction
 from datamodules.inputs import Inputs
 from zoo import registry
 from zoo.commands.train import train
@@ -83,6 +83,10 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
     if choice in ("trainer=ddp", "trainer=ddp_cpu", "trainer=fsdp"):
         pytest.skip("starts processes: tests/test_train.py")
     config = config_of(choice, *SHORT, f"run_dir={tmp_path}")
+    if choice.startswith("data=") and EpisodeSpec(**settings_of(choice)["data"]).labels_hidden:
+        with pytest.raises(ValueError, match="data: the labels of function .* are hidden"):
+            train(config, tmp_path, Console(quiet=True))
+        return
     assert config.keys() == config_of().keys()  # a recipe that is not global adds a key
     metrics, run = train(config, tmp_path, Console(quiet=True))
     assert metrics["steps"] == 2
@@ -205,6 +209,7 @@ def test_the_file_of_an_input_distribution_has_the_defaults_of_its_class(path: P
 
 # What a kind of episodes is for stands in its own file: widths, context, inputs and these.
 MEANT = {
+    "parity": {"function.group"},
     "linear_curriculum": {"curriculum"},
     "linear_noisy": {"noise"},
     "linear_pool": {"noise"},
@@ -214,7 +219,8 @@ MEANT = {
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")))
 def test_the_file_of_a_kind_of_episodes_has_defaults_but_for_what_it_is_for(path: Path) -> None:
-    kinds = {defaults_of(cls)["name"]: cls for cls in (*get_args(SingleFunction), Mixture)}
+    families = (*get_args(SingleFunction), Mixture, *get_args(Sequence))
+    kinds = {defaults_of(cls)["name"]: cls for cls in families}
     data = settings_of(f"data={path.stem}")["data"]
     function = differences(data["function"], defaults_of(kinds[data["function"]["name"]]))
     others = differences(data, defaults_of(EpisodeSpec)).keys()

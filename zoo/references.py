@@ -6,6 +6,7 @@ import torch
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
+from datamodules.inputs import Preconditioned, Sign
 from datamodules.linear import Linear, LinearDrift, LinearPool
 from datamodules.stream import EVAL_SEED, Generators
 from zoo.predictor import Predictor
@@ -39,6 +40,7 @@ def linear_moments(spec: EpisodeSpec) -> LinearEpisodes | None:
     if (
         not isinstance(function, Linear | LinearDrift)
         or (isinstance(function, Linear) and function.mean_scale > 0)
+        or spec.inputs is None
         or spec.inputs.kurtosis is None
         or spec.outliers.probability > 0
         or spec.distractors.count == spec.num_context
@@ -73,7 +75,7 @@ def facts_of(spec: EpisodeSpec) -> EpisodeFacts:
         noise_variance=spec.noise**2,
         clean=spec.distractors.count == 0
         and spec.outliers.probability == 0
-        and spec.inputs.name != "preconditioned",
+        and not isinstance(spec.inputs, Preconditioned),
         weight_variance=weights.scale**2 if weights is not None and centred else None,
         rho=function.rho if isinstance(function, LinearDrift) else None,
         pool=pool,
@@ -102,7 +104,7 @@ def has_best_schedule(spec: EpisodeSpec) -> bool:
         moments is not None
         and moments.rho == 1
         and moments.input_kurtosis <= 3
-        and spec.inputs.name != "sign"
+        and not isinstance(spec.inputs, Sign)
         and moments.noise_variance == moments.num_distractors == 0
     )
 

@@ -255,7 +255,7 @@ def test_sampled_classes_follow_the_softmax_of_logits_of_the_stated_scale() -> N
 def test_points_of_a_gaussian_mixture_lie_around_the_means_of_their_classes() -> None:
     z = math.sqrt(2.0) * random_normal(2000, 60, 3)
     function = GaussianMixture(spread=0.5)
-    x, label = function.sample(z, 2, torch.Generator().manual_seed(0))
+    x, label, *_ = function.sample(z, 2, torch.Generator().manual_seed(0))
     mu = (x - 0.5 * z)[:, :, None] * label[..., None]  # (batch, length, d_y, d_x)
     means = mu.sum(1) / label.sum(1)[..., None]
     torch.testing.assert_close(label @ means + 0.5 * z, x, atol=1e-5, rtol=1e-5)

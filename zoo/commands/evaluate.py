@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from datamodules.text import open_text
 from zoo.commands.resolvers import register_resolvers
 from zoo.commands.settings import EvaluateSettings
 from zoo.errors import first_line, refusing
@@ -35,6 +36,8 @@ def command(config: DictConfig) -> None:
         with refusing(ValueError, OSError):
             plain: Any = OmegaConf.to_container(config, resolve=True)
             settings = EvaluateSettings(**plain)
+            if settings.text is not None:
+                open_text(settings.text)
             check_device(settings.device)
             output = Path(settings.output)
             entries = entries_of(settings.predictors, settings.device)

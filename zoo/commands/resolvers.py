@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from datamodules.episodes import EpisodeSpec
 from datamodules.inputs import Uniform
+from datamodules.text import Text, open_text
 from zoo.training.directory import run_directory
 
 
@@ -21,6 +22,7 @@ def register_resolvers() -> None:
         ("gpu_or_cpu", gpu_or_cpu, True),
         ("unit_scale", unit_scale, False),
         ("uniform_variance", uniform_variance, False),
+        ("text_of", text_of, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=once, replace=True)
 
@@ -51,3 +53,10 @@ def unit_scale(part: Literal["x", "y"], *, _root_: DictConfig) -> float:
 def uniform_variance(r: float) -> float:
     """The variance of a coordinate of the `uniform` inputs."""
     return Uniform(r=r).variance
+
+
+def text_of(part: Literal["file", "sha256", "num_bytes"], *, _root_: DictConfig) -> str | int:
+    """What a spec says of the text that `text=FILE` names, or of the one in the package."""
+    text = Text() if _root_.text is None else open_text(_root_.text)
+    value: str | int = getattr(text, part)
+    return value

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from datamodules.episodes import EpisodeSpec
 from datamodules.suites import Suite
+from datamodules.text import open_text
 from zoo.commands.resolvers import register_resolvers
 from zoo.errors import problems
 from zoo.evaluation.names import FitOn
-from zoo.training.options import RunOptions
+from zoo.training.options import RunOptions, check_labels
 from zoo.training.settings import ModelSettings
 
 S = TypeVar("S", bound=BaseModel)
@@ -29,6 +30,7 @@ class EvaluateSettings(BaseModel):
     imitates: list[str | dict[str, Any]] | None
     device: str
     fit_on: FitOn
+    text: str | None = None
     num_episodes: int = Field(ge=2)
     output: str
     suites: dict[str, Suite] = Field(min_length=1)
@@ -39,6 +41,13 @@ class EvaluateSettings(BaseModel):
     def _of_their_final_sizes(cls, given: Any) -> Any:
         # A curriculum is a matter of training.
         return {**given, "curriculum": None} if isinstance(given, dict) else given
+
+    @field_validator("data")
+    @classmethod
+    def _labels_are_shown(cls, given: EpisodeSpec | None) -> EpisodeSpec | None:
+        if given is not None:
+            check_labels(given)
+        return given
 
 
 class ReproduceSettings(BaseModel):
@@ -72,6 +81,8 @@ def check_values(command: str, config: Mapping[str, Any]) -> None:
         config: As composed.
     """
     register_resolvers()
+    if isinstance(config.get("text"), str):
+        open_text(config["text"])
     _check(SETTINGS[command], config)
 
 

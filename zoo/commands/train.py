@@ -135,7 +135,8 @@ def command(config: DictConfig) -> float | None:
 
     def resume_hint() -> str:
         targets = targets_of(OmegaConf.to_container(config, resolve=True))
-        return typed_resume(sys.argv[0], run_dir, sorted(targets - shipped_targets(CONFIGS)))
+        allowed = sorted(targets - shipped_targets(CONFIGS))
+        return typed_resume(sys.argv[0], run_dir, allowed, config.text)
 
     with one_line_exits(run_dir, resume_hint):
         with sole_writer(run_dir) if rank_of_process() == 0 else nullcontext():

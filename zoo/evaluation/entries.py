@@ -151,6 +151,6 @@ def _sum_of_sizes(value: Any, name: str = "") -> int:
         return sum(_sum_of_sizes(part, key) for key, part in value.items())
     if isinstance(value, list):
         return sum(map(_sum_of_sizes, value))
-    if not isinstance(value, int) or name.endswith("seed"):
+    if not isinstance(value, int) or name.endswith("seed") or name == "num_bytes":
         return 0
     return 2**value if name == "depth" else value

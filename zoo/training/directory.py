@@ -25,8 +25,8 @@ METRICS_BEFORE = "metrics_before.json"
 # 1,800 bytes, 90 lines and 4 interpolations, which multiply as aliases do.
 MAX_CONFIG_BYTES = 2**15
 MAX_CONFIG_NODES, MAX_CONFIG_LEVELS, MAX_CONFIG_INTERPOLATIONS = 2_000, 20, 20
-# Of this process alone: where it writes, and what it may build of a run's own configuration.
-NOT_OF_THE_RUN = {"resume", "run_dir", "allow_targets"}
+# Of this process alone: where it writes, and what it may build and read of what a run names.
+NOT_OF_THE_RUN = {"resume", "run_dir", "allow_targets", "text"}
 
 
 def run_directory(resume: str | None) -> str:
@@ -172,8 +172,11 @@ def _without_place(config: DictConfig) -> DictConfig:
     saved = config.copy()
     saved.checkpoint_tag = config.checkpoint_tag  # resolved, it hangs on the command line
     saved.resume = saved.run_dir = None
+    if OmegaConf.select(config, "data.function.name") == "text":  # so does what text=FILE holds
+        saved.data.function = OmegaConf.to_container(config.data.function, resolve=True)
     with open_dict(saved):
         saved.pop("allow_targets", None)  # whoever resumes the run says that
+        saved.pop("text", None)
     return saved
 
 

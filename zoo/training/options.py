@@ -108,6 +108,7 @@ class RunOptions(BaseModel):
 
     resume: str | None
     allow_targets: list[str] = []
+    text: str | None = None
     run_dir: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     seeds: PositiveInt = 1
@@ -147,6 +148,12 @@ class RunOptions(BaseModel):
         """Episodes in the test set of a model whose mean error has such a tail or not."""
         return self.test_episodes or num_test_of(self.eval_episodes, heavy_tailed)
 
+    @field_validator("data")
+    @classmethod
+    def _labels_are_shown(cls, given: EpisodeSpec) -> EpisodeSpec:
+        check_labels(given)
+        return given
+
     @field_validator("optim", mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:
@@ -158,6 +165,13 @@ class RunOptions(BaseModel):
         return given
 
     @model_validator(mode="after")
+    def _text_is_read(self) -> "RunOptions":
+        family = self.data.function.name
+        if self.text is not None and self.resume is None and family != "text":
+            raise ValueError(f"text={self.text} is read by data=text, got function {family}")
+        return self
+
+    @model_validator(mode="after")
     def _seeds_fit(self) -> "RunOptions":
         if self.seed + self.seeds > 2**63:
             raise ValueError(f"seed + seeds must be at most 2^63, got {self.seed + self.seeds}")
@@ -167,6 +181,15 @@ class RunOptions(BaseModel):
                 f"that diverges, got {self.on_nonfinite} with {self.num_replicas} of them"
             )
         return self
+
+
+def check_labels(spec: EpisodeSpec) -> None:
+    """Raises ValueError for episodes that nothing is trained or measured on yet."""
+    if spec.labels_hidden:
+        raise ValueError(
+            f"the labels of function {spec.function.name} are hidden; such episodes can be drawn, "
+            "not trained or measured on"
+        )
 
 
 def replicas_of(optim: OptimConfig, seeds: list[int]) -> dict[str, tuple[float, int]]:

@@ -64,19 +64,23 @@ def typed_override(name: str, path: Path | str) -> str:
     return shlex.quote(as_override(name, short_path(path)))
 
 
-def typed_resume(script: str, run_dir: Path | str, allow_targets: Sequence[str] = ()) -> str:
+def typed_resume(
+    script: str, run_dir: Path | str, allow_targets: Sequence[str] = (), text: str | None = None
+) -> str:
     """The command that goes on with a run, to be pasted into a shell."""
     words = ["python", short_path(script), as_override("resume", short_path(run_dir))]
     if allow_targets:
         words.append(f"allow_targets=[{','.join(allow_targets)}]")
+    if text is not None:
+        words.append(as_override("text", short_path(text)))
     return shlex.join(words)
 
 
 def quote_paths(arguments: Sequence[str], file_of_run: str) -> list[str]:
     """The arguments, with the directories of runs quoted where Hydra would not take them as typed.
 
-    `resume=DIRECTORY` is quoted if there is such a run. A new directory, `hydra.run.dir=DIRECTORY`,
-    is quoted if Hydra would not read a text there.
+    `resume=DIRECTORY` is quoted if there is such a run, and `text=FILE` if there is such a file. A
+    new directory, `hydra.run.dir=DIRECTORY`, is quoted if Hydra would not read a text there.
 
     Args:
         arguments: Of the command line.
@@ -86,8 +90,10 @@ def quote_paths(arguments: Sequence[str], file_of_run: str) -> list[str]:
     for argument in arguments:
         prefix, name, text = _split(argument)
         is_run = name == "resume" and text and (Path(text) / file_of_run).is_file()
+        is_file = name == "text" and text and Path(text).is_file()
         is_new = name == "hydra.run.dir" and "${" not in text and not _is_text(argument)
-        quoted.append(prefix + as_override(name, text) if is_run or is_new else argument)
+        is_path = is_run or is_file or is_new
+        quoted.append(prefix + as_override(name, text) if is_path else argument)
     return quoted
 
 

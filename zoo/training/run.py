@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.datamodule import EpisodeDataModule, EpisodeSets, ReplicaDataModule
+from datamodules.text import open_text
 from zoo.files import CONFIGS, remove_half_written
 from zoo.predictor import Predictor
 from zoo.references import references_of
@@ -87,6 +88,8 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
     if settings.resume is not None:  # what the run says, which may be somebody else's
         shipped = shipped_targets(CONFIGS)
         check_targets(settings.model_dump(), shipped.union(settings.allow_targets))
+    if settings.text is not None:
+        open_text(settings.text)
     check_devices(settings.trainer)
     with torch.random.fork_rng(devices=[]):
         model = settings.model.create()  # refuses wrong arguments before all that takes long

@@ -191,7 +191,7 @@ def hyperparameters_of(settings: RunSettings) -> dict[str, str | float]:
         "architecture": model.name,
         **{name: model.arguments[name] for name in names if name in model.arguments},
         "family": spec.function.name,
-        "inputs": spec.inputs.name,
+        "inputs": spec.inputs.name if spec.inputs is not None else "of the function",
         "d_x": spec.d_x,
         "d_y": spec.d_y,
         "num_context": spec.num_context,

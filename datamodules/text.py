@@ -1,0 +1,151 @@
+"""Bytes of a text, the next one to be predicted."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from datamodules.family import Drawn, SymbolFamily, one_hot
+from datamodules.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datamodules.stream import Generators, Split
+
+# The text in the package; its source and license stand beside it.
+SHIPPED = Path(__file__).parent / "texts" / "python_reference.txt"
+SHIPPED_SHA256 = "354c91a562653ffb60b62bc63026d15c066fd193bdf98b5c600312e048ef3d0f"
+SHIPPED_BYTES = 373_961
+# A text is read into memory.
+MOST_BYTES = 2**30
+
+# In tenths: training reads the first eight, validation and what is fitted to episodes the next.
+_STRETCHES: dict[Split, tuple[int, int]] = {
+    "train": (0, 8),
+    "val": (8, 9),
+    "tune": (8, 9),
+    "test": (9, 10),
+}
+# Texts by their hashes: those that a user named in this process.
+_opened: dict[str, bytes] = {}
+
+
+class Text(SymbolFamily):
+    """The next byte of a text, at every position of a window.
+
+    Windows are uniformly drawn: for training from the first eight tenths of the text, for
+    validation from the ninth, for tests from the last; none reaches into another stretch.
+
+    A spec names a text by its hash and never says where it is, as specs stand in the cards of
+    strangers. The text is the one in this package, unless a user names a file: see `open_text`.
+
+    Attributes:
+        file: What the text is called.
+        sha256: Hash of its bytes, in hexadecimal.
+        num_bytes: How many there are.
+    """
+
+    name: Literal["text"] = "text"
+    file: Annotated[str, Field(min_length=1, max_length=255)] = SHIPPED.name
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = SHIPPED_SHA256
+    num_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES)] = SHIPPED_BYTES
+
+    beside: ClassVar[tuple[str, ...]] = ("fitted_ngram", "in_context_ngram")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(map(_shown, range(256)))
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return self.classes
+
+    @property
+    def most_length(self) -> int:
+        return self.num_bytes // 10 - 1
+
+    def prepare(self) -> None:
+        self.content()
+
+    def content(self) -> bytes:
+        """The whole text.
+
+        Raises:
+            ValueError: If it is not at hand, or is not the one that the hash stands for.
+        """
+        found = _opened.get(self.sha256)
+        if found is None and self.sha256 == SHIPPED_SHA256:
+            found = _shipped()
+        if found is None:
+            raise ValueError(
+                f"the text {self.file} with sha256 {self.sha256} is not the one in the package: "
+                "text=FILE names one of your own"
+            )
+        if len(found) != self.num_bytes:
+            raise ValueError(f"text {self.file} has {len(found)} bytes, got {self.num_bytes}")
+        return found
+
+    def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
+        """The bytes that training reads, (num_bytes,)."""
+        return {"training_text": self._stretch("train").clone()}
+
+    def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
+        inputs = generators("inputs")
+        stretch = self._stretch(generators.split).to(inputs.device)
+        num_windows = len(stretch) - length
+        start = torch.randint(num_windows, (batch, 1), generator=inputs, device=inputs.device)
+        window = stretch[start + torch.arange(length + 1, device=inputs.device)].long()
+        x, target = one_hot(window[:, :-1], d_x), one_hot(window[:, 1:], d_y)
+        return Drawn(x, target, latents={"start": start[:, 0]})
+
+    def _stretch(self, split: Split) -> Tensor:
+        """The bytes that a split is drawn from, uint8 (num_bytes,)."""
+        content = self.content()
+        first, last = (len(content) * tenth // 10 for tenth in _STRETCHES[split])
+        return torch.frombuffer(bytearray(content[first:last]), dtype=torch.uint8)
+
+
+def open_text(path: str | Path) -> Text:
+    """Reads a text that a user names; from then on its hash stands for it in this process.
+
+    Args:
+        path: Of a file. Only what a user typed, never what a card or a configuration says.
+
+    Returns:
+        The family of its windows.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise ValueError(f"text {path} is no file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"text {path} must have at most {MOST_BYTES:,} bytes")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"text {path} cannot be read: {error.strerror}") from None
+    if not content:
+        raise ValueError(f"text {path} is empty")
+    sha256 = hashlib.sha256(content).hexdigest()
+    _opened[sha256] = content
+    return Text(file=path.name, sha256=sha256, num_bytes=len(content))
+
+
+@lru_cache
+def _shipped() -> bytes:
+    content = SHIPPED.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != SHIPPED_SHA256:
+        raise ValueError(f"{SHIPPED} has sha256 {sha256}, the one of this version {SHIPPED_SHA256}")
+    return content
+
+
+def _shown(byte: int) -> str:
+    return chr(byte) if 32 < byte < 127 else f"\\x{byte:02x}"
