@@ -43,7 +43,7 @@ class Automaton(SymbolFamily):
     max_edges: PositiveInt = 3
     max_string: PositiveInt = 50
 
-    beside: ClassVar[tuple[str, ...]] = ("in_context_ngram",)
+    beside: ClassVar[tuple[str, ...]] = ("context_ngrams",)
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Automaton:
@@ -73,7 +73,7 @@ class Automaton(SymbolFamily):
 
     def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
         """The separator's number."""
-        return {"separator": torch.tensor(self.alphabet)}
+        return {"separator": torch.tensor([self.alphabet])}
 
     def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
         weights, inputs = generators("weights"), generators("inputs")

@@ -39,7 +39,7 @@ class SelectiveCopy(SymbolFamily):
     vocabulary: int = Field(default=16, ge=2, le=MOST_SYMBOLS)
     num_copied: int = Field(default=16, ge=1, le=MOST_SYMBOLS)
 
-    beside: ClassVar[tuple[str, ...]] = ("selective_copy",)
+    beside: ClassVar[tuple[str, ...]] = ("symbol_copy",)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -54,8 +54,8 @@ class SelectiveCopy(SymbolFamily):
         return 2 * self.num_copied
 
     def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
-        """Numbers of the blank and of the marker."""
-        return {"blank": torch.tensor(d_y), "marker": torch.tensor(d_y + 1)}
+        """Numbers of the symbols that are copied, and of the marker that asks for them."""
+        return {"copied": torch.arange(d_y), "asked": torch.tensor([d_y + 1])}
 
     def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
         inputs = generators("inputs")
@@ -94,7 +94,7 @@ class NoisyRecall(SymbolFamily):
     num_noise: int = Field(default=16, ge=1, le=MOST_SYMBOLS)
     noise_share: Probability = 0.2
 
-    beside: ClassVar[tuple[str, ...]] = ("in_context_ngram",)
+    beside: ClassVar[tuple[str, ...]] = ("symbol_lookup",)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -159,7 +159,7 @@ class Induction(SymbolFamily):
     name: Literal["induction"] = "induction"
     vocabulary: int = Field(default=16, ge=2, le=MOST_SYMBOLS)
 
-    beside: ClassVar[tuple[str, ...]] = ("in_context_ngram",)
+    beside: ClassVar[tuple[str, ...]] = ("symbol_lookup",)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ class Induction(SymbolFamily):
 
     def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
         """The trigger's number."""
-        return {"trigger": torch.tensor(d_y)}
+        return {"trigger": torch.tensor([d_y])}
 
     def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
         inputs = generators("inputs")

@@ -31,11 +31,11 @@ def _known(group: str) -> str:
 
 
 class WordProblem(SymbolFamily):
-    """The product p_i = g_i p_(i-1) of the elements so far, after a start symbol with p_0 = 1.
+    """The product g_1 g_2 ... g_i of the elements so far, after a start symbol.
 
     Symbols are the elements of the group, uniformly drawn, and the start symbol, which is the last
     one. Elements of Z_m are 0, ..., m - 1 under addition; those of S_n and A_n are permutations in
-    lexicographic order, g p being g after p. Z2 is parity.
+    lexicographic order, g h being g after h. The identity is element 0. Z2 is parity.
 
     Source: Grazzi et al. 2024 (arXiv 2411.12537) and Siems et al. 2025 (arXiv 2502.10297).
 
@@ -70,12 +70,9 @@ class WordProblem(SymbolFamily):
     def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
         """The table[g, h] = g h (d_y, d_y), and the element that each symbol stands for (d_x,).
 
-        The start symbol stands for the identity, element 0.
+        The start symbol stands for the identity.
         """
-        return {
-            "table": _table(self.group),
-            "element_of_symbol": torch.tensor([*self._drawn_from, 0]),
-        }
+        return {"table": _table(self.group), "elements": torch.tensor([*self._drawn_from, 0])}
 
     def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
         inputs = generators("inputs")
@@ -83,7 +80,7 @@ class WordProblem(SymbolFamily):
         symbol = torch.randint(d_x - 1, (batch, length), generator=inputs, device=device)
         symbol[:, 0] = d_x - 1
         told = self.tensors(d_x, d_y)
-        element = told["element_of_symbol"].to(device)[symbol]
+        element = told["elements"].to(device)[symbol]
         product = prefix_products(told["table"].to(device), element)
         scored = torch.ones(batch, length, dtype=torch.bool, device=device)
         scored[:, 0] = False
@@ -92,7 +89,7 @@ class WordProblem(SymbolFamily):
 
 
 def prefix_products(table: Tensor, elements: Tensor) -> Tensor:
-    """The products g_i ... g_1 g_0 for all i.
+    """The products g_0 g_1 ... g_i for all i.
 
     Args:
         table: Of the group: number of g h at [g, h], (order, order).
@@ -103,7 +100,7 @@ def prefix_products(table: Tensor, elements: Tensor) -> Tensor:
     """
     products, reach = elements, 1
     while reach < elements.shape[1]:
-        longer = table[products[:, reach:], products[:, :-reach]]
+        longer = table[products[:, :-reach], products[:, reach:]]
         products = torch.cat([products[:, :reach], longer], dim=1)
         reach *= 2
     return products

@@ -32,7 +32,7 @@ class ListOps(SymbolFamily):
     expression. The median of an even number of digits is the mean of the middle two, rounded down.
     Drawn are expressions of min_length symbols or more that fit into the episode: those of other
     lengths are drawn again. Symbols for padding come before; only the last position, the last
-    bracket, is scored.
+    bracket, is scored. What each symbol means is its name in `symbols`.
 
     Source: ListOps of Nangia and Bowman 2018 (arXiv 1804.06028) as Long Range Arena (arXiv
     2011.04006) draws it, with 500 to 2,000 symbols.
@@ -50,7 +50,7 @@ class ListOps(SymbolFamily):
     share_nested: Probability = 0.25
     min_length: PositiveInt = 128
 
-    beside: ClassVar[tuple[str, ...]] = ("list_ops",)
+    beside: ClassVar[tuple[str, ...]] = ("list_ops_parser",)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,19 +58,11 @@ class ListOps(SymbolFamily):
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        return (*self.classes, *OPERATORS, "]", "_")
+        return (*self.classes, *OPERATORS, "]", "pad")
 
     @property
     def least_length(self) -> int:
         return max(4, self.min_length)
-
-    def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
-        """Numbers of the operators (minimum, maximum, median, sum), the bracket and the padding."""
-        return {
-            "operators": torch.arange(NUM_DIGITS, CLOSE),
-            "close": torch.tensor(CLOSE),
-            "pad": torch.tensor(PAD),
-        }
 
     def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
         inputs = generators("inputs")

@@ -55,7 +55,7 @@ class Text(SymbolFamily):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = SHIPPED_SHA256
     num_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES)] = SHIPPED_BYTES
 
-    beside: ClassVar[tuple[str, ...]] = ("fitted_ngram", "in_context_ngram")
+    beside: ClassVar[tuple[str, ...]] = ("fitted_ngrams", "context_ngrams")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class Text(SymbolFamily):
 
     def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
         """The bytes that training reads, (num_bytes,)."""
-        return {"training_text": self._stretch("train").clone()}
+        return {"text": self._stretch("train")}
 
     def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
         inputs = generators("inputs")
