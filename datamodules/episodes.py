@@ -175,11 +175,12 @@ class EpisodeSpec(Spec):
     @classmethod
     def _what_a_sequence_settles(cls, given: Any) -> Any:
         function = given.get("function") if isinstance(given, Mapping) else None
-        if isinstance(function, Mapping) and function.get("name") in SEQUENCES:
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str) and name in SEQUENCES:
             try:
-                function = SEQUENCES[function["name"]].model_validate(function)
+                function = SEQUENCES[name].model_validate(function)
             except ValidationError:  # which is said where the function is read
-                return {name: value for name, value in given.items() if value is not None}
+                return {part: value for part, value in given.items() if value is not None}
         if not isinstance(function, SequenceFamily):
             return given
         settled = {**function.settles, "inputs": None}

@@ -1,4 +1,4 @@
-"""Short runs of every architecture end in the numbers on file, whatever moves in the code.
+"""Short runs, and episodes of sequences, are the numbers on file, whatever moves in the code.
 
 `python -m tests.test_golden` writes the file anew, for a change of what is computed.
 """
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 import zoo
+from datamodules.functions import SEQUENCES
+from tests.datamodules.statistics import draw
 from zoo.commands.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -83,6 +86,38 @@ def numbers_of(name: str) -> dict[str, float]:
     }
 
 
+# Episodes of each family of sequences.
+DRAWN: dict[str, dict[str, Any]] = {
+    "recall": {"d_x": 5, "d_y": 3},
+    "word_problem": {"num_context": 30},
+    "automaton": {"num_context": 60},
+    "selective_copy": {"num_context": 50},
+    "noisy_recall": {"num_context": 50},
+    "induction": {"num_context": 30},
+    "list_ops": {"num_context": 199},
+    "text": {"num_context": 30},
+}
+
+
+def sums_of(family: str) -> dict[str, float]:
+    """Sums of the parts of 20 episodes; each number counts by its place."""
+    episodes = draw(20, function={"name": family}, **DRAWN[family])
+    return {
+        name: (part.double().flatten() * torch.arange(part.numel()).double().cos()).sum().item()
+        for name, part in episodes._asdict().items()
+    }
+
+
+def test_every_family_of_sequences_has_golden_episodes() -> None:
+    assert DRAWN.keys() == SEQUENCES.keys()
+
+
+@pytest.mark.parametrize("family", DRAWN)
+def test_episodes_of_sequences_are_those_on_file(family: str) -> None:
+    golden = json.loads(GOLDEN.read_text())[f"drawn {family}"]
+    assert sums_of(family) == pytest.approx(golden, abs=1e-3)  # normal numbers round as machines do
+
+
 def test_every_architecture_has_a_golden_run() -> None:
     assert {*zoo.list_models()} <= {*RUNS}
 
@@ -95,4 +130,6 @@ def test_a_short_run_ends_in_the_numbers_on_file(name: str) -> None:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({name: numbers_of(name) for name in RUNS}, indent=1) + "\n")
+    runs = {name: numbers_of(name) for name in RUNS}
+    drawn = {f"drawn {family}": sums_of(family) for family in DRAWN}
+    GOLDEN.write_text(json.dumps(runs | drawn, indent=1) + "\n")
