@@ -10,6 +10,7 @@ from datamodules import EpisodeSpec, create_sampler
 from datamodules.stream import EVAL_SEED, Generators
 from zoo import references
 from zoo.references import (
+    arguments_for,
     best_schedule,
     closed_form_of,
     create_reference,
@@ -108,6 +109,23 @@ def test_the_penalty_of_a_ridge_that_forgets_is_fitted() -> None:
     noisy = spec_of(noise=0.5)
     assert create_reference("ridge", noisy, {"forgetting": 1.0}).penalty == 0.25
     assert create_reference("ridge", noisy, {"forgetting": 0.8}).penalty != 0.25
+
+
+@pytest.mark.parametrize("name", ["ridge", "online_gradient_descent"])
+def test_where_weights_drift_algorithms_that_can_forget_are_fitted_to_do_so(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.references.TUNE_EPISODES", 500)
+    drift = spec_of(function={"name": "linear_drift", "rho": 0.9}, num_context=12)  # type: ignore[arg-type]
+    episodes = create_sampler(drift).sample(500, Generators(EVAL_SEED, "tune", 0, "cpu"))
+
+    def loss(given: dict[str, Any]) -> float:
+        predicted = create_reference(name, drift, given).predict_query(episodes.x, episodes.y)
+        return (predicted - episodes.target[:, -1]).square().mean().item()
+
+    assert arguments_for(name, drift, {})["forgetting"] < 0.98
+    assert loss({}) < 0.98 * loss({"forgetting": 1.0})
+    assert "forgetting" not in arguments_for(name, spec_of(noise=0.5), {})
 
 
 @pytest.mark.parametrize(

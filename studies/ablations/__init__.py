@@ -1,1 +1,1 @@
-"""Trainings with a part of the model changed."""
+"""Single tables of the docs: trainings with a part of the model changed, what was learned."""

@@ -128,7 +128,13 @@ class Ridge(MomentSolver):
 
     @classmethod
     def grid(cls, facts: EpisodeFacts) -> Grid:
-        return {"penalty": log_grid(1e-10, 1e2, 37, facts.input_variance)}
+        if facts.rho is None:
+            return {"penalty": log_grid(1e-10, 1e2, 37, facts.input_variance)}
+        # Where weights drift a penalty matters, and both are fitted at once.
+        return {
+            "penalty": log_grid(1e-2, 1e2, 17, facts.input_variance),
+            "forgetting": tuple(0.3 + 0.05 * i for i in range(15)),
+        }
 
     @classmethod
     def stands_beside(cls, facts: EpisodeFacts) -> bool:

@@ -230,7 +230,10 @@ class OnlineGradientDescent(LinearOnlineSolver):
 
     @classmethod
     def grid(cls, facts: EpisodeFacts) -> Grid:
-        return {"step_size": log_grid(0.02, 5.0, 25, facts.step_of_example)}
+        grid: Grid = {"step_size": log_grid(0.02, 5.0, 25, facts.step_of_example)}
+        if facts.rho is not None:
+            grid["forgetting"] = tuple(0.7 + 0.03 * i for i in range(11))
+        return grid
 
     @classmethod
     def example(cls, d_x: int, d_y: int) -> dict[str, Any]:
