@@ -31,18 +31,22 @@ from zoo.metrics.drawing import (
     FAINT,
     GRAY,
     GREEN,
+    MARKERS,
     ORANGE,
     PALETTE,
     VERMILION,
+    Style,
     bare,
     label_examples,
     label_loss,
+    marked,
     style_of,
     styles_of,
 )
 from zoo.metrics.errors import half_squared_error
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 from zoo.predictor import Predictor
+from zoo.references import create_reference
 from zoo.solvers.theory import LinearEpisodes, expected_half_mse, optimal_step_size
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +62,22 @@ SHIPPED = (
     "gd_ssm.classification",
     "gd_ssm_features.sine",
 )
+# Rules of bare learners, and the deep architectures whose colours they have.
+RULES = {
+    "gated_linear_attention": "gla",
+    "delta_rule": "delta_net",
+    "gated_delta_rule": "gated_delta_net",
+    "delta_product": "delta_product",
+    "longhorn": "longhorn",
+    "mesa": "mesa_net",
+    "test_time_training": "ttt_linear",
+}
+# Rules of the shipped bare learners by what they were trained on, and the best algorithm for that.
+LEARNERS = {
+    "linear": ("least_squares", ("delta_rule", "delta_product", "test_time_training")),
+    "linear_noisy": ("ridge", ("longhorn", "mesa")),
+    "linear_drift": ("kalman_filter", ("gated_linear_attention", "gated_delta_rule", "mesa")),
+}
 
 
 def tokens() -> Figure:
@@ -181,15 +201,12 @@ def decay() -> Figure:
         spec.d_x, spec.num_context, spec.input_variance, spec.inputs.kurtosis, rho=rho
     )
     plain = zoo.create_solver("gradient_descent", **widths, step_size=optimal_step_size(moments))
-    curves(
-        error_axes,
-        spec,
-        {
-            "gd_ssm.linear_drift": model,
-            "gradient_descent, one step": plain,
-            "kalman_filter": kalman,
-        },
-    )
+    beside = {
+        "gd_ssm.linear_drift": model,
+        "gradient_descent, one step": plain,
+        "kalman_filter": kalman,
+    }
+    curves(error_axes, spec, beside, styles_of(beside))
     bare(count_axes, error_axes)
     return figure
 
@@ -236,7 +253,7 @@ def longer_context() -> Figure:
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     axes = figure.subplots()
     names = ("gd_ssm.linear", "gd_ssm.linear_two_steps", "gd_ssm.linear_four_steps")
-    curves(axes, spec, {name: model_of(name) for name in names})
+    curves(axes, spec, {name: model_of(name) for name in names}, styles_of(names))
     of_length = (
         LinearEpisodes(10, num_context, PAPER.input_variance, PAPER.input_kurtosis)
         for num_context in range(1, 41)
@@ -249,6 +266,28 @@ def longer_context() -> Figure:
     axes.legend(frameon=False, fontsize=8)
     bare(axes)
     return figure
+
+
+def online_learners() -> Figure:
+    """Errors of trained bare learners over the number of examples, between one sum and the best."""
+    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+    for axes, (task, (best, rules)) in zip(figure.subplots(1, 3), LEARNERS.items(), strict=True):
+        spec = spec_of(learner_name(task, rules[0]))
+        learners = {rule: zoo.load(learner_name(task, rule)) for rule in rules}
+        one_sum, floor = (create_reference(name, spec, {}) for name in ("gradient_descent", best))
+        styles = {"gradient_descent": style_of("gradient_descent"), best: style_of(best)}
+        for rule, marker in zip(rules, MARKERS, strict=False):
+            styles[rule] = marked(style_of(RULES[rule]), marker)
+        curves(axes, spec, {"gradient_descent": one_sum, **learners, best: floor}, styles)
+        axes.set_title(task, fontsize=9)
+        axes.set_ylim(bottom=0)
+        bare(axes)
+    return figure
+
+
+def learner_name(task: str, rule: str) -> str:
+    """The shipped `online_learner` of a rule that was trained on a task."""
+    return f"online_learner.{task}_{rule}"
 
 
 def drawn(spec: EpisodeSpec, num_episodes: int) -> Episodes:
@@ -287,10 +326,14 @@ def explained(model: GDSSM, eigenvalues: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def curves(axes: Axes, spec: EpisodeSpec, predictors: Mapping[str, Predictor]) -> None:
+def curves(
+    axes: Axes,
+    spec: EpisodeSpec,
+    predictors: Mapping[str, Predictor],
+    styles: Mapping[str, Style],
+) -> None:
     """Draws 0.5*MSE over the number of examples."""
     episodes = drawn(spec, NUM_EPISODES)
-    styles = styles_of(predictors)
     for label, predictor in predictors.items():
         error = half_squared_error(predictor(episodes.x, episodes.y), episodes.target).mean(0)
         axes.plot(range(len(error)), error, label=label, **styles[label])
@@ -316,13 +359,16 @@ MAKERS: tuple[Callable[[], Figure], ...] = (
     features,
     classification,
     longer_context,
+    online_learners,
 )
 
 
 def drawn_from() -> str:
     """Hash of the shipped weights that figures are drawn from, which each figure holds."""
+    learners = [learner_name(task, r) for task, (_, rules) in LEARNERS.items() for r in rules]
     weights = [
-        read_card(ROOT / "checkpoints" / name).files["model.safetensors"] for name in SHIPPED
+        read_card(ROOT / "checkpoints" / name).files["model.safetensors"]
+        for name in (*SHIPPED, *learners)
     ]
     return hashlib.sha256(" ".join(file.sha256 for file in weights).encode()).hexdigest()
 

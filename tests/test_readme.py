@@ -3,7 +3,7 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -13,6 +13,7 @@ from zoo.commands.composing import composed
 from zoo.commands.settings import ReproduceSettings
 from zoo.hub.io import save_checkpoint
 from zoo.models.gd_ssm import GDSSM
+from zoo.models.online_learner import Rule
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -146,6 +147,37 @@ def test_lines_of_prose_are_short(page: Path) -> None:
     for line in prose.splitlines():
         apart = line.startswith(("|", "    ", "![")) or "](" in line  # tables, formulas, links
         assert apart or len(line) <= 120, line
+
+
+# What the table of rules has beside the rule itself.
+BARE: dict[str, dict[str, Any]] = {
+    "gated_delta_rule": {"decay": "head"},
+    "delta_product": {"num_updates": 2},
+    "test_time_training": {"mini_batch": 4},
+}
+
+
+def test_the_table_of_rules_has_the_sizes_of_bare_layers_and_of_recipes() -> None:
+    section = (ROOT / "docs/architectures.md").read_text().partition("## The family of ")[2]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in section.partition("\n\nState and parameters")[0].splitlines()
+        if line.startswith("| `")
+    ]
+    assert sorted(rule.strip("`") for rule, *_ in rows) == sorted(get_args(Rule))
+    for rule, deep, *_, state, parameters in rows:
+        of_rule = {"rule": rule.strip("`"), **BARE.get(rule.strip("`"), {})}
+        models = [zoo.create_model("online_learner", d_x=10, d_y=10, **of_rule)]
+        for name in re.findall(r"`(\w+)`", deep):
+            settings = composed("train", [f"recipe={name}"])["model"]
+            sizes = settings | {"x_scale": 1.0, "y_scale": 1.0}  # resolved later, and no sizes
+            models.append(zoo.create_model(**sizes, d_x=10, d_y=10))
+        numbers = [
+            [int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", cell)]
+            for cell in (state, parameters)
+        ]
+        assert numbers[0] == [model.state_size(10) for model in models], rule
+        assert numbers[1] == [sum(p.numel() for p in m.parameters()) for m in models], rule
 
 
 def test_a_readme_is_read_in_minutes() -> None:

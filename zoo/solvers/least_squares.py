@@ -132,7 +132,7 @@ class Ridge(MomentSolver):
             return {"penalty": log_grid(1e-10, 1e2, 37, facts.input_variance)}
         # Where weights drift a penalty matters, and both are fitted at once.
         return {
-            "penalty": log_grid(1e-2, 1e2, 17, facts.input_variance),
+            "penalty": log_grid(1e-2, 1e1, 19, facts.input_variance),
             "forgetting": tuple(0.3 + 0.05 * i for i in range(15)),
         }
 
