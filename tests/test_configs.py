@@ -1,5 +1,6 @@
 """Every shipped configuration composes, builds and trains."""
 
+import hashlib
 import inspect
 import re
 import shlex
@@ -30,6 +31,7 @@ from zoo.hub.index import read_index
 from zoo.models.sequence import SequenceModel
 from zoo.training.base import NonFiniteError
 from zoo.training.options import OptimConfig, TrainerSettings
+from zoo.training.overrides import as_override
 from zoo.training.settings import RunSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -180,6 +182,16 @@ def test_what_is_wrong_with_episodes_is_said_by_their_name(tmp_path: Path) -> No
     config = config_of("recipe=mamba", "data.noise=-1", *SHORT, f"run_dir={tmp_path}")
     with pytest.raises(ValueError, match="noise"):
         train(config, tmp_path, Console(quiet=True))
+
+
+def test_a_text_of_ones_own_is_described_by_what_the_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "own.txt"
+    path.write_bytes(b"To be or not to be. " * 500)
+    data = settings_of("data=text", as_override("text", str(path)))["data"]
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    described = {"file": "own.txt", "sha256": sha256, "num_bytes": 10_000}
+    assert data["function"] == {"name": "text", **described}
+    assert str(tmp_path) not in str(data)
 
 
 def differences(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

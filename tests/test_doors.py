@@ -102,6 +102,31 @@ def replace(instead: Path, *names: str) -> None:
             "data=linear_curriculum data.d_x=30 data.curriculum.dims.end=7",
             "data: curriculum.dims must end at d_x = 30, got 7",
         ),
+        (
+            "train",
+            "data=recall data/inputs=gaussian",
+            "data: function recall takes no inputs, got g",
+        ),
+        (
+            "train",
+            "data=recall data.num_context=3",
+            "data: num_context follows from function recall",
+        ),
+        (
+            "train",
+            "data=parity data.d_x=10",
+            "data: d_x follows from function word_problem and is 3",
+        ),
+        (
+            "train",
+            "data=parity data.noise=1.0",
+            "data: function word_problem takes no noise, got 1.",
+        ),
+        ("train", "data=parity data.function.group=Z0", "data.function.group: group must be Z2 to"),
+        ("train", "data=text text=nothing.txt", "text nothing.txt is no file"),
+        ("evaluate", "data=text text=nothing.txt", "text nothing.txt is no file"),
+        ("train", f"text={ROOT / 'LICENSE'}", "is read by data=text, got function linear"),
+        ("train", "data=text +data.function.path=a", "'data.function.path' is unknown"),
         ("evaluate", "data=linear data.noise=-1", "data.noise: Input should be greater than or eq"),
         (
             "evaluate",

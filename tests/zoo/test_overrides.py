@@ -1,5 +1,6 @@
 """What is typed after train.py is read as typed, and what is printed can be typed."""
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_a_run_is_resumed_by_its_path_as_it_stands(tmp_path: Path) -> None:
         check_resume(quoted, CONFIG)
 
 
+def test_a_text_is_named_by_its_path_as_it_stands(tmp_path: Path) -> None:
+    for name in NAMES:
+        path = tmp_path / name
+        path.touch()
+        (argument,) = quote_paths([f"text={path}"], CONFIG)
+        assert value_of(argument) == str(path)
+        command = typed_resume("train.py", "runs/a", text=str(path))
+        *_, named = words_of(command, "sh")
+        assert Path(value_of(named)).resolve() == path
+    as_typed = ["text=null", "text=nothing.txt"]
+    assert quote_paths(as_typed, CONFIG) == as_typed
+
+
 def test_a_new_directory_may_have_any_name() -> None:
     for name in ("runs/lr=0.1,seed=3", "runs/a=b", "runs/[a]", "runs/it's"):
         (argument,) = quote_paths([f"hydra.run.dir={name}"], CONFIG)
@@ -183,6 +197,26 @@ def test_resuming_takes_what_the_run_has_and_more_steps(started: Path) -> None:
             for k in ("seed", "max_steps", "optim")  # type: ignore[index, call-overload]
         }
     assert resumed(started, "max_steps=1601").max_steps == 1601
+
+
+def test_a_run_on_a_text_of_ones_own_keeps_its_hash_and_never_its_path(tmp_path: Path) -> None:
+    path, run_dir = tmp_path / "own.txt", tmp_path / "run"
+    path.write_bytes(b"To be or not to be. " * 500)
+    run_dir.mkdir()
+    typed = ["data=text", as_override("text", str(path))]
+    save_config(composed(typed, run_dir, resume=False), run_dir)
+    text = (run_dir / CONFIG).read_text()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"sha256: {sha256}" in text
+    assert str(path) not in text
+    other = tmp_path / "other.txt"
+    other.write_bytes(b"That is the question. " * 500)
+    for again in ([], ["text=null"], typed, [as_override("text", str(other))]):
+        config = resumed(run_dir, *again)
+        assert config.data.function.sha256 == sha256
+        assert config.text == (value_of(again[-1]) if again else None)
+    with pytest.raises(ValueError, match="resume: data.function.* conflicts with"):
+        resumed(run_dir, "data=text", as_override("text", str(other)))
 
 
 @pytest.mark.parametrize(

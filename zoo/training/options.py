@@ -13,6 +13,7 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -154,6 +155,14 @@ class RunOptions(BaseModel):
         check_labels(given)
         return given
 
+    @field_validator("data")
+    @classmethod
+    def _text_is_read(cls, given: EpisodeSpec, info: ValidationInfo) -> EpisodeSpec:
+        text, family = info.data.get("text"), given.function.name
+        if text is not None and info.data.get("resume") is None and family != "text":
+            raise ValueError(f"text={text} is read by data=text, got function {family}")
+        return given
+
     @field_validator("optim", mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:
@@ -163,13 +172,6 @@ class RunOptions(BaseModel):
             if absent:  # nobody asked for its default
                 raise missing("optim", absent, given)
         return given
-
-    @model_validator(mode="after")
-    def _text_is_read(self) -> "RunOptions":
-        family = self.data.function.name
-        if self.text is not None and self.resume is None and family != "text":
-            raise ValueError(f"text={self.text} is read by data=text, got function {family}")
-        return self
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> "RunOptions":
