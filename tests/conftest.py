@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from zoo.threads import MKL_ARITHMETIC
+
 # Before torch is imported: tensors of tests are small, and processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_CBWR", MKL_ARITHMETIC)
 
 import torch
 from torch import Tensor

@@ -13,13 +13,11 @@ import typer
 import yaml  # type: ignore[import-untyped]
 from typer.core import TyperGroup
 
-from tests.zoo.test_threads import busy_cores
 from zoo.commands.composing import composed
 from zoo.commands.explained import COLUMN, FOLLOWS, explained, groups_of, help_of
 from zoo.commands.zoo import app
 from zoo.files import CONFIGS, ROOT
 from zoo.terminal import StoppedBySignal
-from zoo.threads import SETTLED
 
 DOORS = ("train", "evaluate", "reproduce")
 # Ends the process where torch is imported, so that what is there before is done without it.
@@ -364,14 +362,12 @@ def test_help_shows_what_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("command", DOORS)
-def test_threads_are_settled_before_torch_is_imported(
+def test_arithmetic_is_settled_before_torch_is_imported(
     command: str, instead_of_torch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_torch.write_text(
-        "import os; raise SystemExit(os.environ.get('OMP_WAIT_POLICY', 'nothing settled'))"
+        "import os; raise SystemExit(os.environ.get('MKL_CBWR', 'nothing settled'))"
     )
-    for name in SETTLED:
-        monkeypatch.delenv(name, raising=False)
-    with busy_cores():
-        done = door(command, instead=instead_of_torch, cwd=tmp_path)
-    assert done.stderr == "PASSIVE\n"
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    done = door(command, instead=instead_of_torch, cwd=tmp_path)
+    assert done.stderr == "AUTO,STRICT\n"

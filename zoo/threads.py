@@ -1,23 +1,31 @@
-"""How many threads compute on a CPU, and what they do while they wait for each other.
+"""How many threads compute on a CPU: as many as find a core of their own.
 
-OpenMP threads that wait spin, which is the fastest on cores of their own. Beside other processes
-they wait for a thread that has no core, and a step takes many times as long. So threads that start
-beside other processes sleep while they wait, and a step too small to be shared has one thread. The
-number of threads never depends on what else runs: the last bits of a result may depend on it.
+Threads of OpenMP wait for each other after every operation. On cores of their own they gain what
+a second core can give. Beside other processes they wait for a thread that has no core, and one
+thread alone is faster. So the other processes are looked at when a command starts, and while it
+trains. Results do not depend on it: what depends on the number of threads in torch, down to the
+last bit, is not used on a CPU (`zoo/layers/layer_norm.py`, `zoo/ops/softmax.py`, `total_norm` in
+`zoo/training/optim.py`), and MKL is told so before it is loaded.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psutil  # type: ignore[import-untyped]
 
-# Multiplications and additions of an optimizer step for which a further thread is worth waiting.
+# Multiplications and additions of an optimizer step from which on a second thread gains something,
+# and for which each further one is worth waiting.
+OPERATIONS_TO_SHARE = 1e7
 OPERATIONS_OF_A_THREAD = 1e8
-# Cores in use by others from which on this process is taken to have company.
-COMPANY = 0.5
-# With one of these the user has said how threads wait; LOCAL_RANK is set where another rank has.
-SETTLED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "LOCAL_RANK")
+# Of its code the best for the processor, but sums in one order: "strict" is for any thread count.
+MKL_ARITHMETIC = "AUTO,STRICT"
+
+
+def settle_arithmetic() -> None:
+    """Has MKL's products add up in an order that does not depend on the number of threads.
+
+    It has an effect before torch is imported, and none where the user has settled it.
+    """
+    os.environ.setdefault("MKL_CBWR", MKL_ARITHMETIC)
 
 
 def begin_to_look() -> None:
@@ -26,19 +34,39 @@ def begin_to_look() -> None:
     _PROCESS.cpu_percent()
 
 
-def settle_waiting() -> None:
-    """Makes threads sleep while they wait, if other processes have used cores since the look began.
+def take_free_cores() -> int:
+    """Gives torch as many threads as there are free cores, and returns how many those are."""
+    import torch
 
-    It has an effect before torch is imported, and none where the user has settled it.
+    global _most
+    _most = _most or torch.get_num_threads()
+    count = free_cores(_most)
+    torch.set_num_threads(count)
+    return count
+
+
+def most_threads() -> int:
+    """The threads that torch had before any were taken; OMP_NUM_THREADS sets them."""
+    import torch
+
+    return _most or torch.get_num_threads()
+
+
+def free_cores(most: int) -> int:
+    """Cores that others left to this process since the last look, at most `most`.
+
+    Rounded down to a power of two: of other numbers of threads some have elements of a tensor left
+    over that fill no vector register, and those are computed by other code.
+    A rank of several has no company: the others are ranks, and have been counted.
     """
-    global _sleep
-    if any(name in os.environ for name in SETTLED):
-        return
+    if "LOCAL_RANK" in os.environ:
+        return most
     percents = dict(enumerate(psutil.cpu_percent(percpu=True)))
-    in_use = sum(percents.get(core, 0.0) for core in usable_cores())
-    if (in_use - _PROCESS.cpu_percent()) / 100 > COMPANY:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        _sleep = True
+    usable = usable_cores()
+    in_use = sum(percents.get(core, 0.0) for core in usable)
+    by_others = max(0.0, in_use - _PROCESS.cpu_percent()) / 100
+    free: int = max(1, min(most, round(len(usable) - by_others)))
+    return power_of_two(free)
 
 
 def usable_cores() -> set[int]:
@@ -48,36 +76,41 @@ def usable_cores() -> set[int]:
     return set(range(psutil.cpu_count() or 1))
 
 
-def threads_of(operations: float, available: int) -> int:
-    """Threads for a step: one for each `OPERATIONS_OF_A_THREAD` of it, at most those available."""
-    return min(available, max(1, round(operations / OPERATIONS_OF_A_THREAD)))
+def threads_of(operations: float, episodes: int) -> int:
+    """Threads of use for a step, a power of two.
+
+    Args:
+        operations: What it does at a time. Too few are not worth waiting for each other.
+        episodes: Of its batch. A number that is no multiple of 16 leaves each thread some elements
+            over, whose last bits would depend on where they are.
+    """
+    if operations < OPERATIONS_TO_SHARE or episodes % 16 != 0:
+        return 1
+    return power_of_two(max(2, round(operations / OPERATIONS_OF_A_THREAD)))
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """What is computed inside has that many threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def power_of_two(count: int) -> int:
+    """The largest power of two that is at most `count`."""
+    power = 1
+    while 2 * power <= count:
+        power *= 2
+    return power
 
 
-def describe(count: int, available: int) -> str:
-    """What was chosen, as in "2 of 2 threads, which spin while they wait"."""
-    if count == 1:
-        return f"1 of {available} threads"
-    if _sleep:
-        how = "which sleep while they wait"
-    elif any(name in os.environ for name in SETTLED):
-        how = "which wait as the environment says"
-    else:
-        how = "which spin while they wait"
-    return f"{count} of {available} threads, {how}"
+def describe(count: int, worth: int | None = None) -> str:
+    """What was chosen and why, as in "1 of 2 threads, since other processes compute".
+
+    Args:
+        count: Threads that compute.
+        worth: Threads that the work can keep busy; any number if None.
+    """
+    most = most_threads()
+    text = f"{count} of {most} threads"
+    if count == most:
+        return text
+    small = worth is not None and worth <= count
+    return f"{text}, {'all that a step shares' if small else 'since other processes compute'}"
 
 
 _PROCESS = psutil.Process()
-_sleep = False  # whether that was settled here
+_most = 0  # threads of torch before some were taken; 0 before that

@@ -20,7 +20,7 @@ from zoo.commands.settings import check_model, check_values
 from zoo.errors import unknown
 from zoo.files import CONFIGS
 from zoo.registry import list_models
-from zoo.threads import settle_waiting
+from zoo.threads import settle_arithmetic, take_free_cores
 from zoo.training.directory import CONFIG
 from zoo.training.overrides import check_plugins, check_resume, check_sweep, quote_paths
 
@@ -52,7 +52,8 @@ def prepare(command: str, arguments: list[str]) -> None:
                 sys.exit()
             check_names(command, config)
             check_values(command, config)
-        settle_waiting()  # before torch is imported
+        settle_arithmetic()  # before torch is imported
+        take_free_cores()
         if ours and command == "train":
             check_model(config)
     except ValueError as error:

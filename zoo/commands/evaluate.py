@@ -50,8 +50,8 @@ def command(config: DictConfig) -> None:
             output.mkdir(parents=True, exist_ok=True)  # before anything is measured
             refuse_links(output / "figures", output / "tensorboard")
             if torch.device(settings.device).type == "cpu":
-                available = torch.get_num_threads()
-                console.print(f"measuring with {describe(available, available)}", highlight=False)
+                threads = describe(torch.get_num_threads())
+                console.print(f"measuring with {threads}", highlight=False)
             rows = evaluate(evaluation, settings.suites, imitates, console)
             write_results(rows, entries, settings.suites, output)
             write_json(output / "arguments.json", evaluation.arguments)

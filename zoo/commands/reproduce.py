@@ -45,8 +45,8 @@ def command(config: DictConfig) -> None:
         settings = ReproduceSettings(**plain)
         study = load_study(settings.study)
         places = study.places(settings.quick)
-        available = torch.get_num_threads()
-        console.print(f"measuring with {describe(available, available)}", highlight=False)
+        threads = describe(torch.get_num_threads())
+        console.print(f"measuring with {threads}", highlight=False)
         results = reproduce(
             study,
             study.chosen(settings.figure),

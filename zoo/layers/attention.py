@@ -5,7 +5,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from zoo.layers.block import BlockState, SequenceBlock
+from zoo.layers.layer_norm import LayerNorm
 from zoo.layers.mlp import MLP
+from zoo.ops.softmax import softmax
 
 # On a CPU, tokens up to which plain products take less time than the kernel of torch: two thirds at
 # 21 tokens, four fifths at 61, the same at 81, more from 200 on.
@@ -29,7 +31,7 @@ def causal_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     later = q.new_full((length, length), -torch.inf).triu(1)
     flat_q, flat_k, flat_v = (part.flatten(0, 1) for part in (q, k, v))
     scores = torch.baddbmm(later, flat_q, flat_k.mT, alpha=d_head**-0.5)  # (B heads, T, T)
-    mixed: Tensor = (scores.softmax(-1) @ flat_v).unflatten(0, q.shape[:2])
+    mixed: Tensor = (softmax(scores) @ flat_v).unflatten(0, q.shape[:2])
     return mixed
 
 
@@ -106,9 +108,9 @@ class TransformerBlock(SequenceBlock):
     def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__()
         self.d_model = d_model
-        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention_norm = LayerNorm(d_model)
         self.attention = CausalAttention(d_model, num_heads)
-        self.mlp_norm = nn.LayerNorm(d_model)
+        self.mlp_norm = LayerNorm(d_model)
         self.mlp = MLP(d_model, 4 * d_model)
 
     def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.layers.block import BlockState, SequenceBlock
+from zoo.layers.layer_norm import LayerNorm
 from zoo.layers.mlp import MLP
 from zoo.layers.recurrence import (
     CHUNK,
@@ -136,11 +137,11 @@ class GDSSMBlock(SequenceBlock):
         super().__init__()
         if d_model % d_head != 0:
             raise ValueError(f"d_head must divide d_model = {d_model}, got {d_head}")
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = LayerNorm(d_model)
         self.in_proj = nn.Linear(d_model, d_model)
         self.heads = GDSSMHeads(d_model // d_head, d_head, decay, scale_Q, scale_D)
         self.out_proj = nn.Linear(d_model, d_model)
-        self.mlp_norm = nn.LayerNorm(d_model)
+        self.mlp_norm = LayerNorm(d_model)
         self.mlp = MLP(d_model, 4 * d_model)
 
     def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:

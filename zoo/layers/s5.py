@@ -13,6 +13,7 @@ from torch.nn.functional import gelu, linear
 from zoo.layers.block import BlockState, SequenceBlock
 from zoo.layers.discretization import Discretization, bilinear, zoh
 from zoo.layers.initialization import diagonal_hippo, lecun_normal
+from zoo.layers.layer_norm import LayerNorm
 from zoo.ops.precision import without_autocast
 from zoo.ops.scan import Method, diagonal_scan
 
@@ -164,7 +165,7 @@ class S5Block(SequenceBlock):
                 f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}"
             )
         d_model = len(layer.D)
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = LayerNorm(d_model)
         self.layer = layer
         self.out1 = nn.Linear(d_model, d_model) if activation == "full_glu" else None
         self.out2 = nn.Linear(d_model, d_model) if activation != "gelu" else None

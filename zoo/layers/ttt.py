@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from zoo.layers.block import BlockState
+from zoo.layers.layer_norm import LayerNorm
 from zoo.layers.mixer import Mixer, check_sizes
 from zoo.layers.short_convolution import ShortConvolution
 from zoo.ops.fast_weights import test_time_training
@@ -89,7 +90,7 @@ class TTTLayer(Mixer):
         self.learnable_ttt_lr_bias = nn.Parameter(torch.zeros(num_heads, 1))
         self.ttt_norm_weight = nn.Parameter(torch.ones(num_heads, self.d_head))
         self.ttt_norm_bias = nn.Parameter(torch.zeros(num_heads, self.d_head))
-        self.post_norm = nn.LayerNorm(d_model, eps=EPS)
+        self.post_norm = LayerNorm(d_model, eps=EPS)
         widths = [self.d_head, self.d_head]
         if network == "mlp":
             widths.insert(1, 4 * self.d_head)

@@ -8,6 +8,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from zoo.layers.block import BlockState, SequenceBlock
+from zoo.layers.layer_norm import LayerNorm
 from zoo.predictor import Predictor
 from zoo.registry import PredictorConfig
 
@@ -59,7 +60,7 @@ class SequenceModel(Predictor):
         self.embed_x = nn.Linear(config.d_x, config.d_model)
         self.embed_y = nn.Linear(config.d_y, config.d_model)
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(config.d_model)
+        self.norm = LayerNorm(config.d_model)
         self.readout = nn.Linear(config.d_model, config.d_y)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

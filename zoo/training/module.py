@@ -11,7 +11,7 @@ from zoo.ops.precision import without_autocast
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
 from zoo.training.base import EpisodeModule, Loss, NonFiniteError, Positions, StepKind
-from zoo.training.optim import create_optimizer, step_if
+from zoo.training.optim import create_optimizer, step_if, total_norm
 from zoo.training.options import OptimConfig
 from zoo.training.recorded import Found, RecordedStep, Watch
 from zoo.training.sharding import full, gather, scatter, shard
@@ -125,7 +125,7 @@ class LitPredictor(EpisodeModule):
         with without_autocast(self.device):  # under which Lightning calls all of a training step
             loss.backward()
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = total_norm(gradients)
             losses, norms = loss.detach().view(1), norm.view(1)
             updated = self.watch.allowed(losses, norms)
             clip_norm = self.optim.clip_norm
@@ -151,9 +151,7 @@ class LitPredictor(EpisodeModule):
     ) -> None:
         """Clips the gradient of the step; if it or the loss is not finite, stops or skips it."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = full(
-            torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        )
+        norm = full(total_norm([p.grad for p in parameters if p.grad is not None]))
         loss, self._loss = self._loss, None
         assert loss is not None
         # A gradient scaler meets infinite gradients as a matter of course and skips their step.

@@ -1,5 +1,6 @@
 """Which parameters train at which rate, and how the rate moves."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,27 @@ from torch.optim.lr_scheduler import LambdaLR
 from zoo.predictor import Predictor
 from zoo.training.options import OptimConfig
 
+# Elements from which on threads of torch share one sum.
+SHARED_SUM = 32768
+
 
 def create_optimizer(model: Predictor, config: OptimConfig, fused: bool = True) -> AdamW:
     """AdamW over the parameter groups of a model, by default in one kernel for each group."""
     groups = parameter_groups(model, config)
     return AdamW(groups, betas=(config.beta1, config.beta2), fused=fused)
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of all gradients together, a scalar.
+
+    On a CPU torch adds up one large tensor in an order that depends on the number of threads, and
+    the rows of a matrix one by one. So large ones are added up by rows.
+    """
+    parts = [
+        torch.linalg.vector_norm(g, dim=-1) if g.numel() >= SHARED_SUM and g.ndim > 1 else g
+        for g in gradients
+    ]
+    return torch.nn.utils.get_total_norm(parts)
 
 
 def step_if(optimizer: AdamW, wanted: Tensor, rates: list[Tensor], divisor: Tensor) -> None:

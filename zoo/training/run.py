@@ -20,9 +20,16 @@ from datamodules.text import open_text
 from zoo.files import CONFIGS, remove_half_written
 from zoo.predictor import Predictor
 from zoo.references import references_of
-from zoo.threads import describe, threads, threads_of
+from zoo.threads import threads_of
 from zoo.training.base import EpisodeModule, Loss
-from zoo.training.callbacks import Board, Convergence, ReferenceMonitor, Resumable, TimeToSolution
+from zoo.training.callbacks import (
+    Board,
+    Convergence,
+    ReferenceMonitor,
+    Resumable,
+    Threads,
+    TimeToSolution,
+)
 from zoo.training.callbacks.board import hyperparameters_of
 from zoo.training.checkpointing import AtomicCheckpointIO, check_state
 from zoo.training.directory import save_command, save_config, set_metrics_aside
@@ -49,7 +56,6 @@ class Run:
         trainer: With all callbacks and loggers.
         resumable: The callback that saves.
         board: The callback of HParams.
-        num_threads: Of a CPU, in training.
     """
 
     config: DictConfig
@@ -61,7 +67,6 @@ class Run:
     trainer: pl.Trainer
     resumable: Resumable
     board: Board
-    num_threads: int
 
     def prefix(self, seed: int | str) -> str:
         """Of the names of what belongs to one seed, `*` for all: nothing where it has no other."""
@@ -99,7 +104,7 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings))
     monitor = ReferenceMonitor()
-    callbacks += [monitor, board, resumable]
+    callbacks += [monitor, board, resumable, Threads(threads_of(*size_of(settings, model)), say)]
     if settings.optim.schedule == "constant_then_decay":
         metric = f"val/{module.error_name}_{'query' if settings.positions == 'last' else 'all'}"
         of_all = settings.optim, settings.max_steps
@@ -112,10 +117,6 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
     say("fitting the algorithms that the model is compared with")
     references = monitor.references = references_of(settings.data, settings.model.arguments)
     module.compare_with(references["gradient_descent"])
-    num_threads = torch.get_num_threads()
-    if trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu":
-        num_threads = threads_of(operations_of(settings, model), num_threads)
-        say(f"training with {describe(num_threads, torch.get_num_threads())}")
     return Run(
         config,
         settings,
@@ -126,7 +127,6 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
         trainer,
         resumable,
         board,
-        num_threads,
     )
 
 
@@ -150,22 +150,24 @@ def fit(run: Run) -> dict[int, Predictor]:
         set_metrics_aside(run.directory, run.settings.max_steps)
         save_config(run.config, run.directory)
         save_command(run.directory, shlex.join(["python", *sys.argv]), run.settings.max_steps)
-    with threads(run.num_threads):
-        run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
+    run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
     return run.module.whole_models()
 
 
-def operations_of(settings: RunSettings, model: Predictor) -> float:
-    """About how many multiplications and additions are done at a time in an optimizer step.
+def size_of(settings: RunSettings, model: Predictor) -> tuple[float, int]:
+    """How much of an optimizer step is computed at a time.
 
-    6 for each parameter and pair: 2 forward, 4 backward. Tokens may be twice as many as pairs, and
-    a recurrence has more. Batches that are accumulated, and replicas in turn, come one by one.
+    Batches that are accumulated, and replicas in turn, come one by one.
+
+    Returns:
+        About how many multiplications and additions: 6 for each parameter and pair, 2 forward and 4
+        backward (tokens may be twice as many as pairs, and a recurrence has more). And episodes.
     """
-    batch_size = settings.batch_size / settings.trainer.accumulate_grad_batches
-    pairs = batch_size * (settings.data.num_context + 1)
+    episodes = settings.batch_size // settings.trainer.accumulate_grad_batches
     if "cpu" not in model.replicas_in_turn_on:
-        pairs *= settings.num_replicas
-    return 6.0 * pairs * sum(parameter.numel() for parameter in model.parameters())
+        episodes *= settings.num_replicas
+    pairs = episodes * (settings.data.num_context + 1)
+    return 6.0 * pairs * sum(parameter.numel() for parameter in model.parameters()), episodes
 
 
 def parts_of(settings: RunSettings, num_test: int) -> tuple[EpisodeModule, EpisodeSets]:

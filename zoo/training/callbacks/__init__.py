@@ -9,6 +9,7 @@ from zoo.training.callbacks.rates import LearningRates
 from zoo.training.callbacks.references import ReferenceMonitor
 from zoo.training.callbacks.resumable import Resumable
 from zoo.training.callbacks.solution import TimeToSolution
+from zoo.training.callbacks.threads import Threads
 from zoo.training.callbacks.weights import WeightMonitor
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Progress",
     "ReferenceMonitor",
     "Resumable",
+    "Threads",
     "TimeToSolution",
     "WeightMonitor",
 ]
