@@ -13,6 +13,7 @@ from zoo.threads import MKL_ARITHMETIC
 # Before torch is imported: tensors of tests are small, and processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_CBWR", MKL_ARITHMETIC)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of the few tests that have several threads
 
 import torch
 from torch import Tensor
