@@ -5,7 +5,8 @@
 Beside each those of the solver that its rule is, told of the episodes or fitted on episodes of
 their own. A rate is measured after one example (`zoo.analysis.online_rates.effective_rate`), of
 model and solver on the same 10,000 examples, the first of each test episode. The ratio is that of
-their errors at the query of these episodes, with its 95 % interval.
+their errors at the query of these episodes, with its 95 % interval. The gain of a `mesa` learner is
+what it multiplies the answers of ridge regression with its own penalty by.
 """
 
 import torch
@@ -35,10 +36,8 @@ NUM_EPISODES = 10_000
 def main() -> None:
     """Measures the models and prints the table."""
     table = Table(title="learned; of the solver")
-    for heading in ("model", "solver"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("error / solver", "rate", "penalty", "decay"):
-        table.add_column(heading, justify="right")
+    for heading in ("model", "solver", "error / solver", "rate", "decay", "penalty", "gain"):
+        table.add_column(heading, no_wrap=True)
     for name in track(zoo.list_checkpoints("online_learner*"), "fitting"):
         model = zoo.load(name)
         assert isinstance(model, OnlineLearner)
@@ -58,21 +57,25 @@ def main() -> None:
             )
             for predictor in (model, solver)
         ]
-        penalty = effective_penalty(model) if model.rule == "mesa" else None
+        cells = [both(effective_forgetting(model), arguments.get("forgetting"))]
+        if model.rule == "mesa":
+            penalty = effective_penalty(model)
+            ridge = zoo.create_solver("ridge", d_x=spec.d_x, d_y=spec.d_y, penalty=penalty)
+            gain = rates[0] / effective_rate(ridge, episodes.x[:, 0], episodes.y[:, 0])
+            cells += [both(penalty, arguments["penalty"]), f"{gain:.3f}"]
         table.add_row(
             name.removeprefix("online_learner."),
             solver_name,
             with_interval(*ratio_interval(*errors)),
             both(*rates),
-            both(penalty, arguments.get("penalty")),
-            both(effective_forgetting(model), arguments.get("forgetting")),
+            *cells,
         )
-    Console(width=120).print(table)
+    Console(width=160).print(table)
 
 
 def both(learned: float | None, of_solver: float | None) -> str:
     """Two numbers, or nothing where the model has none."""
-    return "" if learned is None else f"{learned:.4f}; {of_solver:.4f}"
+    return "" if learned is None else f"{learned:.3f}; {of_solver:.3f}"
 
 
 if __name__ == "__main__":

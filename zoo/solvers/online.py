@@ -232,7 +232,7 @@ class OnlineGradientDescent(LinearOnlineSolver):
     def grid(cls, facts: EpisodeFacts) -> Grid:
         grid: Grid = {"step_size": log_grid(0.02, 5.0, 25, facts.step_of_example)}
         if facts.rho is not None:
-            grid["forgetting"] = tuple(0.7 + 0.03 * i for i in range(11))
+            grid["forgetting"] = (0.5, 0.6, 0.7, 0.8, 0.85, *(0.88 + 0.02 * i for i in range(7)))
         return grid
 
     @classmethod
