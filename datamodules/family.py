@@ -154,6 +154,10 @@ class SequenceFamily(Family):
         """
         raise NotImplementedError
 
+    def named(self, drawn: Drawn) -> tuple[list[str], list[str]]:
+        """What each input and each target of the first episode is called."""
+        raise NotImplementedError
+
 
 class SymbolFamily(SequenceFamily):
     """Sequences of symbols: x is one-hot, and the labels, which are classes, are hidden.
@@ -188,6 +192,13 @@ class SymbolFamily(SequenceFamily):
 
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float:
         return (d_y - 1) / d_y**2  # of equal classes
+
+    def named(self, drawn: Drawn) -> tuple[list[str], list[str]]:
+        possible = [row.nonzero()[:, 0].tolist() for row in drawn.target[0]]
+        return (
+            [self.symbols[symbol] for symbol in drawn.x[0].argmax(1).tolist()],
+            ["/".join(self.classes[number] for number in numbers) for numbers in possible],
+        )
 
 
 def normal(*shape: int, like: Tensor, generator: torch.Generator, scale: float = 1.0) -> Tensor:

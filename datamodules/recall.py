@@ -108,6 +108,10 @@ class Recall(SequenceFamily):
         latents = {"keys": keys, "key": key, "value": value}
         return Drawn(x, target, scored.repeat(batch, 1), latents)
 
+    def named(self, drawn: Drawn) -> tuple[list[str], list[str]]:
+        key, value = (drawn.latents[name][0].tolist() for name in ("key", "value"))
+        return [f"k{number}" for number in key], [f"v{number}" for number in value]
+
 
 @lru_cache(maxsize=4)
 def _code_book(num_values: int, code_seed: int, d_y: int) -> Tensor:

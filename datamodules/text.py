@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "texts" / "python_reference.txt"
 SHIPPED_SHA256 = "354c91a562653ffb60b62bc63026d15c066fd193bdf98b5c600312e048ef3d0f"
 SHIPPED_BYTES = 373_961
+# How bytes are shown that are printed as nothing.
+SPACES = {ord(" "): "\u2423", ord("\n"): "\\n", ord("\t"): "\\t"}
 # A text is read into memory.
 MOST_BYTES = 2**30
 
@@ -148,4 +150,4 @@ def _shipped() -> bytes:
 
 
 def _shown(byte: int) -> str:
-    return chr(byte) if 32 < byte < 127 else f"\\x{byte:02x}"
+    return SPACES.get(byte) or (chr(byte) if 32 < byte < 127 else f"\\x{byte:02x}")

@@ -7,6 +7,7 @@ import torch
 
 from datamodules import EpisodeDataModule, EpisodeSpec, create_sampler
 from datamodules.episodes import EpisodeSampler
+from datamodules.example import example
 from datamodules.family import SymbolFamily
 from datamodules.functions import SEQUENCES
 from datamodules.stream import Generators
@@ -227,6 +228,28 @@ def test_latents_of_regression_are_what_the_labels_were_computed_from() -> None:
         50, Generators(0, "train", 0, "cpu"), latents=True
     )
     assert latents["component"].unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_an_example_shows_every_input_and_what_is_asked(spec: EpisodeSpec) -> None:
+    text = example(spec)
+    assert max(map(len, text.splitlines())) <= 100
+    drawn = sampler_of(spec).sample(1, Generators(0, "train", 0, "cpu"))
+    rows: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line:
+            rows.setdefault(line.split()[0], []).extend(line.split()[1:])
+    assert rows.keys() == ({"x", "asked"} if spec.labels_hidden else {"x", "y", "asked"})
+    assert len(rows["x"]) == spec.num_context + 1
+    assert len(rows["asked"]) == drawn.scored.sum()
+    if isinstance(spec.function, SymbolFamily):
+        symbols = drawn.x[0].argmax(1).tolist()
+        assert rows["x"] == [spec.function.symbols[symbol] for symbol in symbols]
+
+
+def test_inputs_without_names_are_not_shown() -> None:
+    with pytest.raises(ValueError, match="inputs of function linear have no names to show"):
+        example({})
 
 
 def test_hidden_labels_take_no_memory() -> None:
