@@ -103,7 +103,8 @@ class Automaton(SymbolFamily):
         is_edge = torch.arange(self.max_edges, device=device) < num_edges[..., None]
         probability = torch.zeros(*table, self.alphabet, device=device)
         probability.scatter_(2, edge_symbol, is_edge / num_edges[..., None])
-        target = probability.gather(1, state[..., None].expand(-1, -1, self.alphabet))
+        row = state + self.max_states * torch.arange(batch, device=device)[:, None]
+        target = probability.flatten(0, 1)[row]  # (batch, length, alphabet)
         latents = {
             "state": state,
             "entropy": num_edges.log().gather(1, state),

@@ -57,31 +57,30 @@ class WordProblem(SymbolFamily):
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        return (*(self.classes[number] for number in self._drawn_from), "start")
+        *drawn, _ = self._of_symbols
+        return (*(self.classes[number] for number in drawn), "start")
 
     @property
-    def _drawn_from(self) -> list[int]:
-        """The elements that the symbols but the start symbol stand for, by their numbers."""
-        elements = _elements(self.group)
-        if not self.generators:
-            return list(range(len(elements)))
-        return [number for number, element in enumerate(elements) if _is_small(self.group, element)]
+    def _of_symbols(self) -> list[int]:
+        """The number of the element that each symbol stands for, the start symbol for the first."""
+        every = enumerate(_elements(self.group))
+        drawn = [i for i, g in every if not self.generators or _is_small(self.group, g)]
+        return [*drawn, 0]
 
     def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
         """The table[g, h] = g h (d_y, d_y), and the element that each symbol stands for (d_x,).
 
         The start symbol stands for the identity.
         """
-        return {"table": _table(self.group), "elements": torch.tensor([*self._drawn_from, 0])}
+        return {"table": _table(self.group), "elements": torch.tensor(self._of_symbols)}
 
     def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
         inputs = generators("inputs")
         device = inputs.device
         symbol = torch.randint(d_x - 1, (batch, length), generator=inputs, device=device)
         symbol[:, 0] = d_x - 1
-        told = self.tensors(d_x, d_y)
-        element = told["elements"].to(device)[symbol]
-        product = prefix_products(told["table"].to(device), element)
+        element = torch.tensor(self._of_symbols, device=device)[symbol]
+        product = prefix_products(_table(self.group).to(device), element)
         scored = torch.ones(batch, length, dtype=torch.bool, device=device)
         scored[:, 0] = False
         latents = {"element": element, "product": product}

@@ -99,6 +99,16 @@ def test_episodes_depend_on_seed_split_and_step_alone(spec: EpisodeSpec) -> None
 
 
 @pytest.mark.parametrize("spec", SPECS)
+def test_everything_is_drawn_on_the_device_of_the_generators(spec: EpisodeSpec) -> None:
+    sampler = sampler_of(spec)
+    expected = sampler.sample(3, Generators(0, "train", 0, "cpu"))  # what all share is there now
+    with torch.device("meta"):  # where whatever names no device is made
+        drawn, latents = sampler.sample(3, Generators(0, "train", 0, "cpu"), latents=True)
+    assert all(torch.equal(a, b) for a, b in zip(drawn, expected, strict=True))
+    assert {latent.device.type for latent in latents.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("spec", SPECS)
 def test_a_run_that_goes_on_draws_the_episodes_of_one_that_never_stopped(spec: EpisodeSpec) -> None:
     one, other = (EpisodeDataModule(spec, 2, batch_size=4, eval_episodes=4) for _ in range(2))
     for step in range(3):
