@@ -71,7 +71,7 @@ class Predictor(nn.Module):
     output: Literal["value", "logits"] = "value"
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
     no_decay_parameters: ClassVar[tuple[str, ...]] = ()
-    token_layout: ClassVar[str] = "pairs"
+    token_layout: str = "pairs"
     paper: str = ""
     heavy_tailed: bool = False
     replicas_in_turn_on: tuple[str, ...] = ()
@@ -165,6 +165,9 @@ class Predictor(nn.Module):
     def state_size(self, num_context: int) -> int:
         """Real numbers in the streaming state of one episode after `num_context` examples."""
         return num_context * (self.d_x + self.d_y)
+
+    def check_positions(self, positions: Literal["last", "all"]) -> None:
+        """Raises ValueError if the model cannot be trained on errors there; any model can here."""
 
     def check_pairs(self, x: Tensor, y: Tensor, state: Any = NO_STATE) -> None:
         """Raises unless x (batch, length, d_x) and y (batch, length, d_y) are what the class takes.

@@ -79,8 +79,8 @@ def other_architectures(runs: Runs, effort: Effort) -> Found:
             rows[label] = [a / b for a, b in zip(loss, step, strict=True)]
             card = read_card(found[0] / "checkpoint")
             trained = (
-                f"{card.num_parameters:,} parameters, {num_steps:,} steps, {card.token_layout} "
-                f"tokens, loss at {SCORED.get(architecture, 'all positions')}, "
+                f"{card.num_parameters:,} parameters, {num_steps:,} steps, "
+                f"tokens {card.token_layout}, loss at {SCORED.get(architecture, 'all positions')}, "
                 f"rate {card.training.optimizer['lr']:g}"
             )
             # Not judged: that a model has not learned something does not show that it cannot.

@@ -183,7 +183,7 @@ def test_the_leaderboard_shows_what_the_card_says(checkpoint: Path) -> None:
         "64",
         "1",
     ]
-    assert cells == ["`gd_ssm.test`", *numbers]
+    assert cells == ["`gd_ssm.test`", "interleaved", *numbers]
 
 
 def test_pages_show_median_and_tail_and_no_interval_of_a_heavy_one(checkpoint: Path) -> None:

@@ -97,7 +97,8 @@ def check_model(config: Mapping[str, Any]) -> None:
     settings = _check(ModelSettings, config)
     if settings is not None:
         with torch.random.fork_rng(devices=[]):
-            settings.model.create()
+            model = settings.model.create()
+        model.check_positions(config["positions"])
 
 
 def _check(kind: type[S], config: Mapping[str, Any]) -> S | None:

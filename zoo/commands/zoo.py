@@ -125,7 +125,7 @@ def list_command(
         return
     wide = console().width >= WIDE
     titles = ["exact", "episodes\ntime"] if wide else ["best\nexact"]
-    table = new_table("checkpoint", "params\nstate", "error", *titles)
+    table = new_table("checkpoint", "params\nstate\ntokens", "error", *titles)
     for column in table.columns[:2]:
         column.no_wrap = console().width >= NARROW
     for name, entry in found:
@@ -134,7 +134,7 @@ def list_command(
         best = "\n".join(part for pair in exact[:1] for part in pair)
         table.add_row(
             f"{name}\n  {entry.episodes_label}",
-            f"{entry.num_parameters:,}\n{entry.state_size:,}",
+            size(entry),
             two_lines(entry.error),
             *(["\n".join(map(" ".join, exact)), cost(entry)] if wide else [best]),
         )
@@ -241,14 +241,13 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
     for comparison in found:
         label = loss_label(comparison.metric)
         table = new_table(
-            "predictor", "params", "state", "error", f"/ {REFERENCE}", "episodes\ntime"
+            "predictor", "params\nstate\ntokens", "error", f"/ {REFERENCE}", "episodes\ntime"
         )
         for row in comparison.rows:
             entry = row.entry
             table.add_row(
                 row.name,
-                f"{entry.num_parameters:,}" if entry else "",
-                f"{entry.state_size:,}" if entry else "",
+                size(entry) if entry else "",
                 two_lines(row.error),
                 two_lines(row.ratio) if row.ratio else "",
                 cost(entry) if entry else "",
@@ -382,6 +381,11 @@ def progress_bar(name: str) -> Iterator[Progress | None]:
 def two_lines(entry: MetricEntry) -> str:
     """A value and its 95 % interval, in a narrow column."""
     return in_cell(number_text(entry)).replace(" ±", "\n±")
+
+
+def size(entry: IndexEntry) -> str:
+    """The numbers of a model, those in its state, and how pairs become tokens, on three lines."""
+    return f"{entry.num_parameters:,}\n{entry.state_size:,}\n{entry.token_layout}"
 
 
 def cost(entry: IndexEntry) -> str:

@@ -41,6 +41,7 @@ class IndexEntry(Plain):
         sha256: Hash of its card, which holds the hash of its weights.
         bytes: Size of its card.
         architecture: As in the card.
+        token_layout: As in the card; empty in an index of before there was a choice.
         family: Name of the function family of the episodes.
         d_x: Width of an input.
         d_y: Width of a label.
@@ -59,6 +60,7 @@ class IndexEntry(Plain):
     sha256: Sha256
     bytes: PositiveCount
     architecture: Text
+    token_layout: Text = ""
     family: Family
     d_x: PositiveCount
     d_y: PositiveCount
@@ -117,6 +119,7 @@ def index_entry(card: Card, data: bytes, source: object) -> IndexEntry:
             sha256=sha256_of(data),
             bytes=len(data),
             architecture=card.architecture,
+            token_layout=card.token_layout,
             num_parameters=card.num_parameters,
             state_size=card.state_size,
             metric=metric,

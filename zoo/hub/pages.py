@@ -130,18 +130,19 @@ def _leaderboard_section(comparison: Comparison) -> str:
         "",
         f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
-        f"| predictor | parameters | state | {loss_label(comparison.metric)} | median | "
+        f"| predictor | tokens | parameters | state | {loss_label(comparison.metric)} | median | "
         f"worst 0.1 % | / {REFERENCE} | test episodes | training episodes | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in comparison.rows:
         entry, ratio = row.entry, "" if row.ratio is None else number_text(row.ratio)
         error = [number_text(row.error), *tail(row.error), ratio, f"{row.error.num_episodes:,}"]
         if entry is None:
-            cells = [f"*{_plain(row.name)}*", "", "", *error, "", ""]
+            cells = [f"*{_plain(row.name)}*", "", "", "", *error, "", ""]
         else:
             cells = [
                 f"`{row.name}`",
+                _plain(entry.token_layout),
                 f"{entry.num_parameters:,}",
                 f"{entry.state_size:,}",
                 *error,
@@ -187,6 +188,7 @@ def card_page(card: Card) -> str:
             "it, without a change of its weights.",
             "",
             f"- architecture: {_plain(card.architecture)} ({_plain(arguments)})",
+            f"- tokens: {_plain(card.token_layout)}",
             f"- {card.num_parameters:,} parameters, a state of {card.state_size:,} numbers",
             f"- trained on {training.episodes:,} episodes of {_plain(entry.episodes_label)} in "
             f"{training.steps:,} steps, {training.wall_time_s:,.0f} s, seed {training.seed}",

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from zoo.layers.block import BlockState, SequenceBlock
 from zoo.layers.layer_norm import LayerNorm
@@ -25,12 +25,16 @@ def causal_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (batch, heads, length, d_head).
     """
-    length, d_head = q.shape[2:]
-    # Added by the product, which takes no pass of its own. Infinity hides what comes later as long
-    # as products of queries and keys are finite, as those of normalised tokens are.
-    later = q.new_full((length, length), -torch.inf).triu(1)
+    length = q.shape[2]
+    return _products(q, k, v, q.new_full((length, length), -torch.inf).triu(1))
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    """As `causal_products`, with minus infinity for what a token does not see, else zero."""
+    # Added by the product, which takes no pass of its own. Infinity hides a token as long as
+    # products of queries and keys are finite, as those of normalised tokens are.
     flat_q, flat_k, flat_v = (part.flatten(0, 1) for part in (q, k, v))
-    scores = torch.baddbmm(later, flat_q, flat_k.mT, alpha=d_head**-0.5)  # (B heads, T, T)
+    scores = torch.baddbmm(hidden, flat_q, flat_k.mT, alpha=q.shape[3] ** -0.5)  # (B heads, T, T)
     mixed: Tensor = (softmax(scores) @ flat_v).unflatten(0, q.shape[:2])
     return mixed
 
@@ -72,17 +76,11 @@ class CausalAttention(nn.Module):
             Outputs (batch, length, d_model), and the other three for all tokens so far.
         """
         length, num_before = u.shape[1], k.shape[2]
-        # A later token has weight zero, but zero times NaN is NaN. So what is not finite stays out
-        # of the products, and the NaN is added to the outputs: arithmetic, which is cheaper here
-        # than masks.
-        largest = u.detach().abs().amax(-1)
-        undefined = undefined[:, None] + (largest - largest).cumsum(1)  # (batch, length)
-        heads = self.qkv(u.nan_to_num(0.0, 0.0, 0.0))
-        heads = heads.unflatten(2, (3, self.num_heads, -1))  # (batch, length, 3, heads, d_head)
-        q, new_k, new_v = heads.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, d_head)
+        q, new_k, new_v, new_undefined = self._heads(u)
+        undefined = undefined[:, None] + new_undefined.cumsum(1)  # (batch, length)
         if num_before == 0:
             k, v = new_k, new_v
-            if length <= SHORT and u.device.type == "cpu":
+            if _is_short(u):
                 mixed = causal_products(q, k, v)
             else:
                 mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -90,8 +88,55 @@ class CausalAttention(nn.Module):
             k, v = torch.cat([k, new_k], dim=2), torch.cat([v, new_v], dim=2)
             seen = torch.ones(length, num_before + length, dtype=torch.bool, device=u.device)
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen.tril(num_before))
-        output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (batch, length, d_model)
-        return output + undefined[..., None].to(output.dtype), k, v, undefined[:, -1]
+        return self._output(mixed, undefined), k, v, undefined[:, -1]
+
+    def ask(self, u: Tensor, num_pairs: int) -> Tensor:
+        """Attends from pairs and queries to earlier pairs and to oneself.
+
+        Args:
+            u: N pairs, then N + 1 queries, (batch, 2N + 1, d_model). Query i sees i pairs.
+            num_pairs: N.
+
+        Returns:
+            Outputs, of the same shape.
+        """
+        q, k, v, undefined = self._heads(u)
+        place = torch.arange(u.shape[1], device=u.device)
+        is_pair = place < num_pairs
+        place = torch.where(is_pair, place, place - num_pairs)
+        seen = is_pair & (place < place[:, None])
+        seen = seen | torch.eye(len(seen), dtype=torch.bool, device=u.device)
+        if _is_short(u):
+            hidden = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, -torch.inf)
+            mixed = _products(q, k, v, hidden)
+        else:
+            mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        of_pairs = undefined[:, :num_pairs].cumsum(1)
+        of_queries = undefined[:, num_pairs:] + pad(of_pairs, (1, 0))
+        return self._output(mixed, torch.cat([of_pairs, of_queries], dim=1))
+
+    def _heads(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys, values, (batch, heads, length, d_head), and NaN for tokens that are none.
+
+        A token that is not seen has weight zero, but zero times NaN is NaN. So what is not finite
+        stays out of the products, and the NaN, (batch, length), zero for other tokens, is added to
+        the outputs: arithmetic, which is cheaper here than masks.
+        """
+        largest = u.detach().abs().amax(-1)
+        heads = self.qkv(u.nan_to_num(0.0, 0.0, 0.0))
+        heads = heads.unflatten(2, (3, self.num_heads, -1))  # (batch, length, 3, heads, d_head)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        return q, k, v, largest - largest
+
+    def _output(self, mixed: Tensor, undefined: Tensor) -> Tensor:
+        """Outputs (batch, length, d_model) from mixed values (batch, heads, length, d_head)."""
+        output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return output + undefined[..., None].to(output.dtype)
+
+
+def _is_short(u: Tensor) -> bool:
+    """Whether plain products take less time than the kernel of torch."""
+    return u.shape[1] <= SHORT and u.device.type == "cpu"
 
 
 class TransformerBlock(SequenceBlock):
@@ -104,6 +149,8 @@ class TransformerBlock(SequenceBlock):
         d_model: Width of a token.
         num_heads: Attention heads; divides d_model.
     """
+
+    asks_at_once = True
 
     def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__()
@@ -118,6 +165,13 @@ class TransformerBlock(SequenceBlock):
         mixed, *after = self.attention(self.attention_norm(u), *state)
         u = u + mixed
         return u + self.mlp(self.mlp_norm(u)), tuple(after)
+
+    def ask(self, pairs: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        num_pairs = pairs.shape[1]
+        u = torch.cat([pairs, queries], dim=1)  # (batch, 2N + 1, d_model)
+        u = u + self.attention.ask(self.attention_norm(u), num_pairs)
+        u = u + self.mlp(self.mlp_norm(u))
+        return u[:, :num_pairs], u[:, num_pairs:]
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
         heads = self.attention.num_heads

@@ -24,7 +24,7 @@ class DeltaNetConfig(SequenceConfig):
 
 @register_model("delta_net", DeltaNetConfig)
 class DeltaNet(SequenceModel):
-    """Residual blocks of a DeltaNet layer and a gated MLP on interleaved tokens."""
+    """Residual blocks of a DeltaNet layer and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2406.06484"
 

@@ -25,7 +25,7 @@ class DeltaProductConfig(SequenceConfig):
 
 @register_model("delta_product", DeltaProductConfig)
 class DeltaProduct(SequenceModel):
-    """Residual blocks of a Gated DeltaProduct layer and a gated MLP on interleaved tokens."""
+    """Residual blocks of a Gated DeltaProduct layer and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2502.10297"
 

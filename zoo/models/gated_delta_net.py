@@ -34,7 +34,7 @@ class GatedDeltaNetConfig(SequenceConfig):
 
 @register_model("gated_delta_net", GatedDeltaNetConfig)
 class GatedDeltaNet(SequenceModel):
-    """Residual blocks of a Gated DeltaNet layer and a gated MLP on interleaved tokens."""
+    """Residual blocks of a Gated DeltaNet layer and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2412.06464"
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class WindowedPredictor(Predictor):
     prediction.
     """
 
-    token_layout: ClassVar[str] = "interleaved"
+    token_layout = "interleaved"
     paper: str = "https://arxiv.org/abs/2410.11687"
 
     def __init__(self, d_x: int, d_y: int, layer: DescentLayer) -> None:

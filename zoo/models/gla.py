@@ -21,7 +21,7 @@ class GLAConfig(SequenceConfig):
 
 @register_model("gla", GLAConfig)
 class GLA(SequenceModel):
-    """Residual blocks of gated linear attention and a gated MLP on interleaved tokens."""
+    """Residual blocks of gated linear attention and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2312.06635"
 

@@ -1,9 +1,9 @@
-"""Linear self-attention on concatenated tokens: L layers can do L steps of gradient descent.
+"""Linear self-attention on pairs: L layers can do L steps of gradient descent.
 
 Source: von Oswald et al. 2022, "Transformers learn in-context by gradient descent", 2212.07677.
 """
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -60,7 +60,7 @@ class LinearTransformer(Predictor):
     keeps the examples. With causal attention all positions share one pass and a constant state.
     """
 
-    token_layout: ClassVar[str] = "concatenated"
+    token_layout = "pairs"
     paper: str = "https://arxiv.org/abs/2212.07677"
     heavy_tailed = True
 

@@ -24,7 +24,7 @@ class LonghornConfig(SequenceConfig):
 
 @register_model("longhorn", LonghornConfig)
 class Longhorn(SequenceModel):
-    """Residual Longhorn layers on interleaved tokens, without an MLP, as published."""
+    """Residual Longhorn layers, without an MLP, as published."""
 
     paper: str = "https://arxiv.org/abs/2407.14207"
 

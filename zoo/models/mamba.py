@@ -24,7 +24,7 @@ class MambaConfig(SequenceConfig):
 
 @register_model("mamba", MambaConfig)
 class Mamba(SequenceModel):
-    """Residual Mamba blocks on interleaved tokens."""
+    """Residual Mamba blocks."""
 
     paper: str = "https://arxiv.org/abs/2312.00752"
 

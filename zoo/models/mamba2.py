@@ -23,7 +23,7 @@ class Mamba2Config(SequenceConfig):
 
 @register_model("mamba2", Mamba2Config)
 class Mamba2(SequenceModel):
-    """Residual Mamba-2 layers on interleaved tokens, without an MLP, as published."""
+    """Residual Mamba-2 layers, without an MLP, as published."""
 
     paper: str = "https://arxiv.org/abs/2405.21060"
 

@@ -21,7 +21,7 @@ class MesaNetConfig(SequenceConfig):
 
 @register_model("mesa_net", MesaNetConfig)
 class MesaNet(SequenceModel):
-    """Residual blocks of a MesaNet layer and a gated MLP on interleaved tokens."""
+    """Residual blocks of a MesaNet layer and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2506.05233"
 

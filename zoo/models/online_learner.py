@@ -5,7 +5,7 @@ Sources: of each rule, those in `zoo/ops/fast_weights`.
 
 import math
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
@@ -106,7 +106,7 @@ class OnlineLearner(Predictor):
     or `(d_x,)` with a decay; `log_ridge (d_x,)` of `mesa`.
     """
 
-    token_layout: ClassVar[str] = "pairs"
+    token_layout = "pairs"
 
     W_q: nn.Parameter
     W_k: nn.Parameter

@@ -1,4 +1,4 @@
-"""A causal transformer on interleaved tokens: pre-norm, softmax attention, as in GPT-2."""
+"""A causal transformer: pre-norm, softmax attention, as in GPT-2."""
 
 from typing import Literal
 
@@ -27,7 +27,7 @@ class TransformerConfig(SequenceConfig):
 
 @register_model("transformer", TransformerConfig)
 class Transformer(SequenceModel):
-    """Transformer blocks on the tokens x_1, y_1, ..., x_{N+1}, read out at the inputs."""
+    """Residual transformer blocks."""
 
     paper: str = "https://arxiv.org/abs/1706.03762"
 
@@ -43,7 +43,8 @@ class Transformer(SequenceModel):
         self.max_context = config.max_context
         self.positions: nn.Embedding | None = None
         if config.positions == "learned":
-            self.positions = nn.Embedding(2 * config.max_context + 1, config.d_model)
+            num_places = self.num_tokens(config.max_context) + 1
+            self.positions = nn.Embedding(num_places, config.d_model)
             nn.init.normal_(self.positions.weight, std=0.02)
 
     def place(self, tokens: Tensor, start: int) -> Tensor:

@@ -49,13 +49,13 @@ class _TestTimeTraining(SequenceModel):
 
 @register_model("ttt_linear", TTTConfig)
 class TTTLinear(_TestTimeTraining):
-    """Residual blocks that train a linear map, and a gated MLP, on interleaved tokens."""
+    """Residual blocks that train a linear map, and a gated MLP,."""
 
     network = "linear"
 
 
 @register_model("ttt_mlp", TTTMLPConfig)
 class TTTMLP(_TestTimeTraining):
-    """Residual blocks that train an MLP, and a gated MLP, on interleaved tokens."""
+    """Residual blocks that train an MLP, and a gated MLP,."""
 
     network = "mlp"

@@ -164,6 +164,7 @@ class EpisodeModule(pl.LightningModule):
     def check_model(self, model: Predictor) -> None:
         """Raises ValueError if this module cannot train such a model."""
         self._check_output("model", model)
+        model.check_positions(self.positions)
 
     def check_trainer(self, trainer: pl.Trainer) -> None:
         """Raises ValueError if this module cannot be trained by such a trainer."""

@@ -38,6 +38,7 @@ HYPERPARAMETERS = {
     "num_steps": float,
     "num_layers": float,
     "d_model": float,
+    "tokens": str,
     "num_parameters": float,
     "family": str,
     "inputs": str,
@@ -186,7 +187,7 @@ class Board(pl.Callback):
 def hyperparameters_of(settings: RunSettings) -> dict[str, str | float]:
     """The values of `HYPERPARAMETERS` that a run is told apart by, but those that are counted."""
     model, spec, optim = settings.model, settings.data, settings.optim
-    names = ("num_steps", "num_layers", "d_model")
+    names = ("num_steps", "num_layers", "d_model", "tokens")
     return {
         "architecture": model.name,
         **{name: model.arguments[name] for name in names if name in model.arguments},
