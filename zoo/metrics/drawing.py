@@ -22,6 +22,7 @@ DIVERGING = "RdBu_r"
 
 SOLID, DASHED, DOTTED, DASH_DOT = "-", "--", ":", "-."
 DASH_DOT_DOT = (0, (6, 1, 1, 1, 1, 1))
+DASH_DASH_DOT = (0, (4, 1, 4, 1, 1, 1))
 LONG_DASHES = (0, (12, 1))
 LONG_DASHES_DOT = (0, (12, 1, 1, 1))
 FULL = (SOLID, LONG_DASHES, LONG_DASHES_DOT)  # or nearly so
@@ -87,6 +88,16 @@ _LINES: dict[Any, tuple[str, ...]] = {
         "closed_form",  # the expected error of a step of gradient descent
         "logistic_regression",
         "gradient_descent_plus_plus",
+    ),
+    DASH_DASH_DOT: (  # those that learn nothing from labels, and the dictionary
+        "uniform",
+        "context_ngrams",
+        "dictionary",
+        "group_table",
+        "symbol_copy",
+        "symbol_lookup",
+        "list_ops_parser",
+        "fitted_ngrams",
     ),
 }
 STYLES: dict[str, tuple[str, Any]] = {
@@ -187,9 +198,9 @@ def label_examples(axes: Axes) -> None:
     axes.set_xlabel("examples in the context")
 
 
-def label_loss(axes: Axes, loss: str = "half_mse", at_query: bool = False) -> None:
+def label_loss(axes: Axes, loss: str = "half_mse", at_place: bool = False) -> None:
     """The vertical axis of a loss, which is called as tables call it."""
-    axes.set_ylabel(loss_label(loss, at_query))
+    axes.set_ylabel(loss_label(loss, at_place))
 
 
 def bare(*all_axes: Axes) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -66,7 +66,13 @@ class Solver(Predictor):
 
     An argument is given by the user, else told by `known`, else fitted on `grid`, else the default
     of the config.
+
+    Attributes:
+        reads_labels: Whether it learns from labels; one that does is of no use where they are
+            hidden.
     """
+
+    reads_labels: ClassVar[bool] = True
 
     @classmethod
     def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
