@@ -7,8 +7,12 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from datamodules.episodes import SET_BATCH, Episodes, EpisodeSpec, create_sampler
+from datamodules.episodes import Episodes, EpisodeSpec, create_sampler
 from datamodules.stream import EVAL_SEED, Generators, generators_of_test
+
+# A validation set of at most so many numbers, 0.5 GB, is kept; a larger one is drawn anew each
+# time.
+KEPT_NUMBERS = 2**27
 
 
 class EpisodeSets(pl.LightningDataModule):
@@ -46,7 +50,7 @@ class EpisodeSets(pl.LightningDataModule):
         self.sampler = create_sampler(spec)
         self.batch_size = batch_size
         self.eval_episodes = eval_episodes
-        self.eval_batch_size = eval_batch_size
+        self.eval_batch_size = min(eval_batch_size, self.sampler.spec.set_batch)
         self.num_test = num_test
 
     def training_rows(self, device: torch.device) -> Episodes:
@@ -91,11 +95,10 @@ class EpisodeSets(pl.LightningDataModule):
         rank, world_size = trainer.global_rank, trainer.world_size
         start = self.eval_episodes * rank // world_size
         stop = self.eval_episodes * (rank + 1) // world_size
-        if self.eval_episodes < 2 * SET_BATCH:  # one batch, which is kept
-            parts = list(_Parts(lambda: [self.val_episodes()], start, stop, self.eval_batch_size))
-            return DataLoader(parts, batch_size=None, generator=torch.Generator())  # type: ignore
-        batches = _Parts(self.val_batches, start, stop, self.eval_batch_size)
-        return DataLoader(batches, batch_size=None, generator=torch.Generator())
+        parts = _Parts(self.val_batches, start, stop, self.eval_batch_size)
+        small = self.eval_episodes * self.sampler.spec.num_numbers <= KEPT_NUMBERS
+        data: Any = list(parts) if small else parts
+        return DataLoader(data, batch_size=None, generator=torch.Generator())
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_EPISODE_SIZE = 2**31
 # Episodes of a fixed set that are drawn at once; twice as many, less one, where they are the last.
 SET_BATCH = 10_000
+# The same of families of long sequences: at most so many, with at most so many numbers.
+SEQUENCE_BATCH = 400
+SEQUENCE_NUMBERS = 2**24
 
 
 class Episodes(NamedTuple):
@@ -118,6 +121,18 @@ class EpisodeSpec(Spec):
     def labels_hidden(self) -> bool:
         """Whether the visible y is zero everywhere."""
         return self.function.labels_hidden
+
+    @property
+    def num_numbers(self) -> int:
+        """Numbers of an episode: inputs, labels and targets."""
+        return (self.num_context + 1) * (self.d_x + 2 * self.d_y)
+
+    @property
+    def set_batch(self) -> int:
+        """Episodes of a fixed set that are drawn at once."""
+        if self.function.whole_sets:
+            return SET_BATCH
+        return max(1, min(SEQUENCE_BATCH, SEQUENCE_NUMBERS // self.num_numbers))
 
     @property
     def input_variance(self) -> float:
@@ -374,16 +389,24 @@ class EpisodeSampler:
 
         They follow each other in the sequences of the generators. A set of fewer than 20,000 is one
         batch, as `sample` draws it, and a larger one begins with the first 10,000 of it; where each
-        component is drawn by one call, so are all its episodes.
+        component is drawn by one call, so are all its episodes. Of families that are not drawn as
+        whole sets, every batch but the last holds `spec.set_batch` episodes, and those of a small
+        set are the first of any larger one.
 
         Args:
             num_episodes: In the set.
             generators: Of the set.
         """
-        while num_episodes >= 2 * SET_BATCH:
-            yield self.sample(SET_BATCH, generators)
+        size = self.spec.set_batch
+        if not self.spec.function.whole_sets:
+            for start in range(0, num_episodes, size):
+                yield self.sample(size, generators).rows(0, num_episodes - start)
+                generators.go_on()
+            return
+        while num_episodes >= 2 * size:
+            yield self.sample(size, generators)
             generators.go_on()
-            num_episodes -= SET_BATCH
+            num_episodes -= size
         yield self.sample(num_episodes, generators)
 
 

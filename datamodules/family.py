@@ -41,10 +41,13 @@ class Family(Spec):
         labels_hidden: Whether the visible y is zero everywhere: a model sees the inputs alone.
         beside: Names of the exact algorithms of such episodes that every model is measured beside,
             those of all families left out.
+        whole_sets: Whether a fixed set is drawn by as few calls as possible, as the numbers in
+            cards of regression are; sequences, which may be long, are drawn a few at a time.
     """
 
     labels_hidden: ClassVar[bool] = False
     beside: ClassVar[tuple[str, ...]] = ()
+    whole_sets: ClassVar[bool] = True
     name: str
 
     @property
@@ -106,6 +109,7 @@ class SequenceFamily(Family):
     """
 
     takes: ClassVar[frozenset[str]] = frozenset()
+    whole_sets: ClassVar[bool] = False
 
     @property
     def settles(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from zoo.hub.card import SCHEMA_VERSION
 from zoo.hub.directory import read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.metrics.text import number_text
+from zoo.references import scoring_of
 from zoo.training.remeasure import measured_again
 
 NAMES = sorted(path.parent.name for path in CHECKPOINTS.glob("*/card.json"))
@@ -33,7 +34,7 @@ def error_on_a_tenth(name: str) -> float:
     left, found = number // 10, []
     for batch in evaluation_batches(spec, number):
         rows = batch.rows(0, left)
-        found.append(losses(model, rows, spec.output == "logits")[metric][:, -1].double())
+        found.append(losses(model, rows, scoring_of(spec))[metric][:, -1].double())
         left -= len(found[-1])
         if left == 0:
             break

@@ -37,6 +37,7 @@ from zoo.evaluation.report import create_report
 from zoo.evaluation.results import tables_of, write_results
 from zoo.evaluation.sweeps import Row
 from zoo.metrics.drawing import bounds
+from zoo.metrics.scoring import Scoring
 from zoo.models.gd_ssm import construct_gradient_descent_
 from zoo.predictor import Predictor
 from zoo.references import TUNE_EPISODES, create_reference
@@ -600,7 +601,9 @@ def test_a_reference_that_is_not_finite_is_left_out_of_a_report_and_said(
 
     monkeypatch.setattr(LeastSquares, "forward", spoilt)
     with pytest.warns(UserWarning, match="least_squares is left out of the report"):
-        report = create_report(model, references, None, lambda i: evaluation_batches(spec, 20))
+        report = create_report(
+            model, references, None, lambda i: evaluation_batches(spec, 20), Scoring()
+        )
     assert set(report.at_query["half_mse"]) == {"model", "gradient_descent", "zero"}
     assert set(report.ratio) == {"gradient_descent", "zero"}
 
@@ -626,8 +629,8 @@ def test_heavy_positions_of_a_model_and_its_heavy_mean_have_the_range_of_ten_set
     def sets(number: int) -> Iterator[Episodes]:
         return evaluation_batches(spec, 60, number=number)
 
-    report = create_report(model, references, None, sets)
-    comparison = Comparison(sets, classification=False)
+    report = create_report(model, references, None, sets, Scoring())
+    comparison = Comparison(sets, Scoring())
     comparison.add("", model)
     further = [comparison._errors(model, i)["half_mse"] for i in range(1, 11)]
     at_one, over_all = report.curves["model"][1], report.over_all["half_mse"]["model"]

@@ -9,6 +9,7 @@ from datamodules import EpisodeSpec, create_sampler
 from datamodules.inputs import Preconditioned, Sign
 from datamodules.linear import Linear, LinearDrift, LinearPool
 from datamodules.stream import EVAL_SEED, Generators
+from zoo.metrics.scoring import Scoring
 from zoo.predictor import Predictor
 from zoo.solvers.moment import ScheduledGradientDescent, ScheduledGradientDescentConfig
 from zoo.solvers.solver import EpisodeFacts, Grid, solver_of
@@ -144,12 +145,17 @@ def best_schedule(spec: EpisodeSpec, num_steps: int) -> tuple[ScheduledGradientD
     return ScheduledGradientDescent(config), expected
 
 
+def scoring_of(spec: EpisodeSpec) -> Scoring:
+    """How predictions on such episodes are scored."""
+    return Scoring(classes=spec.output == "logits")
+
+
 def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predictor]:
     """The exact algorithms that a model is measured beside, by the names its card has them.
 
-    `gradient_descent` is one step on the loss of these episodes; a model of k layers or steps also
-    meets k of them, and a model of k steps `best_schedule_k` and `conjugate_gradient_k` where the
-    former is known.
+    The first is the one whose loss the model's is divided by. `gradient_descent` is one step on the
+    loss of these episodes; a model of k layers or steps also meets k of them, and a model of k
+    steps `best_schedule_k` and `conjugate_gradient_k` where the former is known.
     """
     name = STEP[spec.output]
     depth = max(model.get("num_layers", 1), model.get("num_steps", 1))

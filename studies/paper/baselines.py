@@ -104,5 +104,5 @@ def other_architectures(runs: Runs, effort: Effort) -> Found:
     figure.set_size_inches(6.4, 0.34 * len(rows) + 1.0)
     bars(ax, rows)
     ax.axvline(1.0, **style_of("gradient_descent"))
-    ax.set_xlabel(f"{loss_label('half_mse', at_query=True)} / that of one gradient step")
+    ax.set_xlabel(f"{loss_label('half_mse', at_place=True)} / that of one gradient step")
     return Found({"other_architectures": (figure, CAPTION)}, claims)

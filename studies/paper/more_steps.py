@@ -115,7 +115,7 @@ def several_steps(runs: Runs, effort: Effort) -> Found:
     ax.plot(several, best, label="best schedule", **marked(style_of("best_schedule"), "D"))
     ax.set_xticks(list(by_steps))
     ax.set_xlabel("steps k")
-    label_loss(ax, at_query=True)
+    label_loss(ax, at_place=True)
     legend(ax)
     k = several[0]
     model = model_of(by_steps[k][0])

@@ -164,7 +164,7 @@ def sine_waves(runs: Runs, effort: Effort) -> Found:
     bars(left, rows)
     left.set_yticks(range(len(rows)), list(labels.values()), fontsize=7)
     left.set_xscale("log")
-    left.set_xlabel(loss_label("half_mse", at_query=True))
+    left.set_xlabel(loss_label("half_mse", at_place=True))
     _draw_episode(right, spec, shown[FOUR_STEPS], shown[EMBEDDED][0])
     caption = (
         "Sine waves of random amplitude and phase from ten examples: test loss (a dot for each "

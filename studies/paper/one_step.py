@@ -57,7 +57,7 @@ def loss_over_training(runs: Runs, effort: Effort) -> Found:
     left.axhline(reference, label=label, **style_of("gradient_descent"))
     closed_form = optimal_half_mse(moments)
     left.axhline(closed_form, label="closed form", **style_of("closed_form"))
-    label_loss(left, at_query=True)
+    label_loss(left, at_place=True)
     for name, color in (("prediction_difference", BLUE), ("model_difference", VERMILION)):
         steps, values = histories(base, f"alignment/{name}")
         band(middle, steps, values, name.replace("_", " "), {"color": color})
@@ -212,7 +212,7 @@ def other_scales(runs: Runs, effort: Effort) -> Found:
         ax.plot(places, found.zero, label="zero", **style_of("zero"))
         ax.set_yscale("log")
         ax.set_xlabel(f"scale of {what}, training at 1")
-        label_loss(ax, at_query=True)
+        label_loss(ax, at_place=True)
         legend(ax)
     caption = (
         "Test loss at scales of inputs and functions that training did not show; the gradient "
@@ -266,7 +266,7 @@ def dimensions(runs: Runs, effort: Effort) -> Found:
         metrics_of(found[0])["closed_form/half_mse_query"] for found in by_dimension.values()
     ]
     left.plot(places, expected, label="closed form", **style_of("closed_form"))
-    label_loss(left, at_query=True)
+    label_loss(left, at_place=True)
     ratios = [[v / e for v in of_seeds] for of_seeds, e in zip(values, exact, strict=True)]
     band(right, places, per_seed(ratios), "trained / one gradient step", marked(style_of("gd_ssm")))
     right.axhline(1.0, **style_of("gradient_descent"))

@@ -124,7 +124,7 @@ def forgetting(runs: Runs, effort: Effort) -> Found:
             )
         )
         bars(ax, rows)
-        ax.set_xlabel(loss_label("half_mse", at_query=True))
+        ax.set_xlabel(loss_label("half_mse", at_place=True))
         ax.set_title(f"drift rho = {rho:g}", fontsize=9)
     caption = (
         "Weights that drift from one example to the next; d = 5, N = 20. Weighted gradient descent "
@@ -167,7 +167,7 @@ def longer_contexts(runs: Runs, effort: Effort) -> Found:
     ax.plot(LENGTHS, fitted, label="one step of the best size for N", **marked(step, "s"))
     ax.set_yscale("log")
     ax.set_xlabel("examples N, training at 10")
-    label_loss(ax, at_query=True)
+    label_loss(ax, at_place=True)
     legend(ax)
     caption = "Test loss with fewer and more examples than in training."
     return Found({"longer_contexts": (figure, caption)}, claims)

@@ -128,16 +128,20 @@ def test_a_large_set_comes_in_batches_with_the_numbers_of_one(
                 assert torch.equal(torch.cat(parts), getattr(whole, name))
 
 
+@pytest.mark.parametrize("kept", [True, False])
 def test_every_episode_of_a_large_validation_set_belongs_to_one_rank(
-    monkeypatch: pytest.MonkeyPatch,
+    kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("episodes", "datamodule"):
-        monkeypatch.setattr(f"datamodules.{module}.SET_BATCH", 160)
+    monkeypatch.setattr("datamodules.episodes.SET_BATCH", 160)
+    if not kept:
+        monkeypatch.setattr("datamodules.datamodule.KEPT_NUMBERS", 0)
     parts = []
     for rank in range(3):
         trainer = FakeTrainer(rank, 3)
         module = module_on(trainer, batch_size=6, eval_episodes=1_000, eval_batch_size=70)
-        batches = list(module.val_dataloader())
+        loader = module.val_dataloader()
+        assert isinstance(loader.dataset, list) == kept
+        batches = list(loader)
         assert max(len(batch.x) for batch in batches) == 70
         parts += [batch.x for batch in batches]
     assert torch.equal(torch.cat(parts), module.val_episodes().x)

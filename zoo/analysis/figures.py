@@ -44,7 +44,7 @@ def learning_curve_figure(
     # An algorithm that diverges must not flatten the others.
     starts = [next((p for p in c if p is not None), None) for c in curves.values()]
     highest = max((point.value for point in starts if point), default=1.0)
-    axes.set_ylim(0, 1.5 * highest)
+    axes.set_ylim(0, 1.02 if loss == "accuracy" else 1.5 * highest)
     _legend_below(figure)
     bare(axes)
     return figure
@@ -86,10 +86,10 @@ def sweep_figure(
             **styles[name],
         )
     values = [at.value for found in table.values() for at in found.values() if at is not None]
-    if values and min(values) > 0 and loss != "accuracy":
+    if values and min(values) > 0 and not loss.startswith("accuracy"):
         axes.set_yscale("log")
     axes.set_xlabel(axis)
-    label_loss(axes, loss, at_query=True)
+    label_loss(axes, loss, at_place=True)
     _legend_below(figure)
     bare(axes)
     return figure

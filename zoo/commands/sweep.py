@@ -9,7 +9,7 @@ from rich.table import Table
 
 from zoo.files import write_text
 from zoo.metrics.errors import interval_over_seeds
-from zoo.metrics.text import error_over_runs, with_interval
+from zoo.metrics.text import error_over_runs, is_signed, with_interval
 from zoo.training.sweep import groups, read_runs
 
 
@@ -41,8 +41,8 @@ def sweep(directory: Path) -> None:
             values = [run.numbers[name] for run in members if name in run.numbers]
             middle, half = interval_over_seeds(values)
             writer.writerow([key, name, middle, half, len(values), " ".join(map(str, seeds))])
-            # Cosines may be below zero; the other numbers are errors, their ratios and steps.
-            shown = (with_interval if "cosine" in name else error_over_runs)(middle, half)
+            # The numbers that are never below zero are errors, their ratios and steps.
+            shown = (with_interval if is_signed(name) else error_over_runs)(middle, half)
             if len(values) < len(members):
                 shown += f" ({len(values)} of {len(members)})"
             each = (f"{run.numbers[name]:.5g}" if name in run.numbers else "-" for run in members)

@@ -32,8 +32,8 @@ from zoo.hub.find import (
     locate,
 )
 from zoo.hub.index import IndexEntry, read_index
-from zoo.hub.pages import REFERENCE, Comparison, comparisons, number, tail
-from zoo.metrics.text import in_cell, loss_label, number_text, plain
+from zoo.hub.pages import Comparison, comparisons, number, tail
+from zoo.metrics.text import in_cell, loss_label, number_text, place_of, place_text, plain
 from zoo.terminal import StoppedBySignal, raise_on_signals
 
 app = typer.Typer(
@@ -139,9 +139,11 @@ def list_command(
             *(["\n".join(map(" ".join, exact)), cost(entry)] if wide else [best]),
         )
     console().print(table)
-    metrics = sorted({loss_label(entry.metric) for _, entry in found})
-    measured = ", ".join(metrics) or "-"
-    console().print(f"{len(found)} checkpoints; error: {measured} at the query")
+    places: dict[str, set[str]] = {}
+    for _, entry in found:
+        places.setdefault(place_text(place_of(entry.metric)), set()).add(loss_label(entry.metric))
+    measured = "; ".join(f"{', '.join(sorted(losses))} {at}" for at, losses in places.items())
+    console().print(f"{len(found)} checkpoints; error: {measured}")
     if not wide:
         console().print(f"{WIDE} columns show all exact algorithms, and what training took")
 
@@ -239,9 +241,12 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
         print_json([comparison_data(comparison) for comparison in found])
         return
     for comparison in found:
-        label = loss_label(comparison.metric)
         table = new_table(
-            "predictor", "params\nstate\ntokens", "error", f"/ {REFERENCE}", "episodes\ntime"
+            "predictor",
+            "params\nstate\ntokens",
+            "error",
+            f"/ {comparison.reference}",
+            "episodes\ntime",
         )
         for row in comparison.rows:
             entry = row.entry
@@ -252,7 +257,8 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
                 two_lines(row.ratio) if row.ratio else "",
                 cost(entry) if entry else "",
             )
-        measured = f"{label} at the query, {comparison.num_episodes} test episodes"
+        label = loss_label(comparison.metric, at_place=True)
+        measured = f"{label}, {comparison.num_episodes} test episodes"
         console().print(f"{comparison.episodes}: {measured}")
         console().print(table)
 

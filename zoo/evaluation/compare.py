@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from datamodules.episodes import Episodes
-from zoo.metrics.classification import correct, cross_entropy
 from zoo.metrics.errors import (
     Summary,
     error_summary,
@@ -19,6 +18,7 @@ from zoo.metrics.errors import (
     means_apart,
     ratio_summary,
 )
+from zoo.metrics.scoring import Scoring
 from zoo.predictor import Predictor
 
 NUMBERS_AT_ONCE = 2**23
@@ -32,17 +32,13 @@ EpisodeSets = Callable[[int], Iterable[Episodes]]
 
 
 @torch.no_grad()
-def losses(predictor: Predictor, episodes: Episodes, classification: bool) -> dict[str, Tensor]:
-    """Every loss of a predictor at every position.
-
-    For values that is `half_mse`, averaged over output coordinates. For classes it is `accuracy`,
-    1 where the largest coordinate is that of the class, and for predictors of logits, before it,
-    `cross_entropy`.
+def losses(predictor: Predictor, episodes: Episodes, scoring: Scoring) -> dict[str, Tensor]:
+    """Every loss of a predictor at every position, as `scoring.losses` has them.
 
     Args:
         predictor: Any predictor.
-        episodes: Their targets are one-hot where labels are classes.
-        classification: Whether labels are classes.
+        episodes: What it is measured on.
+        scoring: How.
 
     Returns:
         (num_episodes, length) for each; the last column is the loss at the query.
@@ -51,12 +47,14 @@ def losses(predictor: Predictor, episodes: Episodes, classification: bool) -> di
         ValueError: If the predictor cannot take the episodes.
     """
     found: dict[str, list[Tensor]] = {}
-    # Solvers hold a (d_x, d_x) matrix for every position.
     _, length, d_x = episodes.x.shape
-    batch_size = max(1, min(200, NUMBERS_AT_ONCE // (length * d_x**2)))
+    # Solvers hold a (d_x, d_x) matrix for every position, those of symbols alone a row that says
+    # which earlier positions are like it.
+    width = length + d_x + episodes.y.shape[2] if scoring.labels_hidden else d_x**2
+    batch_size = max(1, min(200, NUMBERS_AT_ONCE // (length * width)))
     for part in episodes.split(batch_size):
         prediction = predictor(part.x, part.y)
-        for name, values in _losses(prediction, part.target, predictor, classification).items():
+        for name, values in scoring.losses(prediction, part.target, predictor.output).items():
             found.setdefault(name, []).append(values)
     return {name: torch.cat(values) for name, values in found.items()}
 
@@ -69,22 +67,25 @@ def scored_columns(values: Tensor, scored: Tensor) -> list[Tensor]:
 class Comparison:
     """Errors of predictors on the same episodes.
 
+    They are compared at the query, or over all scored positions, as `scoring.place` says.
+
     Args:
         sets: The episodes.
-        classification: Whether labels are classes.
+        scoring: How predictions are scored.
 
     Attributes:
         errors: For each predictor and loss the values at every position over the episodes scored
             there and, last, each episode's mean over its scored positions.
     """
 
-    def __init__(self, sets: EpisodeSets, classification: bool) -> None:
-        self.sets, self.classification = sets, classification
+    def __init__(self, sets: EpisodeSets, scoring: Scoring) -> None:
+        self.sets, self.scoring = sets, scoring
         self.errors: dict[str, dict[str, list[Tensor]]] = {}
         self._predictors: dict[str, Predictor] = {}
         self._apart: dict[str, dict[str, list[float]]] = {}
         self._negligible = 0.0
-        if not classification:
+        self._column = -2 if scoring.place == "query" else -1
+        if not scoring.classes:
             at_query = (episodes.target[:, -1] for episodes in sets(0))
             zero = [half_squared_error(target, 0 * target) for target in at_query]
             self._negligible = NEGLIGIBLE * torch.cat(zero).double().mean().item()
@@ -98,21 +99,26 @@ class Comparison:
         self.errors[name] = self._errors(predictor, 0)
         self._predictors[name] = predictor
 
+    def compared(self, name: str, loss: str) -> Tensor:
+        """The values of a loss that others are compared with, (num_episodes,)."""
+        return self.errors[name][loss][self._column]
+
     def is_finite(self, name: str) -> bool:
         """Whether every loss of a predictor is a number."""
         columns = [column for all_ in self.errors[name].values() for column in all_[:-1]]
         return all(bool(column.isfinite().all()) for column in columns)
 
     def is_rounding(self, name: str, loss: str) -> bool:
-        """Whether a loss at the query is rounding: no ratio to it means anything."""
-        return is_rounding(self.errors[name][loss][-2], self._negligible)
+        """Whether a loss is rounding where it is compared: no ratio to it means anything."""
+        return is_rounding(self.compared(name, loss), self._negligible)
 
     def summaries(self, name: str, loss: str, everywhere: bool = False) -> list[Summary | None]:
         """A loss at every position and, last, over all of them.
 
         Where the tail at the query is heavy, further sets are measured there. Elsewhere a heavy
         tail has neither interval nor range unless they are asked for: measuring every position of
-        them takes ten times as long as measuring the first set.
+        them takes ten times as long as measuring the first set. Where labels are hidden no tail has
+        a range: contexts are long there, and nearly every loss close to zero has a heavy tail.
         An accuracy, which is no error, has its interval.
 
         Args:
@@ -134,36 +140,42 @@ class Comparison:
             if len(column) > 1 and is_heavy(column) and not is_rounding(column, self._negligible)
         }
         apart: dict[int, list[float]] = {}
-        if everywhere and heavy - {query}:
-            apart |= self._means_everywhere_apart(name, loss, heavy - {query})
-        if query in heavy:
-            apart[query] = self._means_apart(name)[loss]
+        if not self.scoring.labels_hidden:
+            if everywhere and heavy - {query}:
+                apart |= self._means_everywhere_apart(name, loss, heavy - {query})
+            if query in heavy:
+                apart[query] = self._means_apart(name)[loss]
         return [
             error_summary(column, self._negligible, apart.get(i)) if len(column) > 1 else None
             for i, column in enumerate(columns)
         ]
 
     def first_tenth(self, name: str, loss: str) -> Summary | None:
-        """A loss at the query on the first tenth of the episodes, if these are two or more."""
-        values = self.errors[name][loss][-2]
+        """A loss that is compared on the first tenth of the episodes, if these are two or more."""
+        values = self.compared(name, loss)
         tenth = values[: len(values) // 10]
         return error_summary(tenth, self._negligible) if len(tenth) > 1 else None
 
     def ratio(self, name: str, other: str, loss: str) -> Summary:
-        """Paired ratio of the losses of two predictors at the query."""
-        a, b = (self.errors[n][loss][-2] for n in (name, other))
+        """Paired ratio of the losses of two predictors where they are compared."""
+        a, b = self.compared(name, loss), self.compared(other, loss)
         if self.is_rounding(name, loss):
             return Summary(a.double().mean().item() / b.double().mean().item())
 
         def apart() -> tuple[list[float], list[float]]:
             return self._means_apart(name)[loss], self._means_apart(other)[loss]
 
-        return ratio_summary(a, b, apart)
+        return ratio_summary(a, b, None if self.scoring.labels_hidden else apart)
+
+    def difference(self, name: str, other: str, loss: str) -> Summary:
+        """Paired difference of the losses of two predictors where they are compared."""
+        difference = self.compared(name, loss).double() - self.compared(other, loss).double()
+        return Summary(*mean_interval(difference))
 
     def _errors(self, predictor: Predictor, number: int) -> dict[str, list[Tensor]]:
         parts, all_scored = [], []
         for episodes in self.sets(number):
-            parts.append(losses(predictor, episodes, self.classification))
+            parts.append(losses(predictor, episodes, self.scoring))
             all_scored.append(episodes.scored)
         scored = torch.cat(all_scored)
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -178,7 +190,7 @@ class Comparison:
         for episodes in self.sets(number):
             for part in episodes.split(200):
                 prediction = predictor.predict_query(part.x, part.y)
-                values = _losses(prediction, part.target[:, -1], predictor, self.classification)
+                values = self.scoring.losses(prediction, part.target[:, -1], predictor.output)
                 for name, of_part in values.items():
                     found.setdefault(name, []).append(of_part)
         return {name: torch.cat(values) for name, values in found.items()}
@@ -201,16 +213,3 @@ class Comparison:
             place: [mean for mean in means if not math.isnan(mean)]
             for place, means in means_apart(measured).items()
         }
-
-
-def _losses(
-    prediction: Tensor, target: Tensor, predictor: Predictor, classification: bool
-) -> dict[str, Tensor]:
-    if not classification and predictor.output == "logits":
-        raise ValueError("it predicts classes, and the labels are values")
-    if not classification:
-        return {"half_mse": half_squared_error(prediction, target)}
-    accuracy = {"accuracy": correct(prediction, target)}
-    if predictor.output == "value":
-        return accuracy
-    return {"cross_entropy": cross_entropy(prediction, target)} | accuracy

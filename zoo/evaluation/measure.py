@@ -31,8 +31,9 @@ from zoo.evaluation.sweeps import (
     not_measured,
 )
 from zoo.metrics.errors import Summary
+from zoo.metrics.scoring import Scoring
 from zoo.predictor import Predictor
-from zoo.references import arguments_for, create_reference
+from zoo.references import arguments_for, create_reference, scoring_of
 from zoo.registry import solver_arguments
 from zoo.solvers.moment import GradientDescent
 
@@ -93,8 +94,8 @@ class Evaluation:
         def sets(number: int) -> Iterator[Episodes]:
             return evaluation_batches(spec, self.num_episodes, self.device, number)
 
-        classification = spec.output == "logits"
-        return rows + measure(suite, label, predictors, sets, classification, self.compare_with)
+        scoring = scoring_of(spec)
+        return rows + measure(suite, label, predictors, sets, scoring, self.compare_with)
 
     def _solver(self, suite: str, label: str, entry: Entry, spec: EpisodeSpec) -> Predictor:
         fitted_on = spec if self.fit_on == "setting" else self.spec
@@ -155,7 +156,7 @@ class Evaluation:
         mean = mean_likeness(measure(0), measure)
         numbers = {name: found for name, found in mean._asdict().items() if found is not None}
         if is_one_step(model) and isinstance(reference, GradientDescent):
-            comparison = Comparison(self._base, classification=False)
+            comparison = Comparison(self._base, Scoring())
             comparison.add("", interpolated(model, reference.step_size, 0.5))
             found = comparison.summaries("", "half_mse")[-2]
             assert found is not None  # the query is scored in every episode

@@ -14,13 +14,21 @@ from zoo.analysis.construction import weights_summary
 from zoo.evaluation.compare import Comparison, EpisodeSets
 from zoo.metrics.alignment import Agreement, agreement, mean_agreement, query_response
 from zoo.metrics.classification import expected_calibration_error
-from zoo.metrics.errors import Summary
-from zoo.metrics.text import in_cell, loss_label, number_text, optional, plain, share_text
+from zoo.metrics.errors import Summary, mean_of_scored
+from zoo.metrics.scoring import Place, Scoring
+from zoo.metrics.text import (
+    in_cell,
+    is_signed,
+    loss_label,
+    number_text,
+    optional,
+    place_text,
+    plain,
+    share_text,
+)
 from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
-
-REFERENCE = "gradient_descent"
 
 
 @dataclass(frozen=True)
@@ -30,33 +38,48 @@ class Report:
     Attributes:
         num_episodes: How many episodes.
         loss: What was trained on: `half_mse` or `cross_entropy`.
-        at_query: By loss and predictor.
+        place: Where predictors are compared: at the query, or over all scored positions where
+            labels are hidden.
+        at_query: By loss and predictor; empty where labels are hidden.
         over_all: The same over all scored positions.
         curves: The loss after 0, 1, ... examples, by predictor; None where no episode is scored.
-        first_tenth: The model's loss at the query on the first tenth of the episodes, by which a
-            card is checked in a tenth of the time; None for fewer than 20 episodes.
-        ratio: Paired ratio of the model's loss at the query to that of each reference which is not
-            exact to rounding.
-        calibration_error: Expected calibration error of the model's logits, where it has any.
+        first_tenth: The model's loss where it is compared on the first tenth of the episodes, by
+            which a card is checked in a tenth of the time; None for fewer than 20 episodes.
+        ratio: Paired ratio of the model's loss to that of each reference which is not exact to
+            rounding; where labels are hidden to that of the first reference alone.
+        difference: Paired difference of the model's loss and that of each further reference, where
+            labels are hidden.
+        calibration_error: Expected calibration error of the model's logits, where it has any and
+            labels are shown.
         closed_form: Expected 0.5*MSE at the query of the best gradient step, where it is known;
             under drift of the one that forgets.
-        alignment: Of the model with gradient descent, by name.
+        floor: Mean entropy of targets that are distributions, below which no cross entropy comes;
+            None where targets are sure.
+        alignment: Of the model with gradient descent, by name; empty where labels are hidden.
         num_zero_norm: Episodes without a cosine.
         weights: Cosines of trained and constructed weights and what else is known of them.
     """
 
     num_episodes: int
     loss: str
+    place: Place
     at_query: dict[str, dict[str, Summary]]
     over_all: dict[str, dict[str, Summary]]
     curves: dict[str, list[Summary | None]]
     first_tenth: Summary | None
     ratio: dict[str, Summary]
+    difference: dict[str, Summary]
     calibration_error: float | None
     closed_form: float | None
+    floor: float | None
     alignment: dict[str, Summary]
     num_zero_norm: int
     weights: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def compared(self) -> dict[str, dict[str, Summary]]:
+        """By loss and predictor, where they are compared."""
+        return self.at_query if self.place == "query" else self.over_all
 
     def metrics_of(self, predictor: str) -> dict[str, Summary]:
         """The losses of a predictor, under the names a card has them."""
@@ -72,6 +95,7 @@ class Report:
         return {
             **self.metrics_of("model"),
             **{f"test/ratio_to_{name}": ratio for name, ratio in self.ratio.items()},
+            **{f"test/difference_to_{name}": found for name, found in self.difference.items()},
             **{f"alignment/{name}": value for name, value in self.alignment.items()},
         }
 
@@ -86,7 +110,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain data."""
-        predictors = dict.fromkeys(name for found in self.at_query.values() for name in found)
+        predictors = dict.fromkeys(name for found in self.compared.values() for name in found)
         return {
             "num_episodes": self.num_episodes,
             "model": {name: value._asdict() for name, value in self.model_metrics().items()},
@@ -97,6 +121,7 @@ class Report:
             },
             "test/calibration_error": self.calibration_error,
             "closed_form/half_mse_query": self.closed_form,
+            **({} if self.floor is None else {f"floor/{self.loss}_{self.place}": self.floor}),
             "alignment/num_zero_norm": self.num_zero_norm,
             "weights": self.weights,
             "curves": {
@@ -111,25 +136,28 @@ def create_report(
     references: Mapping[str, Predictor],
     closed_form: float | None,
     sets: EpisodeSets,
+    scoring: Scoring,
     mean_function: Tensor | None = None,
 ) -> Report:
     """Measures a model beside exact algorithms on the same episodes.
 
     Args:
-        model: The trained model; with logits the labels are classes.
-        references: Exact algorithms by name; the model's behaviour is compared with that of
-            `gradient_descent`. Another one that is not finite on an episode is left out, with a
-            warning: its means say nothing, and the model's are not lost with them.
+        model: The trained model.
+        references: Exact algorithms by name. Where labels are shown the model's behaviour is
+            compared with that of the first. Another one that is not finite on an episode is left
+            out, with a warning: its means say nothing, and the model's are not lost with them.
         closed_form: Expected 0.5*MSE of the best gradient step, if it is known.
         sets: The test episodes, and the further sets that are measured where tails are heavy.
+        scoring: How predictions are scored.
         mean_function: The matrix (d_y, d_x) that the functions of all episodes have in common, if
             they do; what the model says before any example is compared with it.
     """
-    comparison = Comparison(sets, model.output == "logits")
+    comparison = Comparison(sets, scoring)
+    first = next(iter(references))
     predictors: dict[str, Predictor] = {}
     for name, predictor in {"model": model, **references}.items():
         comparison.add(name, predictor)
-        if name in ("model", REFERENCE) or comparison.is_finite(name):
+        if name in ("model", first) or comparison.is_finite(name):
             predictors[name] = predictor
         else:
             del comparison.errors[name]
@@ -144,13 +172,22 @@ def create_report(
         for loss in comparison.errors["model"]
     }
     loss, main = next(iter(found.items()))
-    inexact = [n for n in main if n != "model" and not comparison.is_rounding(n, loss)]
-    reference = references[REFERENCE]
-    mean = mean_agreement(
-        _agreement(model, reference, sets(0)),
-        lambda number: _agreement(model, reference, sets(number)),
-    )
+    others = [name for name in main if name != "model"]
+    ratio_to, differ_from = others, []
+    if scoring.labels_hidden:
+        ratio_to, differ_from = [first], [name for name in others if name != first]
+    inexact = [name for name in ratio_to if not comparison.is_rounding(name, loss)]
+    alignment: dict[str, Summary] = {}
+    num_zero_norm = 0
     weights = {}
+    reference = references[first]
+    if not scoring.labels_hidden:
+        mean = mean_agreement(
+            _agreement(model, reference, sets(0)),
+            lambda number: _agreement(model, reference, sets(number)),
+        )
+        alignment = {k: value for k, value in mean._asdict().items() if isinstance(value, Summary)}
+        num_zero_norm = mean.num_zero_norm
     if isinstance(model, GDSSM) and isinstance(reference, GradientDescent):
         weights = weights_summary(model, reference.step_size)
     if mean_function is not None:
@@ -159,20 +196,22 @@ def create_report(
         weights["cosine_start"] = cosine.item()
         error = (start - mean_function).norm() / mean_function.norm()
         weights["relative_error_start"] = error.item()
+    is_calibrated = model.output == "logits" and not scoring.labels_hidden
     return Report(
         num_episodes=len(comparison.errors["model"][loss][-1]),
         loss=loss,
-        at_query=_at(found, -2),
+        place=scoring.place,
+        at_query=_at(found, -2) if scoring.place == "query" else {},
         over_all=_at(found, -1),
         curves={name: all_[:-1] for name, all_ in main.items()},
         first_tenth=comparison.first_tenth("model", loss),
         ratio={name: comparison.ratio("model", name, loss) for name in inexact},
-        calibration_error=_calibration_error(model, sets(0)) if model.output == "logits" else None,
+        difference={name: comparison.difference("model", name, loss) for name in differ_from},
+        calibration_error=_calibration_error(model, sets(0)) if is_calibrated else None,
         closed_form=closed_form,
-        alignment={
-            name: value for name, value in mean._asdict().items() if isinstance(value, Summary)
-        },
-        num_zero_norm=mean.num_zero_norm,
+        floor=_floor(sets(0)) if scoring.labels_hidden else None,
+        alignment=alignment,
+        num_zero_norm=num_zero_norm,
         weights=weights,
     )
 
@@ -202,6 +241,14 @@ def _calibration_error(model: Predictor, batches: Iterable[Episodes]) -> float:
     return expected_calibration_error(torch.cat(logits), torch.cat(targets)).item()
 
 
+def _floor(batches: Iterable[Episodes]) -> float | None:
+    """Mean over the episodes of the mean entropy of their scored targets; None if it is zero."""
+    found = [
+        mean_of_scored(torch.special.entr(batch.target).sum(-1), batch.scored) for batch in batches
+    ]
+    return torch.cat(found).double().mean().item() or None
+
+
 @torch.no_grad()
 def start_of(model: Predictor) -> Tensor:
     """W_0 (d_y, d_x) of a model that is linear before any example: its answers to unit vectors."""
@@ -211,32 +258,42 @@ def start_of(model: Predictor) -> Tensor:
 
 def report_tables(report: Report) -> list[Table]:
     """The report as tables for a terminal."""
-    losses = Table(title=f"loss at the query, {report.num_episodes:,} test episodes")
+    place = place_text(report.place)
+    losses = Table(title=f"loss {place}, {report.num_episodes:,} test episodes")
     losses.add_column("predictor")
-    for loss in report.at_query:
+    for loss in report.compared:
         losses.add_column(loss_label(loss), justify="right")
     for heading in ("median", "worst 0.1 %", "model / predictor"):
         losses.add_column(heading, justify="right")
-    predictors = dict.fromkeys(name for found in report.at_query.values() for name in found)
+    if report.difference:
+        losses.add_column("model - predictor", justify="right")
+    predictors = dict.fromkeys(name for found in report.compared.values() for name in found)
     for name in predictors:
-        cells = [found.get(name) for found in report.at_query.values()]
-        main = report.at_query[report.loss].get(name)
+        cells = [found.get(name) for found in report.compared.values()]
+        main = report.compared[report.loss].get(name)
         tail = ("", "") if main is None else (optional(main.median), share_text(main.tail_share))
-        losses.add_row(name, *map(_text, cells), *tail, _text(report.ratio.get(name)))
+        beside = [_text(report.ratio.get(name))]
+        if report.difference:
+            beside.append(_text(report.difference.get(name), signed=True))
+        losses.add_row(name, *map(_text, cells), *tail, *beside)
         if name == "model" and report.closed_form is not None:
             losses.add_row("closed form, one step", plain(report.closed_form))
+        if name == "model" and report.floor is not None:
+            losses.add_row("entropy of the targets", plain(report.floor))
     losses.caption = "worst 0.1 %: the share of the mean that these episodes carry"
     if report.calibration_error is not None:
         losses.caption += f"\nexpected calibration error {report.calibration_error:.4f}"
+    if not report.alignment and not report.weights:
+        return [losses]
     agreement = Table(title="agreement with one step of gradient descent")
     agreement.add_column("quantity")
     agreement.add_column("value", justify="right")
     for name, value in report.alignment.items():
-        agreement.add_row(f"alignment/{name}", number_text(value, signed=name == "cosine"))
+        agreement.add_row(f"alignment/{name}", number_text(value, signed=is_signed(name)))
     for name, number in report.weights.items():
         agreement.add_row(f"weights/{name}", plain(number, 5))
     return [losses, agreement]
 
 
-def _text(summary: Summary | None) -> str:
-    return "" if summary is None else in_cell(number_text(summary))
+def _text(summary: Summary | None, signed: bool = False) -> str:
+    return "" if summary is None else in_cell(number_text(summary, signed=signed))

@@ -19,7 +19,15 @@ from zoo.evaluation.sweeps import (
 )
 from zoo.files import write_figure, write_json, write_text
 from zoo.metrics.errors import Summary
-from zoo.metrics.text import in_cell, number_text, optional, share_text
+from zoo.metrics.text import (
+    in_cell,
+    is_signed,
+    number_text,
+    optional,
+    place_of,
+    place_text,
+    share_text,
+)
 
 
 def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -> list[Table]:
@@ -28,24 +36,26 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
     for name, suite in suites.items():
         of_suite = [row for row in rows if row.suite == name]
         metric = main_metric(of_suite)
-        loss = query_table(of_suite, metric)
-        ratio = query_table(of_suite, f"{metric}_ratio_to_{compare_with}")
-        table = Table(title=f"{name}: {metric} at the query ± 95 %")
-        if metric != "accuracy":
+        loss, sign, beside = beside_metric(of_suite, compare_with)
+        found_at, compared = query_table(of_suite, metric), query_table(of_suite, beside)
+        shown, is_accuracy = metric.removesuffix("_all"), metric.startswith("accuracy")
+        table = Table(title=f"{name}: {shown} {place_text(place_of(metric))} ± 95 %")
+        if not is_accuracy:
             table.caption = "below: the median; the share of the mean that the worst 0.1 % carry"
-        for heading in (suite.axis, "predictor", metric, f"/ {compare_with}"):
+        last = f"{loss} {sign} {compare_with}" if is_accuracy else f"{sign} {compare_with}"
+        for heading in (suite.axis, "predictor", shown, last):
             if heading == "predictor":
                 table.add_column(heading, overflow="fold")
             else:
                 table.add_column(heading, justify="right", no_wrap=True)
         for setting in suite.settings:
             table.add_section()
-            for i, predictor in enumerate(loss):
-                found = loss[predictor].get(setting)
-                text = _text(found, signed=metric == "accuracy")
+            for i, predictor in enumerate(found_at):
+                found = found_at[predictor].get(setting)
+                text = _text(found, signed=is_accuracy)
                 if found is not None and found.median is not None:
                     text += f"\n{optional(found.median)}; {share_text(found.tail_share) or '-'}"
-                quotient = _text(ratio.get(predictor, {}).get(setting))
+                quotient = _text(compared.get(predictor, {}).get(setting), is_signed(beside))
                 table.add_row("" if i else setting, predictor, text, quotient)
         tables.append(table)
     imitated = [row for row in rows if row.suite == IMITATION]
@@ -57,7 +67,7 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         table.add_column("value", justify="right", no_wrap=True)
         for row in of_algorithm:
             if row.value is not None:
-                text = _text(summary_of(row), signed="cosine" in row.metric)
+                text = _text(summary_of(row), signed=is_signed(row.metric))
                 table.add_row(row.predictor, row.metric, text)
         tables.append(table)
     return tables
@@ -72,7 +82,26 @@ def measured_nowhere(rows: list[Row]) -> list[str]:
 
 def main_metric(rows: list[Row]) -> str:
     """The metric that a suite is shown by."""
-    return "accuracy" if any(row.metric == "accuracy" for row in rows) else "half_mse"
+    found = {row.metric for row in rows}
+    return next((metric for metric in ("accuracy_all", "accuracy") if metric in found), "half_mse")
+
+
+def beside_metric(rows: list[Row], compare_with: str) -> tuple[str, str, str]:
+    """What says how far predictors are from the one that they are compared with.
+
+    It is a ratio, or a difference where there is none: a ratio to no error means nothing.
+
+    Returns:
+        The loss, what is done with it (`/` or `-`), and the name of the metric.
+    """
+    found = {row.metric for row in rows}
+    choices = [
+        (loss, sign, f"{loss}{place}_{kind}_to_{compare_with}")
+        for sign, kind in (("/", "ratio"), ("-", "difference"))
+        for loss in ("half_mse", "cross_entropy")
+        for place in ("", "_all")
+    ]
+    return next((choice for choice in choices if choice[2] in found), choices[0])
 
 
 def write_results(
@@ -89,7 +118,8 @@ def write_results(
         of_suite = [row for row in rows if row.suite == name]
         metric = main_metric(of_suite)
         if len(suite.settings) == 1:
-            figure = learning_curve_figure(curve_table(of_suite, metric), metric)
+            of_place = metric.removesuffix("_all")
+            figure = learning_curve_figure(curve_table(of_suite, of_place), of_place)
         else:
             table = query_table(of_suite, metric)
             figure = sweep_figure(table, list(suite.settings), suite.axis, metric)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from zoo.evaluation.report import Report
 from zoo.metrics.errors import HEAVY, interval_over_seeds
-from zoo.metrics.text import error_over_runs, plain, with_interval
+from zoo.metrics.text import error_over_runs, is_signed, plain, with_interval
 
 
 def numbers_of(report: Report) -> dict[str, float | None]:
@@ -118,7 +118,8 @@ def _mean_text(name: str, metrics: Mapping[str, Any]) -> str:
     if any(share is not None and share > HEAVY for share in shares):
         return f"{plain(mean, 2)} (heavy tail)"
     is_error = name.startswith("test/") or name.endswith("_difference")
-    return error_over_runs(mean, ci95) if is_error else with_interval(mean, ci95)
+    shown = error_over_runs if is_error and not is_signed(name) else with_interval
+    return shown(mean, ci95)
 
 
 def _text(value: float | None) -> str:

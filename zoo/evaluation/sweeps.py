@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from zoo.evaluation.compare import Comparison, EpisodeSets
 from zoo.metrics.errors import Summary
+from zoo.metrics.scoring import Scoring
 from zoo.predictor import Predictor
 
 # What predictors raise for episodes that they cannot take or do not converge on, or for want of a
@@ -21,7 +22,8 @@ class Row(NamedTuple):
         predictor: What was measured.
         num_examples: Examples seen before the prediction.
         at_query: Whether these are all examples of the episode.
-        metric: Its name, such as `half_mse` or `ratio_to_gradient_descent`.
+        metric: Its name, such as `half_mse` or `half_mse_ratio_to_gradient_descent`; `accuracy_all`
+            is over all scored positions, where labels are hidden.
         value: Mean over episodes.
         ci95: Half the width of its 95 % interval; this and the next four as `Summary` has them.
         median: Of the errors.
@@ -53,24 +55,27 @@ def measure(
     setting: str,
     predictors: Mapping[str, Predictor],
     sets: EpisodeSets,
-    classification: bool,
+    scoring: Scoring,
     compare_with: str,
 ) -> list[Row]:
     """Every predictor on the same episodes: its losses at every position, and paired ratios.
+
+    Where labels are hidden its losses over all scored positions come beside those, and paired
+    differences, which there are for exact algorithms too.
 
     Args:
         suite: Goes into the rows.
         setting: Goes into the rows.
         predictors: By name.
         sets: What they are measured on; positions that are not scored do not count.
-        classification: Whether the targets are classes.
-        compare_with: The predictor by whose loss at the query the others' are divided.
+        scoring: How predictions are scored.
+        compare_with: The predictor by whose loss the others' are divided.
 
     Returns:
         Rows; for a predictor that cannot take the episodes one row with the reason.
     """
     rows = []
-    comparison = Comparison(sets, classification)
+    comparison = Comparison(sets, scoring)
     for name, predictor in predictors.items():
         try:
             comparison.add(name, predictor)
@@ -86,23 +91,32 @@ def measure(
             continue
         for metric, all_ in of_metric.items():
             length = len(all_) - 1
-            for i, found in enumerate(comparison.summaries(name, metric)[:-1]):
+            at_query = (suite, setting, name, length - 1, True)
+            *everywhere, over_all = comparison.summaries(name, metric)
+            for i, found in enumerate(everywhere):
                 if found is not None:
                     place = (suite, setting, name, i, i == length - 1)
                     rows.append(Row(*place, metric, *found, len(all_[i])))
+            if scoring.labels_hidden and over_all is not None:
+                rows.append(Row(*at_query, f"{metric}_all", *over_all, len(all_[-1])))
         reference = comparison.errors.get(compare_with, {})
         for metric in ("half_mse", "cross_entropy"):
             if (
-                name != compare_with
-                and metric in of_metric
-                and metric in reference
-                and not comparison.is_rounding(compare_with, metric)
-                and reference[metric][-2].isfinite().all()
+                name == compare_with
+                or metric not in of_metric
+                or metric not in reference
+                or not comparison.compared(compare_with, metric).isfinite().all()
             ):
+                continue
+            label = f"{metric}_all" if scoring.labels_hidden else metric
+            if not comparison.is_rounding(compare_with, metric):
                 ratio = comparison.ratio(name, compare_with, metric)
-                place = (suite, setting, name, length - 1, True)
-                row = Row(*place, f"{metric}_ratio_to_{compare_with}", *ratio, len(all_[-1]))
-                rows.append(row)
+                label_of_ratio = f"{label}_ratio_to_{compare_with}"
+                rows.append(Row(*at_query, label_of_ratio, *ratio, len(all_[-1])))
+            if scoring.labels_hidden:
+                found = comparison.difference(name, compare_with, metric)
+                label_of_difference = f"{label}_difference_to_{compare_with}"
+                rows.append(Row(*at_query, label_of_difference, *found, len(all_[-1])))
     return rows
 
 

@@ -27,8 +27,9 @@ from zoo.hub.directory import CARD, read_card
 INDEX = "index.json"
 # An index is read into memory before anything is known about it.
 MAX_INDEX_BYTES = 10_000_000
-# The loss a checkpoint is listed with: the one it was trained on, at the query.
-LISTED_METRICS = ("test/half_mse_query", "test/cross_entropy_query")
+# The loss a checkpoint is listed with: the one it was trained on, at the query, or over all scored
+# positions where nothing is measured at the query.
+LISTED_METRICS = ("test/half_mse_query", "test/cross_entropy_query", "test/cross_entropy_all")
 
 # It becomes part of headings and of figures' names.
 Family = Annotated[str, Field(pattern="^[a-z0-9_]+$", max_length=50)]

@@ -8,10 +8,16 @@ from typing import NamedTuple
 from zoo.hub.card import Card, MetricEntry
 from zoo.hub.directory import card_bytes
 from zoo.hub.index import IndexEntry, index_entry
-from zoo.metrics.text import loss_label, number_text, optional, share_text
+from zoo.metrics.text import (
+    is_signed,
+    loss_label,
+    number_text,
+    optional,
+    share_text,
+)
 
-# The algorithm whose loss others' are divided by.
-REFERENCE = "gradient_descent"
+# The algorithms whose loss others' are divided by: a card has a ratio to one of them.
+REFERENCES = ("gradient_descent", "uniform")
 
 # Above the tables of numbers.
 TAIL = (
@@ -27,7 +33,7 @@ class Row(NamedTuple):
         name: Of the checkpoint or the solver.
         entry: The checkpoint's numbers, None for a solver.
         error: Its loss at the query.
-        ratio: Of its loss to that of `REFERENCE`, paired.
+        ratio: Of its loss to that of the reference, paired.
     """
 
     name: str
@@ -43,6 +49,7 @@ class Comparison(NamedTuple):
         episodes: Which, in a few words.
         metric: Name of the loss.
         eval_seed: Seed of the episodes.
+        reference: The algorithm whose loss the models' are divided by.
         rows: Models and algorithms.
         cards: Of the models.
     """
@@ -50,6 +57,7 @@ class Comparison(NamedTuple):
     episodes: str
     metric: str
     eval_seed: int
+    reference: str
     rows: list[Row]
     cards: list[Card]
 
@@ -96,8 +104,11 @@ def _episodes_label(card: Card, entry: IndexEntry) -> str:
 
 
 def _comparison(episodes: str, group: list[tuple[Card, IndexEntry]]) -> Comparison:
+    metrics = {name for card, _ in group for name in card.metrics}
+    known = (name for name in REFERENCES if f"test/ratio_to_{name}" in metrics)
+    reference = next(known, REFERENCES[0])
     rows = [
-        Row(card.name, entry, entry.error, card.metrics.get(f"test/ratio_to_{REFERENCE}"))
+        Row(card.name, entry, entry.error, card.metrics.get(f"test/ratio_to_{reference}"))
         for card, entry in group
     ]
     solvers: dict[str, MetricEntry] = {}
@@ -110,7 +121,7 @@ def _comparison(episodes: str, group: list[tuple[Card, IndexEntry]]) -> Comparis
     rows.sort(key=lambda row: (row.error.value, row.name))
     _, first = group[0]
     cards = sorted((card for card, _ in group), key=lambda card: card.name)
-    return Comparison(episodes, first.metric, first.error.eval_seed, rows, cards)
+    return Comparison(episodes, first.metric, first.error.eval_seed, reference, rows, cards)
 
 
 def leaderboard(cards: Sequence[Card]) -> str:
@@ -125,13 +136,13 @@ def _leaderboard_section(comparison: Comparison) -> str:
     lines = [
         f"### {episodes}",
         "",
-        f"{loss_label(comparison.metric)} at the query on {comparison.num_episodes} test "
+        f"{loss_label(comparison.metric, at_place=True)} on {comparison.num_episodes} test "
         f"episodes (seed {comparison.eval_seed}).",
         "",
         f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
         f"| predictor | tokens | parameters | state | {loss_label(comparison.metric)} | median | "
-        f"worst 0.1 % | / {REFERENCE} | test episodes | training episodes | seconds |",
+        f"worst 0.1 % | / {comparison.reference} | test episodes | training episodes | seconds |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in comparison.rows:
@@ -208,7 +219,7 @@ def card_page(card: Card) -> str:
             "|---|---:|---:|---:|",
             *metrics,
             "",
-            f"{loss_label(entry.metric)} at the query of exact algorithms on the same "
+            f"{loss_label(entry.metric, at_place=True)} of exact algorithms on the same "
             f"{entry.error.num_episodes:,} episodes (seed {entry.error.eval_seed}):",
             "",
             "| algorithm | value | median | worst 0.1 % |",
@@ -222,8 +233,8 @@ def card_page(card: Card) -> str:
 
 
 def number(name: str, entry: MetricEntry) -> str:
-    """A metric with its 95 % interval, or why it has none; a cosine may be below zero."""
-    return number_text(entry, signed="cosine" in name)
+    """A metric with its 95 % interval, or why it has none."""
+    return number_text(entry, signed=is_signed(name))
 
 
 def tail(entry: MetricEntry) -> list[str]:

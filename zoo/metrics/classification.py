@@ -21,11 +21,28 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def correct(prediction: Tensor, target: Tensor) -> Tensor:
-    """Whether the largest coordinates of both (..., d_y) are the same one, 1.0 or 0.0, (...).
+    """Whether the class of the largest coordinate is a possible one, 1.0 or 0.0, (...).
 
-    Predictions may be logits or values of one-hot labels.
+    Args:
+        prediction: Logits or values of one-hot labels, (..., d_y).
+        target: One-hot: its class is the only possible one. Of a distribution over the classes
+            all with a probability above zero are possible, (..., d_y).
     """
-    return (prediction.argmax(-1) == target.argmax(-1)).to(prediction.dtype)
+    predicted = prediction.argmax(-1, keepdim=True)
+    return (target.gather(-1, predicted)[..., 0] > 0).to(prediction.dtype)
+
+
+def nearest_is_right(prediction: Tensor, target: Tensor, code_book: Tensor) -> Tensor:
+    """Whether the nearest vector of a code book is that of the target, 1.0 or 0.0, (...).
+
+    Args:
+        prediction: (..., d_y).
+        target: Vectors of the code book, (..., d_y).
+        code_book: (num_values, d_y).
+    """
+    values = code_book.to(prediction)
+    nearest = [torch.cdist(part.flatten(0, -2), values).argmin(-1) for part in (prediction, target)]
+    return (nearest[0] == nearest[1]).to(prediction.dtype).view(prediction.shape[:-1])
 
 
 def expected_calibration_error(logits: Tensor, target: Tensor) -> Tensor:

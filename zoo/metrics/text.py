@@ -7,7 +7,12 @@ from typing import Protocol
 LOWEST_POWER, HIGHEST_POWER = -4, 6
 
 
-LOSS_LABELS = {"half_mse": "0.5*MSE", "cross_entropy": "cross entropy"}
+LOSS_LABELS = {
+    "half_mse": "0.5*MSE",
+    "cross_entropy": "cross entropy",
+    "bits_per_byte": "bits per byte",
+}
+PLACES = {"query": "at the query", "all": "over all scored positions"}
 
 
 class Number(Protocol):
@@ -27,10 +32,31 @@ class Number(Protocol):
     def highest(self) -> float | None: ...
 
 
-def loss_label(loss: str, at_query: bool = False) -> str:
-    """What a loss is called where it is read, by its name or that of its metric at the query."""
-    name = loss.removeprefix("test/").removesuffix("_query")
-    return LOSS_LABELS.get(name, loss) + (" at the query" if at_query else "")
+def loss_label(loss: str, at_place: bool = False) -> str:
+    """What a loss is called where it is read.
+
+    Args:
+        loss: Its name, or that of its metric, as in `test/half_mse_query`.
+        at_place: Whether it is said where it is measured: of a mere name that is the query.
+    """
+    name = loss.removeprefix("test/").removesuffix("_query").removesuffix("_all")
+    label = LOSS_LABELS.get(name, name)
+    return f"{label} {place_text(place_of(loss))}" if at_place else label
+
+
+def place_of(metric: str) -> str:
+    """Where a metric is measured, by its name: over all scored positions, or at the query."""
+    return "all" if metric.endswith("_all") else "query"
+
+
+def place_text(place: str) -> str:
+    """A place as it is read."""
+    return PLACES[place]
+
+
+def is_signed(metric: str) -> bool:
+    """Whether a metric of that name may be below zero: cosines, and differences of losses."""
+    return "cosine" in metric or "difference_to_" in metric
 
 
 def number_text(number: Number, *, signed: bool = False) -> str:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from datamodules.episodes import Episodes
 from zoo.metrics.classification import cross_entropy
 from zoo.metrics.errors import half_squared_error, mean_of_scored
+from zoo.metrics.scoring import Place, Scoring
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
 from zoo.training.optim import create_schedule
@@ -26,7 +27,7 @@ from zoo.training.recorded import (
     cuda_graph,
     times_of_ways,
 )
-from zoo.training.validation import ValidationMetrics
+from zoo.training.validation import ValidationMetrics, validation_name
 
 T = TypeVar("T")
 
@@ -63,9 +64,9 @@ class EpisodeModule(pl.LightningModule):
     """The loss, the optimizer and the validation of a predictor on batches of episodes.
 
     The loss is 0.5*MSE over scored positions, episodes and output coordinates, or the cross entropy
-    over scored positions and episodes. With cross entropy, validation logs the share of queries
-    whose class is right and the expected calibration error as well. Training losses are logged as
-    often as the trainer says.
+    over scored positions and episodes. Where the scoring knows what is right, validation logs the
+    share of right predictions as well, and the expected calibration error of classes with labels.
+    Training losses are logged as often as the trainer says.
 
     Args:
         model: The architecture and its arguments.
@@ -74,6 +75,7 @@ class EpisodeModule(pl.LightningModule):
         loss: `"mse"` for predictors of values, `"cross_entropy"` for predictors of logits.
         reference: An algorithm whose validation error the model's is divided by. Not saved.
         step: How an optimizer step is taken, as `zoo.training.options.TrainerSettings` has it.
+        scoring: How predictions are scored; None where the loss says all of it.
 
     Raises:
         ValueError: If an argument is out of range, or the loss is not made for what the reference
@@ -93,6 +95,7 @@ class EpisodeModule(pl.LightningModule):
         loss: Loss,
         reference: Predictor | None,
         step: StepKind = "eager",
+        scoring: Scoring | None = None,
     ) -> None:
         super().__init__()
         if loss not in _ERRORS:
@@ -115,7 +118,9 @@ class EpisodeModule(pl.LightningModule):
         self.positions = positions
         self.loss: Loss = loss
         self.error_name, self.error, self._predicted = _ERRORS[loss]
+        self.scoring = scoring or Scoring(classes=loss == "cross_entropy")
         self.reference: Predictor | None = None
+        self.reference_name = "gradient_descent"
         if reference is not None:
             self.compare_with(reference)
         self.step_kind: StepKind = step
@@ -152,14 +157,14 @@ class EpisodeModule(pl.LightningModule):
         error = self.trainer.callback_metrics.get(f"val/{self.error_name}_query")
         return None if error is None else error.item()
 
-    def compare_with(self, reference: Predictor) -> None:
+    def compare_with(self, reference: Predictor, name: str = "gradient_descent") -> None:
         """Sets the algorithm whose validation error the model's is divided by.
 
         Raises:
             ValueError: If the loss is not made for what it predicts.
         """
         self._check_output("reference", reference)
-        self.reference = reference
+        self.reference, self.reference_name = reference, name
 
     def check_model(self, model: Predictor) -> None:
         """Raises ValueError if this module cannot train such a model."""
@@ -186,6 +191,11 @@ class EpisodeModule(pl.LightningModule):
             )
 
     @property
+    def compared_at(self) -> Place:
+        """Where validation compares the model with algorithms."""
+        return self.scoring.place if self.positions == "all" else "query"
+
+    @property
     def train_metric(self) -> str:
         """Name under which the training loss is logged."""
         return f"train/{self.error_name}_{'query' if self.positions == 'last' else 'all'}"
@@ -198,8 +208,9 @@ class EpisodeModule(pl.LightningModule):
 
     def new_metrics(self) -> ValidationMetrics:
         """The metrics of one model, with nothing in them."""
-        num_classes = self.spec.config.d_y if self.loss == "cross_entropy" else None
-        return ValidationMetrics(self.error_name, num_classes)
+        is_calibrated = self.loss == "cross_entropy" and not self.scoring.labels_hidden
+        num_classes = self.spec.config.d_y if is_calibrated else None
+        return ValidationMetrics(self.scoring.loss_names, num_classes, self.reference_name)
 
     def loss_of(self, model: Predictor, episodes: Episodes) -> Tensor:
         """The training loss of a model, a scalar."""
@@ -226,24 +237,34 @@ class EpisodeModule(pl.LightningModule):
         reference_errors: Tensor | None,
     ) -> None:
         """Adds validation episodes to the metrics of a model."""
-        all_errors = None
+        target, output, losses = episodes.target, self._predicted, {}
         if self.positions == "last":
             prediction = model.predict_query(episodes.x, episodes.y)
         else:
-            all_positions = model(episodes.x, episodes.y)
-            prediction = all_positions[:, -1]
-            errors_at_all = self.error(all_positions, episodes.target)
-            all_errors = mean_of_scored(errors_at_all, episodes.scored)
-        target = episodes.target[:, -1]
-        errors = self.error(prediction, target)
-        metrics.update(prediction, target, errors, all_errors, reference_errors)
+            everywhere = model(episodes.x, episodes.y)
+            prediction = everywhere[:, -1]
+            for name, values in self.scoring.losses(everywhere, target, output).items():
+                over_all = mean_of_scored(values, episodes.scored)
+                losses[validation_name(name, "all")] = over_all
+        for name, values in self.scoring.losses(prediction, target[:, -1], output).items():
+            losses[validation_name(name, "query")] = values
+        metrics.update(losses)
+        metrics.calibrate(prediction, target[:, -1])
+        if reference_errors is not None:
+            compared = validation_name(self.error_name, self.compared_at)
+            metrics.compare(losses[compared], reference_errors)
 
     def reference_errors(self, episodes: Episodes) -> Tensor | None:
-        """Errors of the reference at the query, (batch,), if there is one."""
-        if self.reference is None:
-            return None
-        prediction = self.reference.predict_query(episodes.x, episodes.y)
-        return self.error(prediction, episodes.target[:, -1])
+        """Errors of the reference where it is compared, (batch,), if there is one."""
+        return None if self.reference is None else self.errors_of(self.reference, episodes)
+
+    def errors_of(self, predictor: Predictor, episodes: Episodes) -> Tensor:
+        """Errors of a predictor where predictors are compared, (batch,)."""
+        if self.compared_at == "query":
+            prediction = predictor.predict_query(episodes.x, episodes.y)
+            return self.error(prediction, episodes.target[:, -1])
+        errors = self.error(predictor(episodes.x, episodes.y), episodes.target)
+        return mean_of_scored(errors, episodes.scored)
 
     def configure_optimizers(self) -> Any:
         """As `with_schedule` has it."""

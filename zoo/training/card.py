@@ -82,13 +82,13 @@ def measured_fields(report: Report) -> dict[str, Any]:
     metrics = {n: m._asdict() | measured for n, m in report.model_metrics().items()}
     if report.first_tenth is not None:
         tenth = {"num_episodes": report.num_episodes // 10, "eval_seed": EVAL_SEED}
-        name = f"test/{report.loss}_query_first_tenth"
+        name = f"test/{report.loss}_{report.place}_first_tenth"
         metrics[name] = report.first_tenth._asdict() | tenth
     return {
         "metrics": metrics,
         "reference_metrics": {
             name: loss._asdict() | measured
-            for name, loss in report.at_query[report.loss].items()
+            for name, loss in report.compared[report.loss].items()
             if name != "model"
         },
         "curves": report.as_dict()["curves"],

@@ -8,7 +8,7 @@ from datamodules.stream import EVAL_SEED
 from zoo.evaluation.report import Report, create_report
 from zoo.evaluation.seeds import first_step_over_seeds, numbers_of, summary_over_seeds
 from zoo.predictor import Predictor
-from zoo.references import closed_form_of
+from zoo.references import closed_form_of, scoring_of
 from zoo.training.callbacks import Convergence, TimeToSolution
 from zoo.training.run import Run, Say
 
@@ -48,6 +48,7 @@ def measure(run: Run, models: Mapping[int, Predictor], say: Say) -> dict[int, Ou
             run.references,
             closed_form_of(spec),
             run.datamodule.test_batches,
+            scoring_of(spec),
             spec.mean_function(),
         )
         metrics = report.as_dict() | {

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.episodes import Episodes
+from zoo.metrics.scoring import Scoring
 from zoo.ops.precision import without_autocast
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
@@ -33,6 +34,8 @@ class LitPredictor(EpisodeModule):
         reference: An algorithm whose validation error the model's is divided by. Not saved.
         on_nonfinite: What a loss or gradient that is not finite does: `"stop"` the run, or `"skip"`
             the optimizer step, with a warning and at most ten times in a row.
+        step: As of `EpisodeModule`.
+        scoring: As of `EpisodeModule`.
 
     Raises:
         ValueError: As `EpisodeModule`.
@@ -50,8 +53,9 @@ class LitPredictor(EpisodeModule):
         reference: Predictor | None = None,
         on_nonfinite: Literal["stop", "skip"] = "stop",
         step: StepKind = "eager",
+        scoring: Scoring | None = None,
     ) -> None:
-        super().__init__(model, optim, positions, loss, reference, step)
+        super().__init__(model, optim, positions, loss, reference, step, scoring)
         if len(optim.rates) > 1:
             raise ValueError(f"one model trains at one rate, got lr={list(optim.rates)}")
         if on_nonfinite not in ("stop", "skip"):

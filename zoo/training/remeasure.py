@@ -8,7 +8,7 @@ from zoo.evaluation.report import create_report
 from zoo.hub.card import SCHEMA_VERSION, Card
 from zoo.hub.directory import read_card
 from zoo.hub.io import load_checkpoint
-from zoo.references import closed_form_of, references_of
+from zoo.references import closed_form_of, references_of, scoring_of
 from zoo.training.card import measured_fields
 from zoo.training.options import num_test_of
 
@@ -33,6 +33,7 @@ def measured_again(directory: Path, num_episodes: int = NUM_EPISODES) -> Card:
         references_of(spec, card.model_args),
         closed_form_of(spec),
         lambda i: evaluation_batches(spec, number, number=i),
+        scoring_of(spec),
         spec.mean_function(),
     )
     new = {"schema_version": SCHEMA_VERSION, "paper": model.paper, **measured_fields(report)}

@@ -15,6 +15,7 @@ from torch.func import functional_call, stack_module_state
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datamodules.episodes import Episodes
+from zoo.metrics.scoring import Scoring
 from zoo.ops.precision import without_autocast
 from zoo.predictor import Predictor
 from zoo.registry import ModelSpec
@@ -61,6 +62,7 @@ class LitReplicas(EpisodeModule):
         loss: `"mse"` for predictors of values, `"cross_entropy"` for predictors of logits.
         reference: An algorithm whose validation error the model's is divided by. Not saved.
         step: As of `EpisodeModule`.
+        scoring: As of `EpisodeModule`.
 
     Attributes:
         replicas: Rate and seed of each.
@@ -82,10 +84,11 @@ class LitReplicas(EpisodeModule):
         loss: Loss = "mse",
         reference: Predictor | None = None,
         step: StepKind = "eager",
+        scoring: Scoring | None = None,
     ) -> None:
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be one or more different numbers, got {seeds}")
-        super().__init__(model, optim, positions, loss, reference, step)
+        super().__init__(model, optim, positions, loss, reference, step, scoring)
         self.save_hyperparameters({"seeds": seeds})
         self.seeds = seeds
         named = replicas_of(optim, seeds)

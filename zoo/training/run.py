@@ -19,7 +19,7 @@ from datamodules.datamodule import EpisodeDataModule, EpisodeSets, ReplicaDataMo
 from datamodules.text import open_text
 from zoo.files import CONFIGS, remove_half_written
 from zoo.predictor import Predictor
-from zoo.references import references_of
+from zoo.references import references_of, scoring_of
 from zoo.threads import threads_of
 from zoo.training.base import EpisodeModule, Loss
 from zoo.training.callbacks import (
@@ -38,6 +38,7 @@ from zoo.training.options import TrainerSettings
 from zoo.training.replicas import LitReplicas
 from zoo.training.settings import RunSettings
 from zoo.training.targets import build, check_targets, shipped_targets
+from zoo.training.validation import validation_name
 
 Say = Callable[[str], None]
 
@@ -116,7 +117,8 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
     datamodule.setup("fit")  # refuses a batch that does not divide
     say("fitting the algorithms that the model is compared with")
     references = monitor.references = references_of(settings.data, settings.model.arguments)
-    module.compare_with(references["gradient_descent"])
+    name, reference = next(iter(references.items()))
+    module.compare_with(reference, name)
     return Run(
         config,
         settings,
@@ -172,32 +174,38 @@ def size_of(settings: RunSettings, model: Predictor) -> tuple[float, int]:
 
 def parts_of(settings: RunSettings, num_test: int) -> tuple[EpisodeModule, EpisodeSets]:
     """What is trained and its episodes: of one seed, or of several side by side."""
-    spec, seeds = settings.data, settings.all_seeds
+    spec, seeds, scoring = settings.data, settings.all_seeds, scoring_of(settings.data)
     sizes = settings.batch_size, settings.eval_episodes
     model = settings.model, settings.optim
     positions = settings.positions
     loss: Loss = "mse" if spec.output == "value" else "cross_entropy"
     step = settings.trainer.step
     if settings.num_replicas > 1:
-        replicas = LitReplicas(*model, seeds, positions, loss, step=step)
+        replicas = LitReplicas(*model, seeds, positions, loss, step=step, scoring=scoring)
         seeds_of_replicas = [seed for _, seed in replicas.replicas]
         return replicas, ReplicaDataModule(spec, seeds_of_replicas, *sizes, num_test=num_test)
     on_nonfinite = settings.on_nonfinite
-    module = LitPredictor(*model, seeds[0], positions, loss, on_nonfinite=on_nonfinite, step=step)
+    module = LitPredictor(
+        *model, seeds[0], positions, loss, None, on_nonfinite, step=step, scoring=scoring
+    )
     return module, EpisodeDataModule(spec, seeds[0], *sizes, num_test=num_test)
 
 
 def callbacks_of(settings: RunSettings) -> list[pl.Callback]:
     """The callbacks that the settings name, with a TimeToSolution for each replica."""
     callbacks: list[pl.Callback] = []
+    at_all = settings.positions == "all"
     for name, part in settings.callbacks.items():
         if not part:
             continue
         callback = build(f"callbacks.{name}", part, pl.Callback)
         if isinstance(callback, TimeToSolution):
+            metric = callback.metric
+            if scoring_of(settings.data).labels_hidden:  # nothing is divided by gradient descent
+                metric = validation_name("accuracy", "all" if at_all else "query")
             for prefix in settings.log_prefixes:
                 of_replica = copy.copy(callback)
-                of_replica.metric = f"{prefix}{callback.metric}"
+                of_replica.metric = f"{prefix}{metric}"
                 callbacks.append(of_replica)
         else:
             callbacks.append(callback)

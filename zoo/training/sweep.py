@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from zoo.metrics.text import is_signed
 from zoo.training.directory import CONFIG, read_config
 
 # Of these cosines of trained and constructed weights the smallest is shown.
@@ -35,10 +36,12 @@ def read_run(path: Path) -> Run:
     settings = dict(_leaves(OmegaConf.to_container(read_config(run_dir / CONFIG))))
     if of_several:
         settings["seed"] = int(path.parent.name.removeprefix("seed_"))
+    at_query = any(name.endswith("_query") for name in metrics["model"])
+    endings = ("_query" if at_query else "_all", "cosine")
     numbers = {
         name: metric["value"]
         for name, metric in metrics["model"].items()
-        if name.endswith(("_query", "accuracy", "cosine")) or "ratio" in name
+        if name.endswith(endings) or "ratio" in name or is_signed(name)
     }
     if all(name in metrics.get("weights", {}) for name in COSINES):
         numbers["least cosine of Q, D, C"] = min(metrics["weights"][name] for name in COSINES)

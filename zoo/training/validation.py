@@ -1,67 +1,60 @@
 """What validation measures of one model."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassCalibrationError
 
-from zoo.metrics.classification import NUM_BINS, correct
+from zoo.metrics.classification import NUM_BINS
+from zoo.metrics.scoring import Place
+
+PLACES: tuple[Place, ...] = ("query", "all")
 
 
 class ValidationMetrics(nn.Module):
     """What validation measures of one model, by the names it is logged under.
 
     Args:
-        error_name: Of the error, as in `val/half_mse_query`.
-        num_classes: Of labels that are classes, None where they are values.
+        losses: Names of the losses, each measured at the query and over all scored positions.
+        num_classes: Where the calibration of logits is measured; None elsewhere.
+        reference: Name of the algorithm whose error the model's is divided by.
     """
 
-    def __init__(self, error_name: str, num_classes: int | None) -> None:
+    def __init__(self, losses: Sequence[str], num_classes: int | None, reference: str) -> None:
         super().__init__()
-        self.error_name = error_name
-        self.query = MeanMetric()
-        self.all = MeanMetric()
-        self.ratio = RatioOfMeans()
-        self.accuracy: MeanMetric | None = None
+        self.ratio_name = f"val/ratio_to_{reference}"
+        names = [validation_name(loss, place) for loss in losses for place in PLACES]
+        self.means = nn.ModuleDict({name: MeanMetric() for name in names})
         self.calibration: MulticlassCalibrationError | None = None
         if num_classes is not None:
-            self.accuracy = MeanMetric()
             self.calibration = MulticlassCalibrationError(num_classes, n_bins=NUM_BINS)
+        self.ratio = RatioOfMeans()
 
-    def update(
-        self,
-        prediction: Tensor,
-        target: Tensor,
-        errors: Tensor,
-        all_errors: Tensor | None,
-        reference_errors: Tensor | None,
-    ) -> None:
-        """Adds a batch.
+    def update(self, losses: Mapping[str, Tensor]) -> None:
+        """Adds the losses (batch,) of a batch of episodes, by names of `validation_name`."""
+        for name, values in losses.items():
+            mean = self.means[name]
+            assert isinstance(mean, MeanMetric)
+            mean.update(values)
 
-        Args:
-            prediction: At the query, (batch, d_y).
-            target: At the query, (batch, d_y).
-            errors: At the query, (batch,).
-            all_errors: Means over the scored positions, (batch,), where the loss is taken there.
-            reference_errors: Those of the reference at the query, (batch,), if there is one.
-        """
-        self.query.update(errors)
-        if all_errors is not None:
-            self.all.update(all_errors)
-        if self.accuracy is not None and self.calibration is not None:
-            self.accuracy.update(correct(prediction, target))
-            self.calibration.update(prediction.softmax(-1), target.argmax(-1))
-        if reference_errors is not None:
-            self.ratio.update(errors, reference_errors)
+    def calibrate(self, logits: Tensor, target: Tensor) -> None:
+        """Adds the queries of a batch, both (batch, d_y), where calibration is measured."""
+        if self.calibration is not None:
+            self.calibration.update(logits.softmax(-1), target.argmax(-1))
+
+    def compare(self, errors: Tensor, reference_errors: Tensor) -> None:
+        """Adds the errors (batch,) of a batch beside those of the reference."""
+        self.ratio.update(errors, reference_errors)
 
     def updated(self) -> dict[str, Metric]:
         """Those that were given something."""
-        named: dict[str, Metric | None] = {
-            f"val/{self.error_name}_query": self.query,
-            f"val/{self.error_name}_all": self.all,
-            "val/accuracy": self.accuracy,
+        named: dict[str, Any] = {
+            **dict(self.means.items()),
             "val/calibration_error": self.calibration,
-            "val/ratio_to_gradient_descent": self.ratio,
+            self.ratio_name: self.ratio,
         }
         return {name: m for name, m in named.items() if m is not None and m.update_called}
 
@@ -72,6 +65,11 @@ class ValidationMetrics(nn.Module):
             values[name] = metric.compute()
             metric.reset()
         return values
+
+
+def validation_name(loss: str, place: Place) -> str:
+    """What a loss is logged as; an accuracy without a place is that at the query."""
+    return "val/accuracy" if (loss, place) == ("accuracy", "query") else f"val/{loss}_{place}"
 
 
 class RatioOfMeans(Metric):

@@ -47,7 +47,7 @@ def write(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
 
 def write_figures(run: Run, seed: int, outcome: Outcome) -> None:
     """The figures of the end of a run, as files and in TensorBoard."""
-    report, model, reference = outcome.report, outcome.model, run.references["gradient_descent"]
+    report, model, reference = outcome.report, outcome.model, next(iter(run.references.values()))
     figures = {
         "learning_curve": learning_curve_figure(report.curves, report.loss, run.settings.model.name)
     }

@@ -14,7 +14,8 @@ class AlignmentMonitor(pl.Callback):
     """Logs prediction difference, model difference and cosine at every validation.
 
     They compare the model with the module's reference on the first validation episodes. Of several
-    seeds side by side nothing is logged.
+    seeds side by side nothing is logged, nor where labels are hidden: nothing is learned from them
+    that could be aligned.
 
     Args:
         num_episodes: How many.
@@ -35,7 +36,7 @@ class AlignmentMonitor(pl.Callback):
     ) -> None:
         if not isinstance(pl_module, LitPredictor):
             return
-        if batch_idx > 0 or pl_module.reference is None:
+        if batch_idx > 0 or pl_module.reference is None or pl_module.scoring.labels_hidden:
             return
         episodes = batch.rows(0, self.num_episodes)
         if self._reference_response is None:

@@ -65,9 +65,12 @@ METRICS = {
     "train/steps": "steps",
     "test/cross_entropy_query": f"test {loss_label('cross_entropy')}",
     "test/accuracy_query": "test accuracy",
+    "test/cross_entropy_all": f"test {loss_label('test/cross_entropy_all', at_place=True)}",
+    "test/accuracy_all": f"test {loss_label('test/accuracy_all', at_place=True)}",
+    "test/ratio_to_uniform": "model / uniform",
 }
-# Chart titles and regular expressions of what they show, the same in every run: TensorBoard adds
-# up the layouts of all runs.
+# Chart titles and regular expressions of what they show, the same in every run of a kind:
+# TensorBoard adds up the layouts of all runs.
 LAYOUT = {
     "loss": {
         "model and algorithms, validation": [r"val/[a-z_]+_query(/.*)?$"],
@@ -82,6 +85,15 @@ LAYOUT = {
         "cosine with the construction": ["weights/cosine_"],
         "step sizes, trained and constructed": ["weights/(constructed_)?step_size"],
     },
+}
+# The same of runs on episodes whose labels are hidden.
+LAYOUT_HIDDEN = {
+    "loss": {
+        "model and algorithms, all positions": [r"val/cross_entropy_(query|all)(/.*)?$"],
+        "model, training and validation": LAYOUT["loss"]["model, training and validation"],
+        "model / uniform": ["val/ratio_to_uniform$"],
+    },
+    "accuracy": {"model": ["val/accuracy(_all)?$"]},
 }
 
 
@@ -131,11 +143,12 @@ class Board(pl.Callback):
                 start.hparams[name].string_value = value
             else:
                 start.hparams[name].number_value = value
+        layout = LAYOUT_HIDDEN if pl_module.scoring.labels_hidden else LAYOUT
         for writer in writers(trainer):
             writer.add_custom_scalars(
                 {
                     category: {title: ["Multiline", tags] for title, tags in charts.items()}
-                    for category, charts in LAYOUT.items()
+                    for category, charts in layout.items()
                 }
             )
             _add(writer, metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=_columns()))

@@ -55,12 +55,12 @@ class FigureMonitor(pl.Callback):
         self._last_stretch = stretch
         predictors: dict[str, Predictor] = {}
         if pl_module.reference is not None:
-            predictors["gradient_descent"] = pl_module.reference
+            predictors[pl_module.reference_name] = pl_module.reference
         predictors["model"] = pl_module.model
         episodes = batch.rows(0, self.num_episodes)
         curves: dict[str, list[Summary | None]] = {}
         for name, predictor in predictors.items():
-            found = losses(predictor, episodes, pl_module.model.output == "logits")
+            found = losses(predictor, episodes, pl_module.scoring)
             loss, values = next(iter(found.items()))
             curves[name] = [
                 error_summary(column) if len(column) > 1 else None

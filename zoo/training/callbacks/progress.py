@@ -14,6 +14,8 @@ from zoo.training.replicas import LitReplicas
 
 # Logged values that are shown, by a label short enough for a terminal 80 columns wide.
 SHOWN = {"val/ratio_to_gradient_descent": "val/GD", "alignment/cosine": "cos"}
+# The same where labels are hidden.
+SHOWN_HIDDEN = {"val/ratio_to_uniform": "val/uniform", "val/accuracy_all": "accuracy"}
 
 # Seconds after which something is said again where there is no bar.
 QUIET = 10.0
@@ -23,9 +25,10 @@ class Progress(ProgressBar):
     """Steps done, time left, training loss, and how far validation is from the reference.
 
     `loss` is the training loss logged last, `val/GD` the validation error divided by that of one
-    gradient step, `cos` the cosine of their sensitivities. In a terminal this is a bar; elsewhere a
-    line after each validation, before one that may take long, and whenever there was none for ten
-    seconds. What is about to be done is said at the start.
+    gradient step, `cos` the cosine of their sensitivities; where labels are hidden, `val/uniform`
+    is the error divided by that of a guess, and `accuracy` is shown. In a terminal this is a bar;
+    elsewhere a line after each validation, before one that may take long, and whenever there was
+    none for ten seconds. What is about to be done is said at the start.
 
     Args:
         refresh_every: Steps between two updates, which on a GPU wait for the device.
@@ -39,6 +42,7 @@ class Progress(ProgressBar):
         self._console = Console()
         self._bar: Bar | None = None
         self._train_metric = ""
+        self._shown = SHOWN
         self._first_step = 0
         self._start: float | None = None
         self._said = float("-inf")  # when the last line was printed
@@ -52,6 +56,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, EpisodeModule)
         self._train_metric = pl_module.train_metric
+        self._shown = SHOWN_HIDDEN if pl_module.scoring.labels_hidden else SHOWN
         self._first_step, self._start = trainer.global_step, time.monotonic()
         every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
         steps = f"from step {trainer.global_step} to {trainer.max_steps}"
@@ -146,7 +151,7 @@ class Progress(ProgressBar):
     def _text(self, trainer: pl.Trainer) -> str:
         parts = []
         metrics = trainer.callback_metrics
-        for name, label in {self._train_metric: "loss", **SHOWN}.items():
+        for name, label in {self._train_metric: "loss", **self._shown}.items():
             if name in metrics:
                 parts.append(f"{label} {metrics[name].item():.4f}")
         assert self._start is not None

@@ -13,9 +13,10 @@ from zoo.training.base import EpisodeModule
 
 
 class ReferenceMonitor(pl.Callback):
-    """Logs the validation loss at the query of exact algorithms, `val/LOSS_query/NAME`.
+    """Logs the validation loss of exact algorithms, `val/LOSS_query/NAME`.
 
-    They do not learn and the episodes stay the same, so each is asked once.
+    Where labels are hidden and the loss is taken at all positions it is `val/LOSS_all/NAME`. They
+    do not learn and the episodes stay the same, so each is asked once.
 
     Attributes:
         references: Exact algorithms by name, to be set before the training.
@@ -23,6 +24,7 @@ class ReferenceMonitor(pl.Callback):
 
     def __init__(self, references: Mapping[str, Predictor] | None = None) -> None:
         self.references = references or {}
+        self._copies: dict[str, Predictor] = {}
         self._losses: dict[int, dict[str, torch.Tensor]] = {}
 
     def on_validation_batch_end(
@@ -35,22 +37,21 @@ class ReferenceMonitor(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(pl_module, EpisodeModule)
+        if not self._copies:  # the report at the end asks the references themselves, on the CPU
+            self._copies = {
+                name: copy.deepcopy(reference).to(batch.x.device)
+                for name, reference in self.references.items()
+            }
         if batch_idx not in self._losses:
             self._losses[batch_idx] = {
-                # A copy: the report at the end asks the references themselves, on the CPU.
-                name: self._loss(pl_module, copy.deepcopy(reference), batch)
-                for name, reference in self.references.items()
+                name: pl_module.errors_of(reference, batch).mean()
+                for name, reference in self._copies.items()
             }
         for name, loss in self._losses[batch_idx].items():
             pl_module.log(
-                f"val/{pl_module.error_name}_query/{name}",
+                f"val/{pl_module.error_name}_{pl_module.compared_at}/{name}",
                 loss,
                 batch_size=len(batch.x),
                 on_epoch=True,
                 sync_dist=True,
             )
-
-    @staticmethod
-    def _loss(pl_module: EpisodeModule, reference: Predictor, batch: Episodes) -> torch.Tensor:
-        prediction = reference.to(batch.x.device).predict_query(batch.x, batch.y)
-        return pl_module.error(prediction, batch.target[:, -1]).mean()

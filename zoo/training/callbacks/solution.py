@@ -6,22 +6,27 @@ import lightning.pytorch as pl
 
 
 class TimeToSolution(pl.Callback):
-    """Notes the first validation at which a ratio was at most `threshold`.
+    """Notes the first validation at which a ratio was at most, or an accuracy at least, so much.
 
     Attributes:
         first_step: The optimizer step of that validation, None before it; as exact as the
             interval between validations.
 
     Args:
-        metric: Logged name of the ratio.
-        threshold: What it has to come down to.
+        metric: Logged name of the ratio or the accuracy.
+        threshold: What a ratio has to come down to.
+        least: What an accuracy has to come up to.
     """
 
     def __init__(
-        self, metric: str = "val/ratio_to_gradient_descent", threshold: float = 1.01
+        self,
+        metric: str = "val/ratio_to_gradient_descent",
+        threshold: float = 1.01,
+        least: float = 0.99,
     ) -> None:
         self.metric = metric
         self.threshold = threshold
+        self.least = least
         self.first_step: int | None = None
 
     @property
@@ -37,5 +42,8 @@ class TimeToSolution(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = trainer.callback_metrics.get(self.metric)
-        if self.first_step is None and value is not None and value <= self.threshold:
+        if self.first_step is None and value is not None and self._is_enough(value.item()):
             self.first_step = trainer.global_step
+
+    def _is_enough(self, value: float) -> bool:
+        return value >= self.least if "accuracy" in self.metric else value <= self.threshold
