@@ -6,6 +6,8 @@ import torch
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
+from datamodules.episodes import Episodes
+from datamodules.family import SymbolFamily
 from datamodules.inputs import Preconditioned, Sign
 from datamodules.linear import Linear, LinearDrift, LinearPool
 from datamodules.stream import EVAL_SEED, Generators
@@ -30,9 +32,6 @@ REFINED = 9
 SPECTRUM_SIZE = 1_000_000
 SPECTRUM_INPUTS = 20_000_000
 MAX_SCHEDULE = 16
-
-# One step of gradient descent on the loss of episodes, by what they ask for.
-STEP = {"value": "gradient_descent", "logits": "softmax_gradient_descent"}
 
 
 def linear_moments(spec: EpisodeSpec) -> LinearEpisodes | None:
@@ -81,6 +80,9 @@ def facts_of(spec: EpisodeSpec) -> EpisodeFacts:
         rho=function.rho if isinstance(function, LinearDrift) else None,
         pool=pool,
         linear=linear_moments(spec),
+        labels_hidden=spec.labels_hidden,
+        symbols=function.symbols if isinstance(function, SymbolFamily) else (),
+        told=function.tensors(spec.d_x, spec.d_y),
     )
 
 
@@ -147,33 +149,49 @@ def best_schedule(spec: EpisodeSpec, num_steps: int) -> tuple[ScheduledGradientD
 
 def scoring_of(spec: EpisodeSpec) -> Scoring:
     """How predictions on such episodes are scored."""
-    return Scoring(classes=spec.output == "logits")
+    return Scoring(
+        classes=spec.output == "logits",
+        labels_hidden=spec.labels_hidden,
+        are_bytes=spec.function.name == "text",
+        code_book=spec.function.tensors(spec.d_x, spec.d_y).get("code_book"),
+    )
 
 
 def references_of(spec: EpisodeSpec, model: dict[str, Any]) -> dict[str, Predictor]:
     """The exact algorithms that a model is measured beside, by the names its card has them.
 
-    The first is the one whose loss the model's is divided by. `gradient_descent` is one step on the
-    loss of these episodes; a model of k layers or steps also meets k of them, and a model of k
-    steps `best_schedule_k` and `conjugate_gradient_k` where the former is known.
+    The first is the one whose loss the model's is divided by: where labels are hidden `uniform`,
+    elsewhere `gradient_descent`, one step on the loss of these episodes. There a model of k layers
+    or steps also meets k of them, and a model of k steps `best_schedule_k` and
+    `conjugate_gradient_k` where the former is known. Then come what the family and what solvers
+    themselves say stands beside such episodes.
     """
-    name = STEP[spec.output]
-    depth = max(model.get("num_layers", 1), model.get("num_steps", 1))
-    references: dict[str, Predictor] = {
-        "gradient_descent" if k == 1 else f"gradient_descent_{k}": create_reference(
-            name, spec, {"num_steps": k}
-        )
-        for k in sorted({1, depth})
-    }
+    name = spec.function.reference
+    references: dict[str, Predictor] = {}
+    if spec.labels_hidden:
+        references[name] = create_reference(name, spec, {})
+    else:
+        depth = max(model.get("num_layers", 1), model.get("num_steps", 1))
+        references |= {
+            "gradient_descent" if k == 1 else f"gradient_descent_{k}": create_reference(
+                name, spec, {"num_steps": k}
+            )
+            for k in sorted({1, depth})
+        }
     num_steps = model.get("num_steps", 1)
     if 1 < num_steps <= MAX_SCHEDULE and has_best_schedule(spec):
         references[f"best_schedule_{num_steps}"] = best_schedule(spec, num_steps)[0]
         references[f"conjugate_gradient_{num_steps}"] = create_reference(
             "conjugate_gradient", spec, {"num_steps": num_steps}
         )
+    return references | {other: create_reference(other, spec, {}) for other in beside(spec)}
+
+
+def beside(spec: EpisodeSpec) -> list[str]:
+    """Names of the solvers that every model on such episodes is measured beside."""
     facts = facts_of(spec)
-    beside = (other for other in zoo.list_solvers() if solver_of(other).stands_beside(facts))
-    return references | {other: create_reference(other, spec, {}) for other in beside}
+    found = (name for name in zoo.list_solvers() if solver_of(name).stands_beside(facts))
+    return [*spec.function.beside, *found]
 
 
 def create_reference(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> Predictor:
@@ -197,8 +215,16 @@ def arguments_for(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict[s
         name: Registered name.
         spec: The episodes.
         given: Arguments that are settled.
+
+    Raises:
+        ValueError: If the solver learns from labels, and those of the episodes are hidden.
     """
     solver, facts = solver_of(name), facts_of(spec)
+    if spec.labels_hidden and solver.reads_labels:
+        offered = ", ".join([spec.function.reference, *beside(spec)])
+        raise ValueError(
+            f"{name} learns from labels, and those of {spec.function.name} are hidden: {offered}"
+        )
     arguments = {**solver.known(facts, given), **given}
     grid = {key: values for key, values in solver.grid(facts).items() if key not in arguments}
     return _tuned(name, spec, arguments, grid) if grid else arguments
@@ -206,7 +232,7 @@ def arguments_for(name: str, spec: EpisodeSpec, given: dict[str, Any]) -> dict[s
 
 def _tuned(name: str, spec: EpisodeSpec, fixed: dict[str, Any], grid: Grid) -> dict[str, Any]:
     generators = Generators(EVAL_SEED, "tune", 0, "cpu")
-    episodes = create_sampler(spec).sample(TUNE_EPISODES, generators)
+    episodes = Episodes.joined(create_sampler(spec).batches(TUNE_EPISODES, generators))
 
     def best_of(tried: Grid) -> dict[str, Any]:
         return tune(name, tried, episodes.x, episodes.y, episodes.target, fixed=fixed)

@@ -150,8 +150,7 @@ def test_states_of_another_predictor_are_refused(
     x, y = make_pairs(3, 2, 4)
     of_other_widths = create(kind, name, 5, 4).init_state(3)
     class_of_state = type(predictor.init_state(3)).__name__
-    # Those of deep models, behind an embedding, and of symbols, have nothing of the widths of inputs
-    # and labels.
+    # Those of deep models, behind an embedding, and of symbols have nothing of the widths of pairs.
     of_symbols = kind == "solver" and not solver_of(name).reads_labels
     same_state = isinstance(predictor, SequenceModel) or of_symbols or name == "dmmse"
     for state, refusal in (

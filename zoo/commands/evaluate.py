@@ -11,15 +11,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from datamodules import EpisodeSpec
 from datamodules.text import open_text
 from zoo.commands.resolvers import register_resolvers
 from zoo.commands.settings import EvaluateSettings
 from zoo.errors import first_line, refusing
-from zoo.evaluation.entries import entries_of, solvers_of, spec_of, with_reference
+from zoo.evaluation.entries import Entry, entries_of, solvers_of, spec_of, with_reference
 from zoo.evaluation.measure import Evaluation, evaluate
 from zoo.evaluation.results import measured_nowhere, tables_of, write_results
 from zoo.files import CONFIGS, refuse_links, write_json
-from zoo.references import STEP
+from zoo.references import beside
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.threads import describe
 from zoo.training.overrides import typed_path
@@ -40,11 +41,12 @@ def command(config: DictConfig) -> None:
                 open_text(settings.text)
             check_device(settings.device)
             output = Path(settings.output)
-            entries = entries_of(settings.predictors, settings.device)
+            predictors = settings.predictors or default_predictors(settings.data)
+            entries = entries_of(predictors, settings.device)
             spec = spec_of(settings.data, settings.num_episodes, entries)
-            step = STEP[spec.output]
-            imitates = solvers_of([step] if settings.imitates is None else settings.imitates)
-            entries, compare_with = with_reference(entries, settings.compare_with or step)
+            reference = spec.function.reference
+            imitates = imitated(spec, settings.imitates)
+            entries, compare_with = with_reference(entries, settings.compare_with or reference)
             options = (settings.num_episodes, settings.device, settings.fit_on)
             evaluation = Evaluation(spec, entries, compare_with, *options)
             output.mkdir(parents=True, exist_ok=True)  # before anything is measured
@@ -70,6 +72,29 @@ def command(config: DictConfig) -> None:
     console.out(f"runs     tensorboard --logdir {logdir}", highlight=False)
     if nowhere := measured_nowhere(rows):
         sys.exit(f"error: {', '.join(nowhere)} could not be measured in any setting")
+
+
+def default_predictors(data: EpisodeSpec | None) -> list[str | dict[str, Any]]:
+    """The exact algorithms that are measured where nobody says what."""
+    if data is None or not data.labels_hidden:
+        return ["gradient_descent", "ridge", "least_squares", "zero"]
+    return [data.function.reference, *beside(data)]
+
+
+def imitated(spec: EpisodeSpec, given: list[str | dict[str, Any]] | None) -> list[Entry]:
+    """The algorithms that models are compared with in behaviour.
+
+    Raises:
+        ValueError: If one of them is no solver, or labels are hidden.
+    """
+    if not spec.labels_hidden:
+        return solvers_of([spec.function.reference] if given is None else given)
+    if given:
+        raise ValueError(
+            f"imitates compares what is learned from labels, and those of {spec.function.name} are "
+            "hidden"
+        )
+    return []
 
 
 def check_device(device: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,7 +14,7 @@ from datamodules.text import open_text
 from zoo.commands.resolvers import register_resolvers
 from zoo.errors import problems
 from zoo.evaluation.names import FitOn
-from zoo.training.options import RunOptions, check_labels
+from zoo.training.options import RunOptions
 from zoo.training.settings import ModelSettings
 
 S = TypeVar("S", bound=BaseModel)
@@ -25,7 +25,7 @@ class EvaluateSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    predictors: list[str | dict[str, Any]] = Field(min_length=1)
+    predictors: Annotated[list[str | dict[str, Any]], Field(min_length=1)] | None
     compare_with: str | dict[str, Any] | None
     imitates: list[str | dict[str, Any]] | None
     device: str
@@ -41,13 +41,6 @@ class EvaluateSettings(BaseModel):
     def _of_their_final_sizes(cls, given: Any) -> Any:
         # A curriculum is a matter of training.
         return {**given, "curriculum": None} if isinstance(given, dict) else given
-
-    @field_validator("data")
-    @classmethod
-    def _labels_are_shown(cls, given: EpisodeSpec | None) -> EpisodeSpec | None:
-        if given is not None:
-            check_labels(given)
-        return given
 
 
 class ReproduceSettings(BaseModel):

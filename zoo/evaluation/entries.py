@@ -111,6 +111,8 @@ def spec_of(data: EpisodeSpec | None, num_episodes: int, entries: list[Entry]) -
             "the checkpoints were trained on different episodes: choose some, as in data=linear"
         )
     num_episodes = max(num_episodes, TUNE_EPISODES)
+    if specs[0].labels_hidden:  # drawn a few at a time, and nothing is fitted on them
+        num_episodes = min(num_episodes, specs[0].set_batch)
     numbers = num_episodes * _numbers_drawn(specs[0])
     if numbers > MAX_NUMBERS:
         raise ValueError(

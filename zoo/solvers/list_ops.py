@@ -1,6 +1,6 @@
 """The value of nested operations on lists of digits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
+from zoo.solvers.solver import EpisodeFacts
 from zoo.solvers.symbols import SymbolSolver, sure
 
 # By the token that opens a list of operands; the median of an even number is rounded down.
@@ -50,6 +51,11 @@ class ListOpsParser(SymbolSolver):
                 f"tokens must be {config.d_x} of {' '.join(TOKENS)}, got {' '.join(config.tokens)}"
             )
         self.tokens = config.tokens
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The names of the symbols, where they are such tokens."""
+        return {"tokens": facts.symbols} if {CLOSING, *OPERATIONS} <= {*facts.symbols} else {}
 
     @classmethod
     def example(cls, d_x: int, d_y: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Algorithms that look something up in the context."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,10 +24,6 @@ class Dictionary(MemorySolver):
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__(config.d_x, config.d_y)
 
-    @classmethod
-    def stands_beside(cls, facts: EpisodeFacts) -> bool:
-        return facts.family == "recall"
-
     def answer(self, x: Tensor, y: Tensor, num_seen: Tensor, x_query: Tensor) -> Tensor:
         batch, num_prefixes, num_query, _ = x_query.shape
         num_context = x.shape[1]
@@ -44,37 +41,23 @@ class Dictionary(MemorySolver):
         return found * (num_seen > 0)[:, None, None]
 
 
-class SymbolLookupConfig(PredictorConfig):
-    """Arguments of `symbol_lookup`, explained at `SymbolLookup`."""
-
-    ignored: Symbols = ()
-
-
-@register_solver("symbol_lookup", SymbolLookupConfig)
+@register_solver("symbol_lookup", PredictorConfig)
 class SymbolLookup(SymbolSolver):
     """The symbol that came after the latest earlier occurrence of the query's own symbol.
 
-    What an induction head computes (arXiv 2209.11895). Symbols that are `ignored` are passed over:
-    they are neither looked for nor found. Where a symbol is new, every class is as likely.
+    What an induction head computes (arXiv 2209.11895). Where the symbol is new, or what came after
+    it is no class, every class is as likely.
     """
 
-    ignored: Tensor
-
-    def __init__(self, config: SymbolLookupConfig) -> None:
+    def __init__(self, config: PredictorConfig) -> None:
         super().__init__(config.d_x, config.d_y)
-        self.register_buffer("ignored", torch.tensor(config.ignored, dtype=torch.int64))
 
     def logits(self, symbols: Tensor) -> Tensor:
-        batch, length = symbols.shape
-        place = torch.arange(length, device=symbols.device)
-        kept = ~torch.isin(symbols, self.ignored)
-        # Where the next kept symbol after each place is; `length` where there is none.
-        later = torch.where(kept, place, length).flip(1).cummin(1).values.flip(1)
-        after = torch.cat([later[:, 1:], later.new_full((batch, 1), length)], dim=1)
-        same = (symbols[:, :, None] == symbols[:, None, :]) & kept[:, None, :]
-        known = same & (after[:, None, :] <= place[:, None])  # (batch, asked, earlier)
-        latest = torch.where(known, place, -1).amax(-1)
-        answer = symbols.gather(1, after.gather(1, latest.clamp(min=0)).clamp(max=length - 1))
+        place = torch.arange(symbols.shape[1], device=symbols.device)
+        earlier = place < place[:, None]
+        same = (symbols[:, :, None] == symbols[:, None, :]) & earlier  # (batch, asked, earlier)
+        latest = torch.where(same, place, -1).amax(-1)
+        answer = symbols.gather(1, latest + 1)
         return sure(torch.where(latest >= 0, answer, -1), self.d_y)
 
 
@@ -100,6 +83,11 @@ class SymbolCopy(SymbolSolver):
         super().__init__(config.d_x, config.d_y)
         self.register_buffer("copied", torch.tensor(config.copied, dtype=torch.int64))
         self.register_buffer("asked", torch.tensor(config.asked, dtype=torch.int64))
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the family says is copied, and what asks for it."""
+        return facts.named("copied", "asked")
 
     @classmethod
     def example(cls, d_x: int, d_y: int) -> dict[str, Any]:

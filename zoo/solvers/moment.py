@@ -151,7 +151,7 @@ class Zero(MomentSolver):
 
     @classmethod
     def stands_beside(cls, facts: EpisodeFacts) -> bool:
-        return True
+        return not facts.labels_hidden
 
     def weights(self, moments: Moments) -> Tensor:
         return torch.zeros_like(moments.B)

@@ -8,6 +8,7 @@ and Bell (1991): the more different symbols a context was followed by, the less 
 The class of a symbol is its own number; symbols from d_y on are no classes and cannot come next.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -15,6 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
+from zoo.solvers.solver import EpisodeFacts
 from zoo.solvers.symbols import Symbols, SymbolSolver
 
 # The code of a context is a whole number of 63 bits.
@@ -104,6 +106,11 @@ class FittedNgrams(SymbolSolver):
         self.register_buffer("text", torch.tensor(config.text))
         # For each length of contexts their codes in order, and log p of each.
         self._tables: list[tuple[Tensor, Tensor]] = []
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The text that training episodes are windows of."""
+        return facts.named("text")
 
     @classmethod
     def example(cls, d_x: int, d_y: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What every exact algorithm says of itself: what it can be told of episodes, and what is tried."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -32,6 +32,10 @@ class EpisodeFacts:
         rho: Correlation of weights one position apart; None where functions do not drift.
         pool: The matrices (pool_size, d_x, d_y) that functions are drawn from; None without a pool.
         linear: What the closed forms of `zoo.solvers.theory` need; None where they do not hold.
+        labels_hidden: Whether y is zero everywhere, so that nothing is learned from it.
+        symbols: What the one-hot inputs are called; empty where inputs are none.
+        told: What all episodes share, by the names that the family has for it, such as the table of
+            a group.
     """
 
     d_x: int
@@ -46,6 +50,13 @@ class EpisodeFacts:
     rho: float | None = None
     pool: Tensor | None = None
     linear: LinearEpisodes | None = None
+    labels_hidden: bool = False
+    symbols: tuple[str, ...] = ()
+    told: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def named(self, *names: str) -> dict[str, Any]:
+        """What `told` has of these names, as arguments of a solver."""
+        return {name: self.told[name].tolist() for name in names if name in self.told}
 
     @property
     def step_of_sum(self) -> float:

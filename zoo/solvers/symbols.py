@@ -5,6 +5,7 @@ for sure has the logit `SURE`, everything else zero: a logit of infinity would m
 entropy of a target that is zero there NaN.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.nonfinite import as_asked, without_unusable
 from zoo.solvers.online import OnlineSolver
-from zoo.solvers.solver import Solver
+from zoo.solvers.solver import EpisodeFacts, Solver
 
 # e^-30 is lost beside 1 in float32 and in float64 a cross entropy of 1e-13 for each class.
 SURE = 30.0
@@ -171,6 +172,11 @@ class GroupTable(OnlineSolver):
         self.neutral = neutral[0]
         self.register_buffer("table", torch.tensor(config.table))
         self.register_buffer("elements", torch.tensor(config.elements))
+
+    @classmethod
+    def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The table of the group, and the elements that symbols stand for."""
+        return facts.named("table", "elements")
 
     @classmethod
     def example(cls, d_x: int, d_y: int) -> dict[str, Any]:

@@ -151,12 +151,6 @@ class RunOptions(BaseModel):
 
     @field_validator("data")
     @classmethod
-    def _labels_are_shown(cls, given: EpisodeSpec) -> EpisodeSpec:
-        check_labels(given)
-        return given
-
-    @field_validator("data")
-    @classmethod
     def _text_is_read(cls, given: EpisodeSpec, info: ValidationInfo) -> EpisodeSpec:
         text, family = info.data.get("text"), given.function.name
         if text is not None and info.data.get("resume") is None and family != "text":
@@ -183,15 +177,6 @@ class RunOptions(BaseModel):
                 f"that diverges, got {self.on_nonfinite} with {self.num_replicas} of them"
             )
         return self
-
-
-def check_labels(spec: EpisodeSpec) -> None:
-    """Raises ValueError for episodes that nothing is trained or measured on yet."""
-    if spec.labels_hidden:
-        raise ValueError(
-            f"the labels of function {spec.function.name} are hidden; such episodes can be drawn, "
-            "not trained or measured on"
-        )
 
 
 def replicas_of(optim: OptimConfig, seeds: list[int]) -> dict[str, tuple[float, int]]:
