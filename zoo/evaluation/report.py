@@ -260,29 +260,33 @@ def report_tables(report: Report) -> list[Table]:
     """The report as tables for a terminal."""
     place = place_text(report.place)
     losses = Table(title=f"loss {place}, {report.num_episodes:,} test episodes")
-    losses.add_column("predictor")
+    losses.add_column("predictor", overflow="fold")
     for loss in report.compared:
         losses.add_column(loss_label(loss), justify="right")
-    for heading in ("median", "worst 0.1 %", "model / predictor"):
+    at_query = report.place == "query"
+    of_tail = ["median", "worst 0.1 %", "model / predictor"]
+    for heading in of_tail if at_query else ["model / predictor", "model - predictor"]:
         losses.add_column(heading, justify="right")
-    if report.difference:
-        losses.add_column("model - predictor", justify="right")
     predictors = dict.fromkeys(name for found in report.compared.values() for name in found)
     for name in predictors:
-        cells = [found.get(name) for found in report.compared.values()]
-        main = report.compared[report.loss].get(name)
-        tail = ("", "") if main is None else (optional(main.median), share_text(main.tail_share))
-        beside = [_text(report.ratio.get(name))]
-        if report.difference:
-            beside.append(_text(report.difference.get(name), signed=True))
-        losses.add_row(name, *map(_text, cells), *tail, *beside)
+        cells = [_text(found.get(name)) for found in report.compared.values()]
+        main, ratio = report.compared[report.loss].get(name), _text(report.ratio.get(name))
+        if at_query:
+            tail = (
+                ("", "") if main is None else (optional(main.median), share_text(main.tail_share))
+            )
+            losses.add_row(name, *cells, *tail, ratio)
+        else:
+            losses.add_row(name, *cells, ratio, _text(report.difference.get(name), signed=True))
         if name == "model" and report.closed_form is not None:
             losses.add_row("closed form, one step", plain(report.closed_form))
         if name == "model" and report.floor is not None:
             losses.add_row("entropy of the targets", plain(report.floor))
-    losses.caption = "worst 0.1 %: the share of the mean that these episodes carry"
+    if at_query:
+        losses.caption = "worst 0.1 %: the share of the mean that these episodes carry"
     if report.calibration_error is not None:
-        losses.caption += f"\nexpected calibration error {report.calibration_error:.4f}"
+        text = f"expected calibration error {report.calibration_error:.4f}"
+        losses.caption = f"{losses.caption}\n{text}"
     if not report.alignment and not report.weights:
         return [losses]
     agreement = Table(title="agreement with one step of gradient descent")

@@ -1,0 +1,263 @@
+"""Episodes with hidden labels, and recall: what stands beside models and how they are scored."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import zoo
+from datamodules import EpisodeSpec
+from datamodules.datamodule import EpisodeDataModule
+from datamodules.episodes import Episodes
+from datamodules.suites import Setting, Suite
+from zoo.commands.evaluate import default_predictors, imitated
+from zoo.evaluation.compare import Comparison, losses
+from zoo.evaluation.entries import Entry, entries_of, spec_of
+from zoo.evaluation.episodes import evaluation_batches, evaluation_episodes
+from zoo.evaluation.measure import Evaluation, evaluate
+from zoo.evaluation.report import Report, create_report, report_tables
+from zoo.evaluation.results import tables_of
+from zoo.evaluation.sweeps import Row
+from zoo.metrics.scoring import Scoring
+from zoo.predictor import Predictor
+from zoo.references import beside, create_reference, references_of, scoring_of
+
+# Small episodes of every family whose labels are hidden, and of recall.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "automaton": {"num_context": 60},
+    "induction": {"num_context": 20},
+    "list_ops": {"num_context": 40, "min_length": 5},
+    "noisy_recall": {"num_context": 40},
+    "recall": {"d_x": 16, "d_y": 16, "num_queries": 3},
+    "selective_copy": {"num_context": 20, "num_copied": 5},
+    "text": {"num_context": 30},
+    "word_problem": {"num_context": 20},
+}
+EXACT = {
+    "induction": "symbol_lookup",
+    "list_ops": "list_ops_parser",
+    "noisy_recall": "symbol_lookup",
+    "selective_copy": "symbol_copy",
+    "word_problem": "group_table",
+}
+HIDDEN = sorted(FAMILIES.keys() - {"recall"})
+
+
+def spec_of_family(name: str, **further: Any) -> EpisodeSpec:
+    settings = FAMILIES[name] | further
+    sizes = {key: settings.pop(key) for key in ("d_x", "d_y", "num_context") if key in settings}
+    return EpisodeSpec.model_validate({**sizes, "function": {"name": name, **settings}})
+
+
+def comparison_of(spec: EpisodeSpec, num_episodes: int = 200) -> Comparison:
+    found = Comparison(lambda i: evaluation_batches(spec, num_episodes, number=i), scoring_of(spec))
+    for name, solver in references_of(spec, {}).items():
+        found.add(name, solver)
+    return found
+
+
+@pytest.mark.parametrize("family", EXACT)
+def test_the_exact_algorithm_of_a_family_is_always_right(family: str) -> None:
+    spec = spec_of_family(family)
+    assert EXACT[family] in beside(spec)
+    found = comparison_of(spec)
+    exact = found.errors[EXACT[family]]
+    assert (exact["accuracy"][-1] == 1).all()
+    assert exact["cross_entropy"][-1].max() < 1e-6
+    assert found.is_rounding(EXACT[family], "cross_entropy")
+
+
+def test_the_dictionary_knows_every_value_of_recall() -> None:
+    spec = spec_of_family("recall")
+    found = comparison_of(spec)
+    assert next(iter(found.errors)) == "gradient_descent"
+    assert (found.errors["dictionary"]["accuracy"][-1] == 1).all()
+    assert (found.errors["dictionary"]["half_mse"][-1] == 0).all()
+    of_step = found.errors["gradient_descent"]["accuracy"][-2].mean()
+    assert 0.2 < of_step < 0.9
+
+
+def test_accuracy_of_recall_is_that_of_the_nearest_vector_of_the_code_book() -> None:
+    spec = spec_of_family("recall", num_values=5)
+    book = spec.function.tensors(16, 16)["code_book"]
+    episodes = evaluation_episodes(spec, 50)
+    step = create_reference("gradient_descent", spec, {})
+    found = losses(step, episodes, scoring_of(spec))["accuracy"]
+    prediction = step(episodes.x, episodes.y)
+    for b in range(50):
+        for i in (24, 25, 26):
+            distances = [(prediction[b, i] - value).norm().item() for value in book]
+            nearest = book[min(range(5), key=distances.__getitem__)]
+            assert found[b, i] == float(torch.equal(nearest, episodes.target[b, i]))
+
+
+def test_ngrams_stand_between_a_guess_and_the_entropy() -> None:
+    spec = spec_of_family("automaton", num_context=200)
+    found = comparison_of(spec)
+    at = {name: found.compared(name, "cross_entropy").mean().item() for name in found.errors}
+    assert at["uniform"] == pytest.approx(math.log(18))
+    target = evaluation_episodes(spec, 200)
+    entropy = torch.special.entr(target.target).sum(-1)[target.scored].mean().item()
+    assert entropy < at["context_ngrams"] < 0.7 * at["uniform"]
+    text = comparison_of(spec_of_family("text", num_context=100))
+    bits = {name: text.compared(name, "bits_per_byte").mean().item() for name in text.errors}
+    assert bits["uniform"] == pytest.approx(8, rel=1e-5)
+    assert bits["fitted_ngrams"] < 3 < bits["context_ngrams"] < 8
+
+
+def test_an_automaton_is_right_with_any_symbol_that_may_come_next() -> None:
+    target = torch.tensor([[0.5, 0.5, 0.0]] * 3)
+    prediction = torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert Scoring(classes=True).losses(prediction, target, "logits")["accuracy"].tolist() == [
+        1,
+        1,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("family", HIDDEN)
+def test_nothing_that_learns_from_labels_is_offered_where_they_are_hidden(family: str) -> None:
+    spec = spec_of_family(family)
+    names = list(references_of(spec, {"num_layers": 4, "num_steps": 2}))
+    assert names[0] == "uniform"
+    assert names[1:] == list(spec.function.beside)
+    assert default_predictors(spec) == names
+    for name in ("zero", "ridge", "softmax_gradient_descent", "dictionary"):
+        with pytest.raises(ValueError, match=f"{name} learns from labels, and those of {family}"):
+            create_reference(name, spec, {})
+    with pytest.raises(ValueError, match=f"those of {family} are hidden"):
+        imitated(spec, ["ridge"])
+    assert imitated(spec, None) == []
+
+
+def test_default_predictors_of_shown_labels_are_those_of_regression() -> None:
+    expected = ["gradient_descent", "ridge", "least_squares", "zero"]
+    assert default_predictors(None) == expected
+    assert default_predictors(spec_of_family("recall")) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_episodes_of_a_set_do_not_depend_on_its_size(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.episodes.SEQUENCE_BATCH", 30)
+    spec = spec_of_family(family)
+    whole = list(evaluation_batches(spec, 100))
+    assert [len(batch.x) for batch in whole] == [30, 30, 30, 10]
+    joined = Episodes.joined(whole)
+    for number in (10, 30, 45):
+        for part, of_whole in zip(evaluation_episodes(spec, number), joined, strict=True):
+            assert torch.equal(part, of_whole[:number])
+    other = Episodes.joined(evaluation_batches(spec, 100, number=1)).x
+    assert not any(map(torch.equal, joined.x, other))
+
+
+def test_a_large_set_of_long_windows_is_never_in_memory_at_once() -> None:
+    spec = spec_of_family("text", num_context=255)
+    assert spec.set_batch * spec.num_numbers <= 2**24
+    module = EpisodeDataModule(spec, eval_episodes=10_000)
+    assert module.eval_batch_size == spec.set_batch
+    assert len(next(module.test_batches()).x) == spec.set_batch
+
+
+def report_of(spec: EpisodeSpec, model: Predictor) -> Report:
+    return create_report(
+        model,
+        references_of(spec, {}),
+        None,
+        lambda i: evaluation_batches(spec, 60, number=i),
+        scoring_of(spec),
+    )
+
+
+def untrained(spec: EpisodeSpec) -> Predictor:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return zoo.create_model(
+            "delta_net", d_x=spec.d_x, d_y=spec.d_y, num_layers=1, d_model=8, output=spec.output
+        ).eval()
+
+
+@pytest.mark.parametrize("family", HIDDEN)
+def test_a_report_compares_over_all_scored_positions(family: str) -> None:
+    spec = spec_of_family(family)
+    model = untrained(spec)
+    report = report_of(spec, model)
+    numbers = report.model_metrics()
+    assert not [name for name in numbers if "_query" in name or "alignment" in name]
+    assert "test/accuracy_all" in numbers
+    assert set(report.ratio) == {"uniform"}
+    assert set(report.difference) == set(spec.function.beside)
+    episodes = evaluation_episodes(spec, 60)
+    with torch.no_grad():
+        logits = model(episodes.x, episodes.y)
+    entropy = -(episodes.target * logits.log_softmax(-1)).sum(-1)
+    each = [row[s].mean() for row, s in zip(entropy, episodes.scored, strict=True)]
+    found = numbers["test/cross_entropy_all"].value
+    assert found == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
+    assert numbers["test/ratio_to_uniform"].value == pytest.approx(found / math.log(spec.d_y))
+    assert ("test/bits_per_byte_all" in numbers) == (family == "text")
+    assert (report.floor is not None) == (family == "automaton")
+    tables = report_tables(report)
+    assert len(tables) == 1
+    assert report.as_dict()["curves"].keys() == report.curves.keys()
+
+
+def test_an_exact_algorithm_is_differed_from_and_never_divided_by() -> None:
+    spec = spec_of_family("word_problem")
+    report = report_of(spec, untrained(spec))
+    difference = report.difference["group_table"]
+    expected = report.over_all["cross_entropy"]["model"].value
+    assert difference.value == pytest.approx(expected, rel=1e-5)
+    assert difference.ci95 is not None
+    assert "group_table" not in report.ratio
+
+
+def rows_of(spec: EpisodeSpec, predictors: list[Any], compare_with: str) -> list[Row]:
+    entries = entries_of(predictors)
+    evaluation = Evaluation(spec, entries, compare_with, 50)
+    suites = {"length": Suite(axis="length", settings={"20": Setting(), "40": LONGER})}
+    return evaluate(evaluation, suites, [], Console(quiet=True))
+
+
+LONGER = Setting(set={"num_context": 40})
+
+
+def test_an_evaluation_has_losses_over_all_positions_ratios_and_differences() -> None:
+    spec = spec_of_family("word_problem")
+    rows = rows_of(spec, ["uniform", "group_table"], "group_table")
+    found = {(r.predictor, r.setting, r.metric): r.value for r in rows if r.at_query}
+    assert found["group_table", "40", "accuracy_all"] == 1
+    difference = found["uniform", "40", "cross_entropy_all_difference_to_group_table"]
+    assert difference == pytest.approx(math.log(6))
+    assert not [metric for *_, metric in found if "ratio" in metric]
+    suites = {"length": Suite(axis="length", settings={"20": Setting(), "40": LONGER})}
+    (table,) = tables_of(rows, suites, "group_table")
+    assert [column.header for column in table.columns] == [
+        "length",
+        "predictor",
+        "accuracy",
+        "cross_entropy - group_table",
+    ]
+    rows = rows_of(spec, ["uniform", "group_table"], "uniform")
+    (table,) = tables_of(rows, suites, "uniform")
+    assert table.columns[-1].header == "cross_entropy / uniform"
+    assert table.title == "length: accuracy over all scored positions ± 95 %"
+
+
+def test_a_solver_that_learns_from_labels_is_a_row_with_the_reason() -> None:
+    rows = rows_of(spec_of_family("word_problem"), ["uniform", "ridge"], "uniform")
+    notes = {row.predictor: row.note for row in rows if row.value is None}
+    assert notes == {
+        "ridge": "ridge learns from labels, and those of word_problem are hidden: uniform, "
+        "group_table"
+    }
+
+
+def test_the_card_of_a_text_model_may_ask_for_as_many_episodes_as_any(tmp_path: Path) -> None:
+    spec = spec_of_family("text", num_context=255)
+    entry = Entry("m", "delta_net", None, type("C", (), {"data": spec.model_dump()})(), {})
+    assert spec_of(None, 10_000, [entry]) == spec
