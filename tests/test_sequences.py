@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from datamodules import EpisodeSpec
 from datamodules.datamodule import EpisodeDataModule
 from datamodules.episodes import Episodes
 from datamodules.suites import Setting, Suite
+from tests.test_configs import config_of
 from zoo.commands.evaluate import default_predictors, imitated
+from zoo.commands.train import train
 from zoo.evaluation.compare import Comparison, losses
 from zoo.evaluation.entries import Entry, entries_of, spec_of
 from zoo.evaluation.episodes import evaluation_batches, evaluation_episodes
@@ -21,9 +24,17 @@ from zoo.evaluation.measure import Evaluation, evaluate
 from zoo.evaluation.report import Report, create_report, report_tables
 from zoo.evaluation.results import tables_of
 from zoo.evaluation.sweeps import Row
+from zoo.hub.charts import chart
+from zoo.hub.directory import card_bytes, read_card
+from zoo.hub.index import index_entry
+from zoo.hub.pages import card_page, comparisons, leaderboard
 from zoo.metrics.scoring import Scoring
 from zoo.predictor import Predictor
 from zoo.references import beside, create_reference, references_of, scoring_of
+from zoo.training.callbacks import TimeToSolution
+from zoo.training.remeasure import measured_again
+from zoo.training.run import Run
+from zoo.training.settings import ModelSettings
 
 # Small episodes of every family whose labels are hidden, and of recall.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -177,7 +188,13 @@ def untrained(spec: EpisodeSpec) -> Predictor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return zoo.create_model(
-            "delta_net", d_x=spec.d_x, d_y=spec.d_y, num_layers=1, d_model=8, output=spec.output
+            "delta_net",
+            d_x=spec.d_x,
+            d_y=spec.d_y,
+            num_layers=1,
+            d_model=8,
+            tokens="inputs",
+            output="logits",
         ).eval()
 
 
@@ -261,3 +278,106 @@ def test_the_card_of_a_text_model_may_ask_for_as_many_episodes_as_any(tmp_path: 
     spec = spec_of_family("text", num_context=255)
     entry = Entry("m", "delta_net", None, type("C", (), {"data": spec.model_dump()})(), {})
     assert spec_of(None, 10_000, [entry]) == spec
+
+
+def settings_of(family: str, **model: Any) -> ModelSettings:
+    return ModelSettings(data=spec_of_family(family), model={"name": "mamba", **model})  # type: ignore[arg-type]
+
+
+def test_models_read_the_inputs_alone_where_labels_are_hidden() -> None:
+    for model in ({}, {"tokens": "interleaved"}, {"tokens": "inputs"}):
+        assert settings_of("word_problem", **model).model.arguments["tokens"] == "inputs"
+    with pytest.raises(ValueError, match="tokens must be inputs, as the labels of word_problem"):
+        settings_of("word_problem", tokens="shifted")
+    with pytest.raises(ValueError, match="gd_ssm learns from labels, and those of word_problem"):
+        settings_of("word_problem", name="gd_ssm")
+    with pytest.raises(ValueError, match="tokens=inputs never reads the labels of recall"):
+        settings_of("recall", tokens="inputs")
+    assert settings_of("recall", tokens="shifted").model.arguments["tokens"] == "shifted"
+
+
+def trained(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], Run]:
+    """A run of a few steps."""
+    config = config_of(
+        "model=delta_net",
+        "model.d_model=8",
+        "model.num_layers=1",
+        "trainer=cpu",
+        "max_steps=4",
+        "val_every=2",
+        "trainer.log_every_n_steps=2",
+        "batch_size=8",
+        "eval_episodes=40",
+        "checkpoint_tag=test",
+        f"run_dir={tmp_path}",
+        *overrides,
+    )
+    return train(config, tmp_path, Console(quiet=True))
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_training_logs_what_is_right_over_all_scored_positions(
+    positions: str, seeds: int, tmp_path: Path
+) -> None:
+    data = ("data=parity", "data.num_context=12")
+    _, run = trained(tmp_path, *data, f"positions={positions}", f"seeds={seeds}")
+    logged = set(run.trainer.callback_metrics)
+    place = "all" if positions == "all" else "query"
+    accuracy = "val/accuracy_all" if positions == "all" else "val/accuracy"
+    assert {f"val/cross_entropy_{place}", accuracy, "val/ratio_to_uniform"} <= logged
+    assert {f"val/cross_entropy_{place}/{name}" for name in ("uniform", "group_table")} <= logged
+    assert not [name for name in logged if "alignment" in name or "gradient" in name]
+    assert not [name for name in logged if "calibration" in name]
+    found = run.trainer.callback_metrics
+    ratio = found[f"val/cross_entropy_{place}"] / math.log(2)
+    assert found["val/ratio_to_uniform"].item() == pytest.approx(ratio.item(), rel=1e-4)
+    directory = run.directory_of(0)
+    card = read_card(directory / "checkpoint")
+    assert card.model_args["tokens"] == card.token_layout == "inputs"
+    assert set(card.reference_metrics) == {"uniform", "group_table"}
+    assert {"test/cross_entropy_all_first_tenth", "test/difference_to_group_table"} <= set(
+        card.metrics
+    )
+    entry = index_entry(card, card_bytes(card), "")
+    assert (entry.metric, entry.family) == ("test/cross_entropy_all", "word_problem")
+    assert "cross entropy over all scored positions" in card_page(card)
+    (comparison,) = comparisons([card])
+    assert comparison.reference == "uniform"
+    assert "| / uniform |" in leaderboard([card])
+    chart(comparison)
+    if seeds == 1:
+        again = measured_again(directory / "checkpoint", 40)
+        assert again.metrics["test/cross_entropy_all"].value == pytest.approx(
+            card.metrics["test/cross_entropy_all"].value, rel=1e-5
+        )
+
+
+def test_bits_accuracy_and_floors_of_recall_text_and_automata(tmp_path: Path) -> None:
+    data = ("data=text", "data.num_context=30", "positions=all")
+    metrics, run = trained(tmp_path / "text", *data)
+    assert "val/bits_per_byte_all" in run.trainer.callback_metrics
+    assert metrics["model"]["test/bits_per_byte_all"]["value"] == pytest.approx(8, rel=0.05)
+    metrics, _ = trained(tmp_path / "automaton", "data=automaton", "data.num_context=30")
+    assert 0.3 < metrics["floor/cross_entropy_all"] < math.log(3)
+    metrics, run = trained(tmp_path / "recall", "data=recall")
+    assert "val/accuracy" in run.trainer.callback_metrics
+    assert metrics["references"]["dictionary"]["test/accuracy_query"]["value"] == 1
+    assert "alignment/cosine" in metrics["model"]
+
+
+def test_the_first_step_is_that_at_which_answers_are_right(tmp_path: Path) -> None:
+    callback = TimeToSolution(metric="val/accuracy_all")
+    module = SimpleNamespace()
+    for step, accuracy in ((1, 0.5), (2, 0.98), (3, 0.995), (4, 1.0)):
+        found = {"val/accuracy_all": torch.tensor(accuracy)}
+        trainer = SimpleNamespace(callback_metrics=found, global_step=step)
+        callback.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert callback.first_step == 3
+    _, run = trained(tmp_path, "data=parity", "data.num_context=4", "positions=all")
+    (watched,) = (
+        c.metric
+        for c in run.trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(c, TimeToSolution)
+    )
+    assert watched == "val/accuracy_all"

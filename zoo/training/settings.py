@@ -44,6 +44,10 @@ class ModelSettings(BaseModel):
             if settled in given:
                 raise ValueError(f"{settled} cannot be set, it follows from data")
         arguments |= {"d_x": data.d_x, "d_y": data.d_y}
+        if data.labels_hidden:
+            arguments["tokens"] = _tokens_of_inputs(name, arguments, data)
+        elif arguments.get("tokens") == "inputs":
+            raise ValueError(f"tokens=inputs never reads the labels of {data.function.name}")
         if data.output == "logits":
             if "output" not in model_arguments(name):
                 raise ValueError(f"{name} does not predict classes, as data asks for")
@@ -53,6 +57,22 @@ class ModelSettings(BaseModel):
     @field_serializer("model")
     def _plain(self, model: ModelSpec) -> dict[str, Any]:
         return {"name": model.name, **model.arguments}
+
+
+def _tokens_of_inputs(name: str, arguments: dict[str, Any], data: EpisodeSpec) -> str:
+    """The layout of tokens where labels are hidden; `interleaved` is what the configs have.
+
+    Raises:
+        ValueError: If the model has no other than with labels, or another was chosen.
+    """
+    if "tokens" not in model_arguments(name):
+        raise ValueError(f"{name} learns from labels, and those of {data.function.name} are hidden")
+    given = arguments.get("tokens", "inputs")
+    if given not in ("interleaved", "inputs"):
+        raise ValueError(
+            f"tokens must be inputs, as the labels of {data.function.name} are hidden, got {given}"
+        )
+    return "inputs"
 
 
 class RunSettings(RunOptions, ModelSettings):
