@@ -3,12 +3,12 @@
     python -m benchmarks.step_time
     python -m benchmarks.step_time --published CLONE --python PYTHON
 
-A plain step draws a batch, goes forward and backward and updates. The step of `train.py`, here in a
-bare loop, also checks and clips the gradient and moves the rate. Lightning's share of what
-`train.py` adds to it is what a trainer without callbacks adds to a step of a single parameter. With
-a clone of the paper's JAX implementation and a Python that can run it, its jitted step is timed
-between ours, in the same run: a factor over times of another run or machine means nothing.
-`published_step.py` says what it needs.
+A plain step draws a batch, goes forward and backward and updates; it has the threads that
+`train.py` takes on a quiet machine. The step of `train.py`, here in a bare loop, also checks and
+clips the gradient and moves the rate. Lightning's share of what `train.py` adds to it is what a
+trainer without callbacks adds to a step of a single parameter. With a clone of the paper's JAX
+implementation and a Python that can run it, its jitted step is timed between ours, in the same run:
+a factor over times of another run or machine means nothing. `published_step.py` says what it needs.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from zoo.commands.train import train
 from zoo.memory import keep_freed_memory
 from zoo.metrics.errors import half_squared_error
 from zoo.terminal import outlive_readers
+from zoo.threads import most_threads, settle_arithmetic, threads_of
 from zoo.training.optim import create_optimizer, create_schedule
 from zoo.training.options import OptimConfig
 
@@ -85,6 +86,8 @@ def bare_step_ms(batch: int, d: int, num_context: int, steps: int, as_in_train: 
     data = EpisodeDataModule(EpisodeSpec(d_x=d, d_y=d, num_context=num_context), 0, batch)
     model = zoo.create_model("gd_ssm", d_x=d, d_y=d)
     config = OptimConfig()
+    operations = 6.0 * batch * (num_context + 1) * sum(p.numel() for p in model.parameters())
+    torch.set_num_threads(min(most_threads(), threads_of(operations, batch)))
     optimizer = create_optimizer(model, config)
     schedule = create_schedule(optimizer, config, steps + WARM_UP)
     parameters = list(model.parameters())
@@ -168,7 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     if (options.published is None) != (options.python is None):
         parser.error("--published and --python belong together")
-    table = Table(title=f"ms per step, best of {REPEATS}, {torch.get_num_threads()} threads")
+    table = Table(title=f"ms per step, best of {REPEATS}, up to {most_threads()} threads")
     headings = ["batch, d, N", "published", "plain", "factor", "bare", "train.py", "over bare"]
     for heading in [*headings, "Lightning's"]:
         table.add_column(heading, justify="right")
@@ -199,5 +202,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     outlive_readers()
-    keep_freed_memory()  # as train.py does
+    keep_freed_memory()  # this and what follows as train.py does
+    settle_arithmetic()
     main()

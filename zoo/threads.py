@@ -34,22 +34,20 @@ def begin_to_look() -> None:
     _PROCESS.cpu_percent()
 
 
-def take_free_cores() -> int:
-    """Gives torch as many threads as there are free cores, and returns how many those are."""
+def take_free_cores() -> None:
+    """Gives torch as many threads as there are free cores."""
+    import torch
+
+    torch.set_num_threads(free_cores(most_threads()))
+
+
+def most_threads() -> int:
+    """The threads that torch had before this module changed them; OMP_NUM_THREADS sets them."""
     import torch
 
     global _most
     _most = _most or torch.get_num_threads()
-    count = free_cores(_most)
-    torch.set_num_threads(count)
-    return count
-
-
-def most_threads() -> int:
-    """The threads that torch had before any were taken; OMP_NUM_THREADS sets them."""
-    import torch
-
-    return _most or torch.get_num_threads()
+    return _most
 
 
 def free_cores(most: int) -> int:
@@ -113,4 +111,4 @@ def describe(count: int, worth: int | None = None) -> str:
 
 
 _PROCESS = psutil.Process()
-_most = 0  # threads of torch before some were taken; 0 before that
+_most = 0  # what most_threads() returns; 0 before it was asked

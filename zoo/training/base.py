@@ -352,6 +352,13 @@ class EpisodeModule(pl.LightningModule):
         if self.step_kind == "auto":
             self.chosen_way = checkpoint.get("chosen_way")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Without the search for parameters where Lightning notes the name of every hook."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     # Where there is a watch, `training_step` is the whole optimizer step, and Lightning counts it.
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

@@ -35,6 +35,7 @@ from zoo.training.checkpointing import AtomicCheckpointIO, check_state
 from zoo.training.directory import save_command, save_config, set_metrics_aside
 from zoo.training.module import LitPredictor
 from zoo.training.options import TrainerSettings
+from zoo.training.profiler import NoProfiler
 from zoo.training.replicas import LitReplicas
 from zoo.training.settings import RunSettings
 from zoo.training.targets import build, check_targets, shipped_targets
@@ -234,7 +235,7 @@ def trainer_of(settings: RunSettings, run_dir: Path, callbacks: list[pl.Callback
     given = settings.trainer.model_dump(exclude={"step"})
     if double := sorted(own.keys() & given.keys()):
         raise ValueError(f"trainer.{double[0]} cannot be set, train.py gives it to the trainer")
-    return build("trainer", given | own, pl.Trainer)
+    return build("trainer", {"profiler": NoProfiler()} | given | own, pl.Trainer)
 
 
 def check_devices(trainer: TrainerSettings) -> None:
