@@ -93,23 +93,25 @@ class Text(SymbolFamily):
         return found
 
     def tensors(self, d_x: int, d_y: int) -> dict[str, Tensor]:
-        """The bytes that training reads, (num_bytes,)."""
-        return {"text": self._stretch("train")}
+        """The bytes that training reads, uint8 (num_bytes,)."""
+        return {"text": stretch_of(self, "train", "cpu")}
 
     def draw(self, batch: int, length: int, d_x: int, d_y: int, generators: Generators) -> Drawn:
         inputs = generators("inputs")
-        stretch = self._stretch(generators.split).to(inputs.device)
+        stretch = stretch_of(self, generators.split, str(inputs.device))
         num_windows = len(stretch) - length
         start = torch.randint(num_windows, (batch, 1), generator=inputs, device=inputs.device)
         window = stretch[start + torch.arange(length + 1, device=inputs.device)].long()
         x, target = one_hot(window[:, :-1], d_x), one_hot(window[:, 1:], d_y)
         return Drawn(x, target, latents={"start": start[:, 0]})
 
-    def _stretch(self, split: Split) -> Tensor:
-        """The bytes that a split is drawn from, uint8 (num_bytes,)."""
-        content = self.content()
-        first, last = (len(content) * tenth // 10 for tenth in _STRETCHES[split])
-        return torch.frombuffer(bytearray(content[first:last]), dtype=torch.uint8)
+
+@lru_cache(maxsize=8)
+def stretch_of(family: Text, split: Split, device: str) -> Tensor:
+    """The bytes that a split is drawn from, uint8 (num_bytes,)."""
+    content = family.content()
+    first, last = (len(content) * tenth // 10 for tenth in _STRETCHES[split])
+    return torch.frombuffer(bytearray(content[first:last]), dtype=torch.uint8).to(device)
 
 
 def open_text(path: str | Path) -> Text:

@@ -15,6 +15,7 @@ from torch import Tensor
 import zoo
 from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
+from tests.datamodules.test_sequences import SPECS
 from tests.test_train import ROOT, SMALL, run, start, stop_at, weights
 from tests.zoo.test_recorded import Losses, Spoiled
 from tests.zoo.test_replicas import MODEL, OPTIM, SPEC, small
@@ -26,8 +27,9 @@ pytestmark = pytest.mark.gpu
 ON_GPU = [*SMALL[1:], "max_steps=50", "val_every=25", "optim.warmup_steps=10"]
 
 
-def test_training_episodes_are_drawn_the_same_on_every_visible_device() -> None:
-    data = EpisodeDataModule(EpisodeSpec(d_x=4, d_y=4, noise=0.1), seed=3)
+@pytest.mark.parametrize("spec", [EpisodeSpec(d_x=4, d_y=4, noise=0.1), *SPECS])
+def test_training_episodes_are_drawn_the_same_on_every_visible_device(spec: EpisodeSpec) -> None:
+    data = EpisodeDataModule(spec, seed=3)
     expected = data.train_episodes(7, "cuda:0")
     for index in range(torch.cuda.device_count()):
         again = data.train_episodes(7, f"cuda:{index}")

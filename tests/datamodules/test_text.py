@@ -10,7 +10,7 @@ import torch
 
 from datamodules import EpisodeSpec, create_sampler, text
 from datamodules.stream import Generators, Split
-from datamodules.text import SHIPPED, Text, open_text
+from datamodules.text import SHIPPED, Text, open_text, stretch_of
 
 STRETCHES: dict[Split, tuple[int, int]] = {
     "train": (0, 8),
@@ -64,9 +64,9 @@ def test_windows_are_of_the_stretch_of_their_split_and_targets_the_next_bytes(
 
 def test_stretches_are_disjoint_and_cover_the_text(own: Path) -> None:
     family = open_text(own)
-    parts = [family._stretch(split) for split in ("train", "val", "test")]
+    parts = [stretch_of(family, split, "cpu") for split in ("train", "val", "test")]
     assert bytes(torch.cat(parts).tolist()) == own.read_bytes()
-    assert torch.equal(family._stretch("tune"), parts[1])
+    assert torch.equal(stretch_of(family, "tune", "cpu"), parts[1])
     assert torch.equal(family.tensors(256, 256)["text"], parts[0])
 
 
