@@ -6,13 +6,14 @@ Source: "Parallelizing Linear Transformers with the Delta Rule over Sequence Len
 
 from pydantic import PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.delta_net import DeltaNetLayer
 from zoo.layers.mixer import GatedMLP, MixerBlock
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class DeltaNetConfig(SequenceConfig):
+class DeltaNetConfig(StackConfig):
     """Arguments of `delta_net`; those beside the ones of every deep model as at `DeltaNetLayer`."""
 
     num_heads: PositiveInt = 4
@@ -23,21 +24,19 @@ class DeltaNetConfig(SequenceConfig):
 
 
 @register_model("delta_net", DeltaNetConfig)
-class DeltaNet(SequenceModel):
+class DeltaNet(Stack[DeltaNetConfig]):
     """Residual blocks of a DeltaNet layer and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2406.06484"
 
-    def __init__(self, config: DeltaNetConfig) -> None:
-        layers = (
-            DeltaNetLayer(
-                config.d_model,
-                config.num_heads,
-                config.d_head,
-                config.expand_v,
-                config.d_conv,
-                config.negative_eigenvalues,
-            )
-            for _ in range(config.num_layers)
+    @classmethod
+    def block(cls, config: DeltaNetConfig) -> SequenceBlock:
+        layer = DeltaNetLayer(
+            config.d_model,
+            config.num_heads,
+            config.d_head,
+            config.expand_v,
+            config.d_conv,
+            config.negative_eigenvalues,
         )
-        super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])
+        return MixerBlock(layer, GatedMLP(config.d_model))

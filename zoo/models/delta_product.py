@@ -6,13 +6,14 @@ Source: "DeltaProduct: Improving State-Tracking in Linear RNNs via Householder P
 
 from pydantic import PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.delta_product import DeltaProductLayer
 from zoo.layers.mixer import GatedMLP, MixerBlock
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class DeltaProductConfig(SequenceConfig):
+class DeltaProductConfig(StackConfig):
     """Arguments of `delta_product`, beside those of every deep model; see `DeltaProductLayer`."""
 
     num_updates: PositiveInt = 2
@@ -24,22 +25,20 @@ class DeltaProductConfig(SequenceConfig):
 
 
 @register_model("delta_product", DeltaProductConfig)
-class DeltaProduct(SequenceModel):
+class DeltaProduct(Stack[DeltaProductConfig]):
     """Residual blocks of a Gated DeltaProduct layer and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2502.10297"
 
-    def __init__(self, config: DeltaProductConfig) -> None:
-        layers = (
-            DeltaProductLayer(
-                config.d_model,
-                config.num_updates,
-                config.num_heads,
-                config.d_head,
-                config.expand_v,
-                config.d_conv,
-                config.negative_eigenvalues,
-            )
-            for _ in range(config.num_layers)
+    @classmethod
+    def block(cls, config: DeltaProductConfig) -> SequenceBlock:
+        layer = DeltaProductLayer(
+            config.d_model,
+            config.num_updates,
+            config.num_heads,
+            config.d_head,
+            config.expand_v,
+            config.d_conv,
+            config.negative_eigenvalues,
         )
-        super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])
+        return MixerBlock(layer, GatedMLP(config.d_model))

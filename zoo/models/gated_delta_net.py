@@ -8,15 +8,16 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.gated_delta_net import GatedDeltaNetLayer, KimiDeltaAttentionLayer
 from zoo.layers.mixer import GatedMLP, MixerBlock
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 KIMI_LINEAR = "https://arxiv.org/abs/2510.26692"
 
 
-class GatedDeltaNetConfig(SequenceConfig):
+class GatedDeltaNetConfig(StackConfig):
     """Arguments of `gated_delta_net`, beside those of every deep model.
 
     Attributes:
@@ -33,24 +34,25 @@ class GatedDeltaNetConfig(SequenceConfig):
 
 
 @register_model("gated_delta_net", GatedDeltaNetConfig)
-class GatedDeltaNet(SequenceModel):
+class GatedDeltaNet(Stack[GatedDeltaNetConfig]):
     """Residual blocks of a Gated DeltaNet layer and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2412.06464"
 
     def __init__(self, config: GatedDeltaNetConfig) -> None:
-        kind = GatedDeltaNetLayer if config.decay == "head" else KimiDeltaAttentionLayer
-        layers = (
-            kind(
-                config.d_model,
-                config.num_heads,
-                config.d_head,
-                config.expand_v,
-                config.d_conv,
-                config.negative_eigenvalues,
-            )
-            for _ in range(config.num_layers)
-        )
-        super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])
+        super().__init__(config)
         if config.decay == "key":
             self.paper = KIMI_LINEAR
+
+    @classmethod
+    def block(cls, config: GatedDeltaNetConfig) -> SequenceBlock:
+        kind = GatedDeltaNetLayer if config.decay == "head" else KimiDeltaAttentionLayer
+        layer = kind(
+            config.d_model,
+            config.num_heads,
+            config.d_head,
+            config.expand_v,
+            config.d_conv,
+            config.negative_eigenvalues,
+        )
+        return MixerBlock(layer, GatedMLP(config.d_model))

@@ -6,13 +6,14 @@ arXiv 2410.11687; heads and block are ours.
 
 from pydantic import NonNegativeFloat, PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.gd_ssm_heads import GDSSMBlock
 from zoo.layers.recurrence import Decay
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class GDSSMDeepConfig(SequenceConfig):
+class GDSSMDeepConfig(StackConfig):
     """Arguments of `gd_ssm_deep`; those of a block are explained at `GDSSMHeads`."""
 
     d_head: PositiveInt = 16
@@ -22,14 +23,12 @@ class GDSSMDeepConfig(SequenceConfig):
 
 
 @register_model("gd_ssm_deep", GDSSMDeepConfig)
-class GDSSMDeep(SequenceModel):
+class GDSSMDeep(Stack[GDSSMDeepConfig]):
     """A stack of GD-SSM blocks."""
 
     paper: str = "https://arxiv.org/abs/2410.11687"
 
-    def __init__(self, config: GDSSMDeepConfig) -> None:
-        blocks = [
-            GDSSMBlock(config.d_model, config.d_head, config.decay, config.scale_Q, config.scale_D)
-            for _ in range(config.num_layers)
-        ]
-        super().__init__(config, blocks)
+    @classmethod
+    def block(cls, config: GDSSMDeepConfig) -> SequenceBlock:
+        scales = config.scale_Q, config.scale_D
+        return GDSSMBlock(config.d_model, config.d_head, config.decay, *scales)

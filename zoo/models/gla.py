@@ -5,13 +5,14 @@ Source: "Gated Linear Attention Transformers with Hardware-Efficient Training", 
 
 from pydantic import PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.gla import GatedLinearAttentionLayer
 from zoo.layers.mixer import GatedMLP, MixerBlock
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class GLAConfig(SequenceConfig):
+class GLAConfig(StackConfig):
     """Arguments of `gla`, beside those of every deep model; see `GatedLinearAttentionLayer`."""
 
     num_heads: PositiveInt = 4
@@ -20,16 +21,14 @@ class GLAConfig(SequenceConfig):
 
 
 @register_model("gla", GLAConfig)
-class GLA(SequenceModel):
+class GLA(Stack[GLAConfig]):
     """Residual blocks of gated linear attention and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2312.06635"
 
-    def __init__(self, config: GLAConfig) -> None:
-        layers = (
-            GatedLinearAttentionLayer(
-                config.d_model, config.num_heads, config.d_head, config.expand_v
-            )
-            for _ in range(config.num_layers)
+    @classmethod
+    def block(cls, config: GLAConfig) -> SequenceBlock:
+        layer = GatedLinearAttentionLayer(
+            config.d_model, config.num_heads, config.d_head, config.expand_v
         )
-        super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])
+        return MixerBlock(layer, GatedMLP(config.d_model))

@@ -7,13 +7,14 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.longhorn import LonghornLayer
 from zoo.layers.mixer import MixerBlock
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class LonghornConfig(SequenceConfig):
+class LonghornConfig(StackConfig):
     """Arguments of `longhorn`; those beside the ones of every deep model as at `LonghornLayer`."""
 
     d_state: PositiveInt = 16
@@ -23,16 +24,14 @@ class LonghornConfig(SequenceConfig):
 
 
 @register_model("longhorn", LonghornConfig)
-class Longhorn(SequenceModel):
+class Longhorn(Stack[LonghornConfig]):
     """Residual Longhorn layers, without an MLP, as published."""
 
     paper: str = "https://arxiv.org/abs/2407.14207"
 
-    def __init__(self, config: LonghornConfig) -> None:
-        layers = (
-            LonghornLayer(
-                config.d_model, config.d_state, config.d_conv, config.expand, config.dt_rank
-            )
-            for _ in range(config.num_layers)
+    @classmethod
+    def block(cls, config: LonghornConfig) -> SequenceBlock:
+        layer = LonghornLayer(
+            config.d_model, config.d_state, config.d_conv, config.expand, config.dt_rank
         )
-        super().__init__(config, [MixerBlock(layer, None) for layer in layers])
+        return MixerBlock(layer, None)

@@ -7,12 +7,13 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.mamba import MambaBlock, MambaLayer
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class MambaConfig(SequenceConfig):
+class MambaConfig(StackConfig):
     """Arguments of `mamba`; those beside the ones of every deep model as at `MambaLayer`."""
 
     d_state: PositiveInt = 16
@@ -23,23 +24,21 @@ class MambaConfig(SequenceConfig):
 
 
 @register_model("mamba", MambaConfig)
-class Mamba(SequenceModel):
+class Mamba(Stack[MambaConfig]):
     """Residual Mamba blocks."""
 
     paper: str = "https://arxiv.org/abs/2312.00752"
 
     replicas_in_turn_on = ("cuda",)  # where torch.vmap would rule out the kernel of mamba_ssm
 
-    def __init__(self, config: MambaConfig) -> None:
-        layers = (
-            MambaLayer(
-                config.d_model,
-                config.d_state,
-                config.d_conv,
-                config.expand,
-                config.dt_rank,
-                config.negative_eigenvalues,
-            )
-            for _ in range(config.num_layers)
+    @classmethod
+    def block(cls, config: MambaConfig) -> SequenceBlock:
+        layer = MambaLayer(
+            config.d_model,
+            config.d_state,
+            config.d_conv,
+            config.expand,
+            config.dt_rank,
+            config.negative_eigenvalues,
         )
-        super().__init__(config, [MambaBlock(layer) for layer in layers])
+        return MambaBlock(layer)

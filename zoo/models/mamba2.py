@@ -6,13 +6,14 @@ Space Duality", arXiv 2405.21060.
 
 from pydantic import PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.mamba2 import Mamba2Layer
 from zoo.layers.mixer import MixerBlock
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class Mamba2Config(SequenceConfig):
+class Mamba2Config(StackConfig):
     """Arguments of `mamba2`; those beside the ones of every deep model as at `Mamba2Layer`."""
 
     d_state: PositiveInt = 32
@@ -22,14 +23,14 @@ class Mamba2Config(SequenceConfig):
 
 
 @register_model("mamba2", Mamba2Config)
-class Mamba2(SequenceModel):
+class Mamba2(Stack[Mamba2Config]):
     """Residual Mamba-2 layers, without an MLP, as published."""
 
     paper: str = "https://arxiv.org/abs/2405.21060"
 
-    def __init__(self, config: Mamba2Config) -> None:
-        layers = (
-            Mamba2Layer(config.d_model, config.d_state, config.d_head, config.d_conv, config.expand)
-            for _ in range(config.num_layers)
+    @classmethod
+    def block(cls, config: Mamba2Config) -> SequenceBlock:
+        layer = Mamba2Layer(
+            config.d_model, config.d_state, config.d_head, config.d_conv, config.expand
         )
-        super().__init__(config, [MixerBlock(layer, None) for layer in layers])
+        return MixerBlock(layer, None)

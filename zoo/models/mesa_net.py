@@ -5,13 +5,14 @@ Source: "MesaNet: Sequence Modeling by Locally Optimal Test-Time Training", arXi
 
 from pydantic import PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.mesa_net import MesaNetLayer
 from zoo.layers.mixer import GatedMLP, MixerBlock
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class MesaNetConfig(SequenceConfig):
+class MesaNetConfig(StackConfig):
     """Arguments of `mesa_net`; those beside the ones of every deep model as at `MesaNetLayer`."""
 
     num_heads: PositiveInt = 4
@@ -20,14 +21,12 @@ class MesaNetConfig(SequenceConfig):
 
 
 @register_model("mesa_net", MesaNetConfig)
-class MesaNet(SequenceModel):
+class MesaNet(Stack[MesaNetConfig]):
     """Residual blocks of a MesaNet layer and a gated MLP."""
 
     paper: str = "https://arxiv.org/abs/2506.05233"
 
-    def __init__(self, config: MesaNetConfig) -> None:
-        layers = (
-            MesaNetLayer(config.d_model, config.num_heads, config.d_head, config.d_conv)
-            for _ in range(config.num_layers)
-        )
-        super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])
+    @classmethod
+    def block(cls, config: MesaNetConfig) -> SequenceBlock:
+        layer = MesaNetLayer(config.d_model, config.num_heads, config.d_head, config.d_conv)
+        return MixerBlock(layer, GatedMLP(config.d_model))

@@ -1,7 +1,8 @@
 """What deep sequence models have in common: embedding, residual blocks, readout, streaming."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -21,7 +22,6 @@ class SequenceConfig(PredictorConfig):
 
     Attributes:
         d_model: Width of the residual stream.
-        num_layers: Number of blocks.
         tokens: How pairs become tokens, as at `SequenceModel`.
         x_scale: Factor on inputs before the embedding.
         y_scale: Factor on labels before the embedding; values that are predicted are divided by it.
@@ -30,11 +30,23 @@ class SequenceConfig(PredictorConfig):
     """
 
     d_model: PositiveInt = 64
-    num_layers: PositiveInt = 4
     tokens: TokenLayout = "interleaved"
     x_scale: PositiveFloat = 1.0
     y_scale: PositiveFloat = 1.0
     output: Literal["value", "logits"] = "value"
+
+
+class StackConfig(SequenceConfig):
+    """Arguments of every deep model whose blocks are alike.
+
+    Attributes:
+        num_layers: Number of blocks.
+    """
+
+    num_layers: PositiveInt = 4
+
+
+C = TypeVar("C", bound=StackConfig)
 
 
 class SequenceState(NamedTuple):
@@ -219,3 +231,15 @@ class SequenceModel(Predictor):
 
     def _blocks(self) -> list[SequenceBlock]:
         return [block for block in self.blocks if isinstance(block, SequenceBlock)]
+
+
+class Stack(SequenceModel, Generic[C]):
+    """`num_layers` blocks of one kind, which the subclass says."""
+
+    def __init__(self, config: C) -> None:
+        super().__init__(config, [self.block(config) for _ in range(config.num_layers)])
+
+    @classmethod
+    @abstractmethod
+    def block(cls, config: C) -> SequenceBlock:
+        """A block that starts at random, from torch's global generator."""

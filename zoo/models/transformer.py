@@ -6,11 +6,12 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.layers.attention import TransformerBlock
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.layers.block import SequenceBlock
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class TransformerConfig(SequenceConfig):
+class TransformerConfig(StackConfig):
     """Arguments of `transformer`, beside those of every deep sequence model.
 
     Attributes:
@@ -26,7 +27,7 @@ class TransformerConfig(SequenceConfig):
 
 
 @register_model("transformer", TransformerConfig)
-class Transformer(SequenceModel):
+class Transformer(Stack[TransformerConfig]):
     """Residual transformer blocks."""
 
     paper: str = "https://arxiv.org/abs/1706.03762"
@@ -36,16 +37,17 @@ class Transformer(SequenceModel):
     replicas_in_turn_on = ("cpu",)
 
     def __init__(self, config: TransformerConfig) -> None:
-        blocks = [
-            TransformerBlock(config.d_model, config.num_heads) for _ in range(config.num_layers)
-        ]
-        super().__init__(config, blocks)
+        super().__init__(config)
         self.max_context = config.max_context
         self.positions: nn.Embedding | None = None
         if config.positions == "learned":
             num_places = self.num_tokens(config.max_context) + 1
             self.positions = nn.Embedding(num_places, config.d_model)
             nn.init.normal_(self.positions.weight, std=0.02)
+
+    @classmethod
+    def block(cls, config: TransformerConfig) -> SequenceBlock:
+        return TransformerBlock(config.d_model, config.num_heads)
 
     def place(self, tokens: Tensor, start: int) -> Tensor:
         if self.positions is None:

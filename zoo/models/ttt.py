@@ -7,13 +7,14 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
+from zoo.layers.block import SequenceBlock
 from zoo.layers.mixer import GatedMLP, MixerBlock
 from zoo.layers.ttt import TTTLayer
-from zoo.models.sequence import SequenceConfig, SequenceModel
+from zoo.models.sequence import Stack, StackConfig
 from zoo.registry import register_model
 
 
-class TTTConfig(SequenceConfig):
+class TTTConfig(StackConfig):
     """Arguments of `ttt_linear`, beside those of every deep model; see `TTTLayer`."""
 
     num_heads: PositiveInt = 4
@@ -28,23 +29,21 @@ class TTTMLPConfig(TTTConfig):
     base_rate: PositiveFloat = 0.1
 
 
-class _TestTimeTraining(SequenceModel):
+class _TestTimeTraining(Stack[TTTConfig]):
     paper: str = "https://arxiv.org/abs/2407.04620"
     network: ClassVar[Literal["linear", "mlp"]]
 
-    def __init__(self, config: TTTConfig) -> None:
-        layers = (
-            TTTLayer(
-                config.d_model,
-                self.network,
-                config.num_heads,
-                config.mini_batch,
-                config.base_rate,
-                config.d_conv,
-            )
-            for _ in range(config.num_layers)
+    @classmethod
+    def block(cls, config: TTTConfig) -> SequenceBlock:
+        layer = TTTLayer(
+            config.d_model,
+            cls.network,
+            config.num_heads,
+            config.mini_batch,
+            config.base_rate,
+            config.d_conv,
         )
-        super().__init__(config, [MixerBlock(layer, GatedMLP(config.d_model)) for layer in layers])
+        return MixerBlock(layer, GatedMLP(config.d_model))
 
 
 @register_model("ttt_linear", TTTConfig)
