@@ -1,13 +1,16 @@
-"""Rates, penalties and decays that the shipped `online_learner` models have learned.
+"""Rates, decays, penalties and gains that `online_learner` models have learned.
 
-    python -m studies.ablations.rates
+    python -m studies.ablations.rates [CHECKPOINT...]
+
+The models are checkpoints by name or path, those that are shipped unless some are given.
 
 Beside each those of the solver that its rule is, told of the episodes or fitted on episodes of
 their own. A rate is measured after one example (`zoo.analysis.online_rates.effective_rate`), of
 model and solver on the same 10,000 examples, the first of each test episode. The ratio is that of
-their errors at the query of these episodes, with its 95 % interval. The gain of a `mesa` learner is
-what it multiplies the answers of ridge regression with its own penalty by.
+their errors at the query of these episodes, with its 95 % interval.
 """
+
+import sys
 
 import torch
 from rich.console import Console
@@ -19,6 +22,7 @@ from datamodules import EpisodeSpec
 from zoo.analysis.online_rates import (
     counterpart,
     effective_forgetting,
+    effective_gain,
     effective_penalty,
     effective_rate,
 )
@@ -38,7 +42,7 @@ def main() -> None:
     table = Table(title="learned; of the solver")
     for heading in ("model", "solver", "error / solver", "rate", "decay", "penalty", "gain"):
         table.add_column(heading, no_wrap=True)
-    for name in track(zoo.list_checkpoints("online_learner*"), "fitting"):
+    for name in track(sys.argv[1:] or zoo.list_checkpoints("online_learner*"), "fitting"):
         model = zoo.load(name)
         assert isinstance(model, OnlineLearner)
         assert model.card is not None
@@ -57,18 +61,15 @@ def main() -> None:
             )
             for predictor in (model, solver)
         ]
-        cells = [both(effective_forgetting(model), arguments.get("forgetting"))]
-        if model.rule == "mesa":
-            penalty = effective_penalty(model)
-            ridge = zoo.create_solver("ridge", d_x=spec.d_x, d_y=spec.d_y, penalty=penalty)
-            gain = rates[0] / effective_rate(ridge, episodes.x[:, 0], episodes.y[:, 0])
-            cells += [both(penalty, arguments["penalty"]), f"{gain:.3f}"]
+        is_sum, is_mesa = (model.rule == r for r in ("gated_linear_attention", "mesa"))
         table.add_row(
-            name.removeprefix("online_learner."),
+            f"{model.card.name.removeprefix('online_learner.')}, decay={model.decay}",
             solver_name,
             with_interval(*ratio_interval(*errors)),
             both(*rates),
-            *cells,
+            both(effective_forgetting(model), arguments.get("forgetting")),
+            both(effective_penalty(model), arguments["penalty"]) if is_mesa else "",
+            "" if is_sum else f"{effective_gain(model):.3f}",
         )
     Console(width=160).print(table)
 

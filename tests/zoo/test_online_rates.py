@@ -13,6 +13,7 @@ from tests.zoo.test_online_learner import CONSTRUCTIONS, learner
 from zoo.analysis.online_rates import (
     counterpart,
     effective_forgetting,
+    effective_gain,
     effective_penalty,
     effective_rate,
 )
@@ -47,10 +48,12 @@ def test_the_effective_rate_is_that_of_the_solver_however_weights_are_scaled(
     first = x[:, 0], y[:, 0]
     solver = zoo.create_solver(name, d_x=4, d_y=3, **of_solver)
     assert effective_rate(model, *first) == pytest.approx(effective_rate(solver, *first), rel=1e-6)
-    assert counterpart(model) == (
-        name,
-        {key: of_solver[key] for key in ("num_passes", "window") if key in of_solver},
-    )
+    found, settled = counterpart(model)
+    assert found == name
+    # What a model cannot learn, and nothing that it can.
+    assert settled.items() <= ({"forgetting": 1.0} | of_solver).items()
+    assert ("forgetting" in settled) <= ("decay" not in arguments)
+    assert not {"step_size", "penalty"} & settled.keys()
     assert effective_forgetting(model) == (
         None if "decay" not in arguments else pytest.approx(construction["forgetting"])
     )
@@ -63,6 +66,30 @@ def test_the_effective_rate_of_gradient_descent_is_its_step_size(make_pairs: Mak
         assert effective_rate(solver, x, y) == pytest.approx(0.3)
     twice = zoo.create_solver("gradient_descent", d_x=4, d_y=3, step_size=0.3)
     assert effective_rate(twice, 2 * x, -y) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("arguments", "construction", "name", "of_solver"), CONSTRUCTIONS)
+def test_a_gain_multiplies_every_answer_and_a_construction_has_none(
+    arguments: dict[str, Any],
+    construction: dict[str, float],
+    name: str,
+    of_solver: dict[str, Any],
+    make_pairs: MakePairs,
+) -> None:
+    model = construct_solver_(learner(4, 3, **arguments), **construction)
+    if model.rule == "gated_linear_attention":
+        with pytest.raises(ValueError, match="has no gain apart from its rate"):
+            effective_gain(model)
+        return
+    rescale_(model, 1.7 * torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q, 1.7**2)
+    assert effective_gain(model) == pytest.approx(1.0)
+    with torch.no_grad():
+        model.W_q.mul_(-0.5)
+        model.W_v.mul_(-1.6)
+    assert effective_gain(model) == pytest.approx(0.8)
+    x, y = make_pairs(4, 3, 12)
+    solver = zoo.create_solver(name, d_x=4, d_y=3, **of_solver)
+    torch.testing.assert_close(model(x, y), 0.8 * solver(x, y))
 
 
 def test_the_effective_penalty_is_that_of_ridge_however_weights_are_scaled(

@@ -16,12 +16,16 @@ def counterpart(model: OnlineLearner) -> tuple[str, dict[str, Any]]:
     """
     if model.rule == "gated_linear_attention":
         return ("gradient_descent" if model.log_decay is None else "weighted_gradient_descent"), {}
-    if model.rule == "delta_product":
-        return "online_gradient_descent", {"num_passes": len(model.W_k)}
+    if model.rule == "longhorn":
+        return "longhorn", {}
     if model.rule == "test_time_training":
         return "minibatch_gradient_descent", {"window": model.mini_batch}
-    names = {"longhorn": "longhorn", "mesa": "ridge"}
-    return names.get(model.rule, "online_gradient_descent"), {}
+    settled: dict[str, Any] = {"forgetting": 1.0} if model.log_decay is None else {}
+    if model.rule == "mesa":
+        return "ridge", settled
+    if model.rule == "delta_product":
+        settled["num_passes"] = len(model.W_k)
+    return "online_gradient_descent", settled
 
 
 @torch.no_grad()
@@ -55,6 +59,25 @@ def effective_forgetting(model: OnlineLearner) -> float | None:
     None of a model without decay.
     """
     return None if model.log_decay is None else model.log_decay.double().exp().mean().item()
+
+
+@torch.no_grad()
+def effective_gain(model: OnlineLearner) -> float:
+    """What the answers are multiplied by: tr(K^-1 W_q) / d_x times tr(V) / d_y.
+
+    K and V are the parts of W_k that reads x and of W_v that reads y, of several updates each by
+    itself, and the mean is returned. The state comes to answer the key K x by V y, so the query
+    W_q x gets V y scaled by K^-1 W_q. It is 1 of every construction: solvers have no gain.
+
+    Raises:
+        ValueError: If the rule is `gated_linear_attention`, of which rate and gain are one number.
+    """
+    if model.rule == "gated_linear_attention":
+        raise ValueError("rule gated_linear_attention has no gain apart from its rate")
+    K, V = model.W_k[:, :, : model.d_x].double(), model.W_v[:, :, model.d_x :].double()
+    of_inputs = torch.linalg.solve(K, model.W_q.double()).diagonal(dim1=1, dim2=2).mean(1)
+    gains: Tensor = of_inputs * V.diagonal(dim1=1, dim2=2).mean(1)
+    return gains.mean().item()
 
 
 @torch.no_grad()
