@@ -598,6 +598,37 @@ def test_a_run_of_somebody_else_runs_none_of_its_code(whole_run: Path, tmp_path:
     assert (tmp_path / "made").exists()
 
 
+def test_a_run_on_a_text_of_ones_own_asks_for_it_wherever_it_is_needed(tmp_path: Path) -> None:
+    directory, text = tmp_path / "run", tmp_path / "my text.txt"
+    text.write_bytes(b"To be, or not to be, that is the question. " * 50)
+    tiny = ["model=mamba", "model.d_model=8", "model.num_layers=1", "positions=all"]
+    short = ["data=text", "data.num_context=15", "trainer=cpu", "batch_size=4", "eval_episodes=20"]
+    started = [*tiny, *short, "max_steps=2", "val_every=1", f"hydra.run.dir={directory}"]
+    run(*started, f"text={text}")
+    data = read_card(directory / "checkpoint").data["function"]
+    assert (data["file"], data["num_bytes"]) == ("my text.txt", text.stat().st_size)
+    assert str(text) not in (directory / "config.yaml").read_text()
+    refused = "is not the one in the package: text=FILE names one of your own"
+    assert refused in run(f"resume={directory}", "max_steps=3", expect=1)
+    run(f"resume={directory}", "max_steps=3", f"text={text}")
+    assert read_card(directory / "checkpoint").training.steps == 3
+
+    def door(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return f"{done.returncode} {done.stdout} {done.stderr}"
+
+    checkpoint = str(directory / "checkpoint")
+    measured = ("-m", "zoo", "measure", checkpoint, "--episodes=20")
+    assert refused in door(*measured)
+    assert door(*measured, f"--text={text}")[0] == "0"
+    evaluated = ("evaluate.py", f"predictors=['{checkpoint}']", "suite=[as_given]")
+    place = f"hydra.run.dir={tmp_path / 'evaluation'}"
+    assert refused in door(*evaluated, "num_episodes=20", place)
+    assert door(*evaluated, "num_episodes=20", place, f"text={text}")[0] == "0"
+
+
 def test_a_run_says_what_it_is_about_to_do(whole_run: Path, tmp_path: Path) -> None:
     short = [*SMALL, "max_steps=5", "val_every=5", "eval_episodes=20", "~callbacks.alignment"]
     output = run(*short, f"hydra.run.dir={tmp_path / 'run'}")

@@ -270,10 +270,16 @@ def measure_command(
     episodes: Annotated[
         int, typer.Option(min=1, help="Test episodes; ten times as many where few carry the mean.")
     ] = 10_000,
+    text: Annotated[
+        Path | None, typer.Option(help="The text of your own that they were trained on.")
+    ] = None,
 ) -> None:
     """Measure checkpoints again: their cards get today's numbers, the weights stay."""
+    from datamodules.text import open_text
     from zoo.commands.measure import measure  # brings Lightning
 
+    if text is not None:
+        open_text(text)
     for place in [local(name) for name in names]:
         measure(place, episodes)
 
