@@ -181,6 +181,7 @@ def test_what_is_unknown_is_refused_in_one_line_without_torch_or_files(
         ("recipe=transformer model.d_model=abc", "model.d_model: Input should be a valid integer"),
         ("recipe=transformer model.num_heads=5", "num_heads must divide d_model = 48, got 5"),
         ("+model.depth=2", "model: unknown argument of gd_ssm 'depth'"),
+        ("model=hybrid model.blocks=[mambo]", "model: blocks[0]: unknown block 'mambo'. Did you"),
         ("recipe=mamba model.tokens=pairs", "tokens=pairs is trained with positions=last, got all"),
         ("model=gd_ssm_embedded data=classification", "does not predict classes, as data asks for"),
     ],
@@ -216,6 +217,7 @@ def test_a_checkpoint_is_checked_without_frameworks(
     [
         ("train", "--help", "max_steps=1500"),
         ("train", "model=s5 -h", "model.d_state="),
+        ("train", "model=hybrid model.blocks=[{s5:{d_state:8}}] -h", "blocks=[{s5: {d_state: 8}}]"),
         ("evaluate", "--help", "num_episodes=10000"),
         ("reproduce", "--help", "side_by_side=2"),
         ("zoo", "", "compare"),

@@ -43,6 +43,11 @@ RUNS = {
     "delta_product": ["model=delta_product", *HEADS],
     "gated_delta_net": ["model=gated_delta_net", *HEADS],
     "gated_delta_net_key": ["model=gated_delta_net", "model.decay=key", *HEADS],
+    "hybrid": [
+        "model=hybrid",
+        "model.d_model=16",
+        "model.blocks=[mamba,{transformer:{num_heads:2}}]",
+    ],
     "gla": ["model=gla", *HEADS],
     "mesa_net": ["model=mesa_net", *HEADS],
     "linear_transformer": ["model=linear_transformer", "model.num_layers=2"],

@@ -26,6 +26,7 @@ MODELS = {
     "gd_ssm_embedded": "gd_ssm",
     "gd_ssm_features": "gd_ssm",
     "gla": "gla",
+    "hybrid": "hybrid",
     "linear_transformer": "linear_transformer",
     "longhorn": "longhorn",
     "mamba": "mamba",
@@ -238,6 +239,15 @@ def model_arguments(name: str) -> list[str]:
         ValueError: If the name is unknown.
     """
     return list(_models.find(name)[0].model_fields)
+
+
+def model_class(name: str) -> "type[Predictor]":
+    """The class of an architecture.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    return _models.find(name)[1]
 
 
 def solver_class(name: str) -> "type[Predictor]":

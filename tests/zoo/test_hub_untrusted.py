@@ -129,6 +129,26 @@ POINT = {"value": 0.2, "ci95": 0.01}
             {"model_args": {"num_layers": 10_000, "d_x": 3, "d_y": 3}},
             "card.json describes a model of more than [0-9]+ tensors",
         ),
+        (
+            "hybrid",
+            {"model_args": {"blocks": ["mamba"] * 10_000, "d_x": 3, "d_y": 3}},
+            "card.json describes a model of more than [0-9]+ tensors",
+        ),
+        (
+            "hybrid",
+            {"model_args": {"blocks": ["mamba"] * 10_001, "d_x": 3, "d_y": 3}},
+            "the length of blocks is 10001, at most 10000",
+        ),
+        (
+            "hybrid",
+            {"model_args": {"blocks": [{"s5": {"d_state": HUGE}}], "d_x": 3, "d_y": 3}},
+            "d_state is 1000000000000000, at most 1048576",
+        ),
+        (
+            "hybrid",
+            {"model_args": {"blocks": [{"s5": {"num_blocks": 10**5}}], "d_x": 3, "d_y": 3}},
+            "num_blocks is 100000, at most 10000",
+        ),
     ],
 )
 def test_a_hostile_card_is_refused(

@@ -21,11 +21,14 @@ names = pytest.mark.parametrize("name", DEEP)
 layouts = pytest.mark.parametrize("tokens", LAYOUTS)
 
 
+def blocks_of(name: str) -> dict[str, Any]:
+    """Arguments by which a model has two blocks."""
+    return {"blocks": ["mamba", "transformer"]} if name == "hybrid" else {"num_layers": 2}
+
+
 def create(name: str, tokens: str, **arguments: Any) -> SequenceModel:
     """A small float64 model with a random start, for d_x = 4 and d_y = 2."""
-    arguments = {"d_x": 4, "d_y": 2, "d_model": 32, **arguments}
-    if "num_layers" in model_arguments(name):
-        arguments.setdefault("num_layers", 2)
+    arguments = {"d_x": 4, "d_y": 2, "d_model": 32, **blocks_of(name), **arguments}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = zoo.create_model(name, tokens=tokens, **arguments).double()
@@ -137,7 +140,7 @@ def test_every_parameter_gets_a_gradient_at_all_positions_and_at_the_query(
 @names
 @layouts
 def test_stacked_models_are_each_for_itself(name: str, tokens: str, make_pairs: MakePairs) -> None:
-    models = [create(name, tokens, num_layers=1) for _ in range(2)]
+    models = [create(name, tokens) for _ in range(2)]
     with torch.no_grad():
         for parameter in models[1].parameters():
             parameter.mul_(1.5)
@@ -175,8 +178,8 @@ def test_a_checkpoint_has_the_layout_and_gives_the_same_predictions(
     tmp_path: Path,
     card_fields: dict[str, Any],
 ) -> None:
-    model = create(name, tokens, num_layers=1)
-    arguments = {"d_x": 4, "d_y": 2, "d_model": 32, "num_layers": 1, "tokens": tokens}
+    model = create(name, tokens)
+    arguments = {"d_x": 4, "d_y": 2, "d_model": 32, "tokens": tokens, **blocks_of(name)}
     card_fields |= {"architecture": name, "model_args": arguments, "data": {"d_x": 4}}
     save_checkpoint(tmp_path / "checkpoint", model, card_fields)
     loaded = load_checkpoint(tmp_path / "checkpoint")

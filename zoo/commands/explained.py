@@ -180,6 +180,8 @@ def _plain(value: Any) -> str:
     """A value as it is typed."""
     if isinstance(value, list):
         return f"[{','.join(map(_plain, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}: {_plain(part)}' for name, part in value.items())}}}"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,6 +1,7 @@
 """From models to checkpoint directories and back."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +206,21 @@ def _check_work(directory: Path, card: Card, num_tensors: int) -> None:
         raise CheckpointError(
             f"{directory / WEIGHTS} holds {num_tensors} tensors, at most {MAX_TENSORS} are read"
         )
-    for name, value in card.model_args.items():
-        limit = MAX_COUNT if name.startswith("num_") else MAX_SIZE
-        size = len(value) if isinstance(value, list | dict) else value
-        if isinstance(size, int) and size > limit:
+    for name, size, limit in _sizes("model_args", card.model_args):
+        if size > limit:
             raise CheckpointError(
                 f"{directory / CARD}: {name} is {size}, at most {limit} can be loaded"
             )
+
+
+def _sizes(name: str, value: Any) -> Iterator[tuple[str, int, int]]:
+    """The sizes and numbers of things in arguments: the name that each stands under, its limit."""
+    if isinstance(value, list | dict):
+        yield f"the length of {name}", len(value), MAX_COUNT
+        for key, part in value.items() if isinstance(value, dict) else ((name, v) for v in value):
+            yield from _sizes(key, part)
+    elif isinstance(value, int):
+        yield name, value, MAX_COUNT if name.startswith("num_") else MAX_SIZE
 
 
 def _check_fits(

@@ -50,7 +50,7 @@ _LINES: dict[Any, tuple[str, ...]] = {
         "longhorn",
         "online_learner",
     ),
-    LONG_DASHES_DOT: ("ttt_linear", "ttt_mlp"),
+    LONG_DASHES_DOT: ("ttt_linear", "ttt_mlp", "hybrid"),
     DASHED: (
         "zero",
         "gradient_descent",

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -234,7 +234,13 @@ class SequenceModel(Predictor):
 
 
 class Stack(SequenceModel, Generic[C]):
-    """`num_layers` blocks of one kind, which the subclass says."""
+    """`num_layers` blocks of one kind, which the subclass says.
+
+    Attributes:
+        not_of_a_block: Names of the arguments that are of the whole model and of no block.
+    """
+
+    not_of_a_block: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: C) -> None:
         super().__init__(config, [self.block(config) for _ in range(config.num_layers)])

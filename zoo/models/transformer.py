@@ -35,6 +35,7 @@ class Transformer(Stack[TransformerConfig]):
     # On a CPU one batch takes 1.06 to 1.14 times as long where attention is plain products; of more
     # than 64 tokens it is fused, for which torch.vmap knows no rule there and goes one by one.
     replicas_in_turn_on = ("cpu",)
+    not_of_a_block = ("positions", "max_context")
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
