@@ -28,6 +28,7 @@ SHORT = [
 TINY = ["model.num_layers=2", "model.d_model=16"]
 HEADS = [*TINY, "model.num_heads=2", "model.d_head=4"]
 FEATURES = ["model.learn_start=true", "model.shape_E=scalar"]
+RECALL = ["data.function.num_keys=4", "data.function.num_updates=2"]
 NETWORKS = ["data=relu_network", "data.function.hidden=100"]
 RUNS = {
     "gd_ssm": ["model=gd_ssm"],
@@ -35,6 +36,8 @@ RUNS = {
     "gd_ssm_steps": ["model=gd_ssm", "model.num_steps=3"],
     "gd_ssm_learned_start": ["model=gd_ssm", "model.learn_start=true", "data=linear_noisy"],
     "gd_ssm_two_seeds": ["model=gd_ssm", "seeds=2"],
+    "gd_ssm_recall": ["model=gd_ssm", "data=recall", *RECALL],
+    "mamba_word_problem": ["model=mamba", *TINY, "data=word_problem", "data.function.group=Z3"],
     "gd_ssm_classes": ["model=gd_ssm", "data=classification"],
     "gd_ssm_features": ["model=gd_ssm_features", *FEATURES, *NETWORKS],
     "gd_ssm_embedded": ["model=gd_ssm_embedded", *NETWORKS],
