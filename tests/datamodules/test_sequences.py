@@ -1,5 +1,7 @@
 """What holds for every family of sequences."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from datamodules.family import SymbolFamily
 from datamodules.functions import SEQUENCES
 from datamodules.stream import Generators
 from tests.datamodules.statistics import draw
+from zoo.files import ROOT
 
 # A small kind of episode of each family.
 SMALL: dict[str, dict[str, Any]] = {
@@ -260,6 +263,34 @@ def test_an_example_shows_every_input_and_what_is_asked(spec: EpisodeSpec) -> No
 def test_inputs_without_names_are_not_shown() -> None:
     with pytest.raises(ValueError, match="inputs of function linear have no names to show"):
         example({})
+
+
+# Draws 32 MiB of each family in turn and prints how much higher the peak of the process rose.
+DRAW_MUCH = """
+from pathlib import Path
+from datamodules import create_sampler
+from datamodules.stream import Generators
+from tests.datamodules.test_sequences import SPECS
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+
+samplers = [create_sampler(spec.values[0]) for spec in SPECS]
+drawn = [s.sample(2, Generators(0, "train", 0, "cpu")) for s in samplers]
+before = peak()
+for sampler, two in zip(samplers, drawn):
+    numbers = (two.x.numel() + two.target.numel()) // 2
+    sampler.sample(2**23 // numbers, Generators(0, "train", 0, "cpu"))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_batch_takes_a_few_times_its_own_memory() -> None:
+    command = [sys.executable, "-c", DRAW_MUCH]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert 32 <= float(done.stdout) < 4 * 32
 
 
 def test_hidden_labels_take_no_memory() -> None:
