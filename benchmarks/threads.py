@@ -6,8 +6,8 @@
 `--busy` starts as many processes that compute beside. Every setting has a process of its own, since
 how threads wait (spinning, or asleep) is settled before torch is imported; settings take turns, and
 the best of several rounds is shown. A step is that of a bare loop: it draws the episodes, goes
-forward and backward and updates. `*` marks what `train.py` takes: threads that spin, as many as
-find a free core. GFLOP/s counts 6 operations for each parameter and token.
+forward and backward and updates. GFLOP/s are those of the fastest: 6 operations for each parameter
+and token.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from datamodules import EpisodeDataModule, EpisodeSpec
 from zoo.memory import keep_freed_memory
 from zoo.metrics.errors import half_squared_error
 from zoo.terminal import outlive_readers
-from zoo.threads import settle_arithmetic, threads_of
+from zoo.threads import settle_arithmetic
 from zoo.training.optim import create_optimizer
 from zoo.training.options import OptimConfig
 
@@ -124,12 +124,11 @@ def main() -> None:
     for heading in [*headings, "GFLOP/s"]:
         table.add_column(heading, justify="right")
     for label, _, _, _ in ROWS:
-        operations = 6.0 * parameters[label] * TOKENS
-        shared = options.busy == 0 and threads_of(operations, BATCH) > 1
-        taken = settings[1] if shared else settings[0]
-        cells = [f"{best[label, s]:.2f}{' *' if s == taken else ''}" for s in settings]
-        speed = operations / best[label, taken] / 1e6
-        table.add_row(label, f"{parameters[label]:,}", *cells, f"{speed:.1f}")
+        times = [best[label, setting] for setting in settings]
+        speed = 6.0 * parameters[label] * TOKENS / min(times) / 1e6
+        table.add_row(
+            label, f"{parameters[label]:,}", *(f"{ms:.2f}" for ms in times), f"{speed:.1f}"
+        )
     Console().print(table)
 
 

@@ -1,11 +1,12 @@
 """How many threads compute on a CPU: as many as find a core of their own.
 
-Threads of OpenMP wait for each other after every operation. On cores of their own they gain what
-a second core can give. Beside other processes they wait for a thread that has no core, and one
-thread alone is faster. So the other processes are looked at when a command starts, and while it
-trains. Results do not depend on it: what depends on the number of threads in torch, down to the
-last bit, is not used on a CPU (`zoo/layers/layer_norm.py`, `zoo/ops/softmax.py`, `total_norm` in
-`zoo/training/optim.py`), and MKL is told so before it is loaded.
+Threads of OpenMP spin while they wait for each other, after every operation. On cores of their own
+they gain what a second core can give. Beside other processes they wait for a thread that has no
+core, and take longer than one thread alone. So the other processes are looked at when a command
+starts, and while it trains. Results do not depend on it: what depends on the number of threads in
+torch, down to the last bit, is not used on a CPU (`zoo/layers/layer_norm.py`,
+`zoo/ops/softmax.py`, `total_norm` in `zoo/training/optim.py`), and MKL is told so before it is
+loaded. Where torch multiplies matrices with another library than MKL, that was not tried.
 """
 
 import os
@@ -106,6 +107,8 @@ def describe(count: int, worth: int | None = None) -> str:
     text = f"{count} of {most} threads"
     if count == most:
         return text
+    if count == power_of_two(most):
+        return f"{text}, a power of two"
     small = worth is not None and worth <= count
     return f"{text}, {'all that a step shares' if small else 'since other processes compute'}"
 

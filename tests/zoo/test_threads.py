@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 import zoo
 from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec
+from tests.zoo.test_settings import settings_of
 from zoo import threads as module
 from zoo.layers.layer_norm import LayerNorm
 from zoo.ops.softmax import softmax
@@ -25,6 +27,8 @@ from zoo.training.callbacks import threads as callback
 from zoo.training.module import LitPredictor
 from zoo.training.optim import SHARED_SUM, create_optimizer, total_norm
 from zoo.training.options import OptimConfig
+from zoo.training.profiler import NoProfiler
+from zoo.training.run import trainer_of
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +115,9 @@ def test_what_was_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe(2, worth=2) == "2 of 4 threads, all that a step shares"
     assert describe(2, worth=8) == "2 of 4 threads, since other processes compute"
     assert describe(1) == "1 of 4 threads, since other processes compute"
+    monkeypatch.setattr(module, "_most", 6)
+    assert describe(4) == "4 of 6 threads, a power of two"
+    assert describe(2) == "2 of 6 threads, since other processes compute"
 
 
 def test_training_looks_again_and_gives_the_threads_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +134,17 @@ def test_training_looks_again_and_gives_the_threads_back(monkeypatch: pytest.Mon
     trainer.fit(lit, EpisodeDataModule(spec, 0, 4))
     assert seen == [1, 2, 2, -1]
     assert said[0].startswith("training with 2 of ")
+
+
+def test_lightning_has_what_makes_its_hooks_cheap(tmp_path: Path) -> None:
+    lit = LitPredictor(ModelSpec.of("gd_ssm", d_x=2, d_y=1), OptimConfig())
+    names: list[str | None] = []
+    lit.on_train_batch_start = lambda *_: names.append(lit._current_fx_name)  # type: ignore[assignment,method-assign]
+    quiet_trainer(1).fit(lit, EpisodeDataModule(EpisodeSpec(d_x=2, d_y=1, num_context=3), 0, 4))
+    assert names == ["on_train_batch_start"]
+    assert lit.__dict__["_current_fx_name"] is None
+    settings = settings_of("max_steps=1", "~logger.tensorboard")
+    assert isinstance(trainer_of(settings, tmp_path, []).profiler, NoProfiler)
 
 
 def trained(name: str, num_threads: int, batch: int, num_context: int) -> dict[str, Tensor]:

@@ -48,13 +48,13 @@ class _TestTimeTraining(Stack[TTTConfig]):
 
 @register_model("ttt_linear", TTTConfig)
 class TTTLinear(_TestTimeTraining):
-    """Residual blocks that train a linear map, and a gated MLP,."""
+    """Residual blocks that train a linear map, and a gated MLP."""
 
     network = "linear"
 
 
 @register_model("ttt_mlp", TTTMLPConfig)
 class TTTMLP(_TestTimeTraining):
-    """Residual blocks that train an MLP, and a gated MLP,."""
+    """Residual blocks that train an MLP, and a gated MLP."""
 
     network = "mlp"
