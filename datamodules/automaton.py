@@ -90,7 +90,7 @@ class Automaton(SymbolFamily):
         is_separator = self._separators(batch, length, inputs)  # (batch, length + 1)
         u = torch.rand(batch, length, 1, generator=inputs, device=device)
         # The edge that would be taken at each position from each state.
-        edge = (u * num_edges[:, None]).long().minimum(num_edges[:, None] - 1)
+        edge = (u * num_edges[:, None]).long()
         edge += self.max_edges * torch.arange(self.max_states, device=device)
         next_state = edge_state.flatten(1).gather(1, edge.flatten(1)).view_as(edge)
         next_state.masked_fill_(is_separator[:, :length, None], 0)

@@ -218,8 +218,8 @@ def one_hot(index: Tensor, size: int) -> Tensor:
 
 def below(bound: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Uniform integers from 0 to bound - 1, of a shape that the bound broadcasts to."""
-    u = torch.rand(shape, generator=generator, device=bound.device)
-    return (u * bound).long().clamp_(max=bound - 1)  # the product may be rounded up to the bound
+    # u is at most 1 - 2^-24, and then the product is rounded to less than the bound.
+    return (torch.rand(shape, generator=generator, device=bound.device) * bound).long()
 
 
 def random_subset(

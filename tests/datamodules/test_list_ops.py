@@ -62,6 +62,12 @@ def test_targets_are_the_values_of_the_expressions(function: dict[str, float]) -
         assert most <= function.get("max_arguments", 10)
 
 
+def test_expressions_of_every_length_within_the_bounds_are_drawn() -> None:
+    spec = {"num_context": 11, "function": {"name": "list_ops", "min_length": 10}}
+    _, latents = create_sampler(spec).sample(200, Generators(0, "val", 0, "cpu"), latents=True)
+    assert latents["length"].unique().tolist() == [10, 11, 12]
+
+
 def test_depth_is_bounded_and_reached() -> None:
     function = {"name": "list_ops", "min_length": 4, "max_depth": 3, "share_nested": 0.4}
     _, latents = create_sampler({"num_context": 199, "function": function}).sample(

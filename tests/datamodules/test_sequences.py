@@ -10,7 +10,7 @@ import torch
 from datamodules import EpisodeDataModule, EpisodeSpec, create_sampler
 from datamodules.episodes import EpisodeSampler
 from datamodules.example import example
-from datamodules.family import SymbolFamily
+from datamodules.family import SymbolFamily, below
 from datamodules.functions import SEQUENCES
 from datamodules.stream import Generators
 from tests.datamodules.statistics import draw
@@ -263,6 +263,15 @@ def test_an_example_shows_every_input_and_what_is_asked(spec: EpisodeSpec) -> No
 def test_inputs_without_names_are_not_shown() -> None:
     with pytest.raises(ValueError, match="inputs of function linear have no names to show"):
         example({})
+
+
+def test_integers_below_a_bound_are_below_it_for_the_largest_uniform_number() -> None:
+    bound = torch.arange(1, 2**16)
+    assert ((torch.tensor(1 - 2**-24) * bound).long() == bound - 1).all()
+    drawn = below(torch.tensor([1, 2, 5]), (10_000, 3), torch.Generator().manual_seed(0))
+    for values, number in zip(drawn.unbind(1), (1, 2, 5), strict=True):
+        assert values.unique().tolist() == [*range(number)]
+        assert values.bincount().min() > 0.9 * 10_000 / number
 
 
 # Draws 32 MiB of each family in turn and prints how much higher the peak of the process rose.
