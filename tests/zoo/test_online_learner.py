@@ -1,5 +1,6 @@
 """The bare layer of fast weights, beside the solver that each of its rules is."""
 
+import math
 from typing import Any
 
 import pytest
@@ -167,6 +168,13 @@ def test_what_a_rule_cannot_do_is_refused(arguments: dict[str, Any], message: st
         ({}, {"step_size": 0.1, "ridge": 1.0}, "delta_rule has no ridge, got 1.0"),
         ({}, {"step_size": 0.1, "forgetting": 0.9}, "got 0.9 with no decay"),
         ({"rule": "mesa"}, {"ridge": 1.0, "step_size": 0.1}, "mesa has no step_size, got 0.1"),
+        ({"rule": "mesa"}, {"ridge": math.nan}, "ridge must be a finite number, got nan"),
+        ({}, {"step_size": "a"}, "step_size must be a finite number, got 'a'"),
+        (
+            {"rule": "mesa", "decay": "head"},
+            {"ridge": 1.0, "forgetting": 1.5},
+            "forgetting must be positive and at most 1, .* got 1.5 with a decay",
+        ),
     ],
 )
 def test_a_construction_that_a_rule_has_no_place_for_is_refused(
@@ -174,3 +182,9 @@ def test_a_construction_that_a_rule_has_no_place_for_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         construct_solver_(learner(3, 2, **arguments), **construction)
+
+
+def test_other_models_have_no_such_construction() -> None:
+    deep: Any = zoo.create_model("delta_net", d_x=4, d_y=3)
+    with pytest.raises(ValueError, match="needs an online_learner, got DeltaNet"):
+        construct_solver_(deep, step_size=0.3)

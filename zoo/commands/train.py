@@ -98,10 +98,10 @@ def show(
 def convergence_text(seed: int, verdict: Mapping[str, Any]) -> str:
     """A line on whether the loss of a seed had stopped falling before the rate decayed."""
     if verdict["fall"] is None:
-        why = f"{verdict['num_validations']} validations are too few, a smaller val_every helps"
+        why = f"it has {verdict['num_validations']} validations, a smaller val_every helps"
     else:
         why = f"the loss fell by {100 * verdict['fall']:.1f} %"
-    return f"seed {seed}: {verdict['verdict']} ({why} in the last third of the constant rate)"
+    return f"seed {seed}: {verdict['verdict']} (last third of the constant rate: {why})"
 
 
 def tables_of(run: Run, outcomes: Mapping[int, Outcome], metrics: dict[str, Any]) -> list[Table]:

@@ -265,17 +265,23 @@ def construct_solver_(
         The same model.
 
     Raises:
-        ValueError: If an argument is missing, or the model has no place for one.
+        ValueError: If the model is another one, an argument is missing or no finite positive number
+            (forgetting is at most 1), or the model has no place for it.
     """
+    if not isinstance(model, OnlineLearner):
+        raise ValueError(f"construct_solver_ needs an online_learner, got {type(model).__name__}")
+    for name, number in (("step_size", step_size), ("forgetting", forgetting), ("ridge", ridge)):
+        if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
+            raise ValueError(f"{name} must be a finite number, got {number!r}")
     is_mesa, has_decay = model.rule == "mesa", model.log_decay is not None
     for name, given, needed in (("step_size", step_size, not is_mesa), ("ridge", ridge, is_mesa)):
         if needed and (given is None or given <= 0):
             raise ValueError(f"rule {model.rule} needs a positive {name}, got {given}")
         if given is not None and not needed:
             raise ValueError(f"rule {model.rule} has no {name}, got {given}")
-    if forgetting is not None and (not has_decay or forgetting <= 0):
+    if forgetting is not None and not (has_decay and 0 < forgetting <= 1):
         raise ValueError(
-            "forgetting must be positive, of a model that has a decay, "
+            "forgetting must be positive and at most 1, of a model that has a decay, "
             f"got {forgetting} with {'a' if has_decay else 'no'} decay"
         )
     for weight in (model.W_q, model.W_k, model.W_v):

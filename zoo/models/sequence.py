@@ -154,8 +154,8 @@ class SequenceModel(Predictor):
         at_once = all(block.asks_at_once for block in self._blocks())
         if positions == "all" and self.token_layout == "pairs" and not at_once:
             raise ValueError(
-                "tokens=pairs is trained with positions=last, got all; positions=all takes "
-                "tokens=interleaved, shifted or inputs, or blocks of attention alone"
+                "tokens=pairs is trained with positions=last, got all (recipes of deep models set "
+                "it); positions=all takes tokens=interleaved, shifted or inputs, or a transformer"
             )
 
     def num_tokens(self, num_pairs: int) -> int:

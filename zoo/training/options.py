@@ -74,7 +74,9 @@ class OptimConfig(BaseModel):
     @model_validator(mode="after")
     def _rates_fit(self) -> "OptimConfig":
         lr = self.lr if isinstance(self.lr, tuple) else (self.lr,)
-        if not lr or len({f"{rate:g}" for rate in lr}) < len(lr):  # they are told apart by name
+        if not lr:
+            raise ValueError("lr must be a rate, or at least one in a list, got []")
+        if len({f"{rate:g}" for rate in lr}) < len(lr):  # they are told apart by name
             raise ValueError(f"lr must be rates that differ in six digits, got {list(lr)}")
         if isinstance(self.ssm_lr, tuple) and len(self.ssm_lr) != len(lr):
             raise ValueError(
