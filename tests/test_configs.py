@@ -177,6 +177,13 @@ def test_a_recipe_selects_its_model_and_composes_with_any_episodes_and_model() -
     assert (other["model"]["name"], other["optim"]["lr"]) == ("s5", 0.002)
 
 
+@pytest.mark.parametrize(("data", "reach"), [("linear_noisy", 64), ("text", 255)])
+def test_a_transformer_has_places_for_the_whole_episode(data: str, reach: int) -> None:
+    settings = RunSettings.of(settings_of("recipe=transformer", f"data={data}"))
+    assert settings.model.arguments["max_context"] == reach
+    settings.model.create().check_length(settings.data.num_context + 1)
+
+
 def test_what_is_wrong_with_episodes_is_said_by_their_name(tmp_path: Path) -> None:
     config = config_of("recipe=mamba", "data.noise=-1", *SHORT, f"run_dir={tmp_path}")
     with pytest.raises(ValueError, match="noise"):

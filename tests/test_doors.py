@@ -184,6 +184,10 @@ def test_what_is_unknown_is_refused_in_one_line_without_torch_or_files(
         ("model=hybrid model.blocks=[mambo]", "model: blocks[0]: unknown block 'mambo'. Did you"),
         ("recipe=mamba model.tokens=pairs", "tokens=pairs is trained with positions=last, got all"),
         ("model=gd_ssm_embedded data=classification", "does not predict classes, as data asks for"),
+        (
+            "recipe=transformer data=automaton model.max_context=64",
+            "learned positions reach to length 65 (max_context = 64 and the query), got 256",
+        ),
     ],
 )
 def test_a_model_that_there_is_not_is_refused_without_lightning(

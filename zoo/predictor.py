@@ -169,6 +169,9 @@ class Predictor(nn.Module):
     def check_positions(self, positions: Literal["last", "all"]) -> None:
         """Raises ValueError if the model cannot be trained on errors there; any model can here."""
 
+    def check_length(self, length: int) -> None:
+        """Raises ValueError if the model cannot take `length` positions; any number by default."""
+
     def check_pairs(self, x: Tensor, y: Tensor, state: Any = NO_STATE) -> None:
         """Raises unless x (batch, length, d_x) and y (batch, length, d_y) are what the class takes.
 

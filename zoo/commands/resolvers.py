@@ -23,6 +23,7 @@ def register_resolvers() -> None:
         ("unit_scale", unit_scale, False),
         ("uniform_variance", uniform_variance, False),
         ("text_of", text_of, False),
+        ("at_least", max, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=once, replace=True)
 

@@ -92,6 +92,7 @@ def check_model(config: Mapping[str, Any]) -> None:
         with torch.random.fork_rng(devices=[]):
             model = settings.model.create()
         model.check_positions(config["positions"])
+        model.check_length(settings.data.num_context + 1)
 
 
 def _check(kind: type[S], config: Mapping[str, Any]) -> S | None:

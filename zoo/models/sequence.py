@@ -171,9 +171,6 @@ class SequenceModel(Predictor):
         """
         return tokens
 
-    def check_length(self, length: int) -> None:
-        """Raises ValueError if the model cannot take `length` positions; any number by default."""
-
     def _tokens(self, x: Tensor, y: Tensor, label: Tensor | None = None) -> Tensor:
         """Embedded tokens of inputs and their labels, the last of which may be asked for.
 
