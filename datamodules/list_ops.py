@@ -104,21 +104,20 @@ class ListOps(SymbolFamily):
         device = generator.device
         tree = torch.arange(num_trees, device=device)
         parent = tree
-        size = torch.zeros(num_trees, dtype=torch.long, device=device)
+        size = torch.ones_like(tree)
         levels: list[_Level] = []
         for depth in range(1, self.max_depth + 1):
             shape = tree.shape
             nested = torch.rand(shape, generator=generator, device=device) < self.share_nested
             if depth in (1, self.max_depth):
                 nested = torch.full(shape, depth == 1, device=device)
-            size = size.index_add(0, tree, 1 + nested.long())  # an operator has a bracket
-            nested &= size[tree] <= length
-            num_arguments = torch.randint(
+            num_arguments = nested * torch.randint(
                 2, self.max_arguments + 1, shape, generator=generator, device=device
             )
             digit = torch.randint(NUM_DIGITS, shape, generator=generator, device=device)
             operator = torch.randint(len(OPERATORS), shape, generator=generator, device=device)
-            num_arguments = num_arguments * nested
+            size = size.index_add(0, tree, num_arguments + nested.long())  # and a bracket for each
+            num_arguments *= size[tree] <= length
             symbol = torch.where(nested, NUM_DIGITS + operator, digit)
             levels.append(_Level(tree, parent, nested, num_arguments, symbol))
             number = torch.arange(len(tree), device=device)

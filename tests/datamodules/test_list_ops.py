@@ -76,6 +76,13 @@ def test_depth_is_bounded_and_reached() -> None:
     assert latents["depth"].unique().tolist() == [1, 2]  # digits are one deeper
 
 
+def test_expressions_that_outgrow_the_episode_are_not_drawn_to_their_end() -> None:
+    family = ListOps(max_arguments=100, max_depth=20, share_nested=1.0, min_length=4)
+    levels, size = family._trees(20, 1000, torch.Generator().manual_seed(0))
+    assert (size > 1000).sum() > 10
+    assert max(len(level.tree) for level in levels) <= 20 * 1000
+
+
 def in_plain_python(rng: random.Random, depth: int = 1) -> list[str]:
     """An expression as Long Range Arena draws it, an operator at its root."""
     if depth == 10 or (depth > 1 and rng.random() > 0.25):
