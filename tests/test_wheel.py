@@ -58,6 +58,15 @@ def test_the_wheel_brings_the_shipped_checkpoints(installed: Path) -> None:
     assert run.stdout.splitlines() == [f"{name}: ok" for name in names]
 
 
+def test_the_wheel_brings_the_text_and_its_license(installed: Path) -> None:
+    code = "from datamodules.text import SHIPPED, Text; Text().content(); print(SHIPPED)"
+    run = python(installed, "-c", code)
+    assert run.stderr == ""
+    text = Path(run.stdout.strip())
+    assert text.parent == installed / "datamodules" / "texts"
+    assert (text.parent / "NOTICE").exists()
+
+
 @pytest.mark.parametrize("command", [["index"], ["index", "--check"], ["export", "SHIPPED"]])
 def test_nothing_is_written_into_an_installed_package(installed: Path, command: list[str]) -> None:
     before = sorted(installed.rglob("*.*"))
