@@ -34,7 +34,7 @@ MAX_EPISODE_SIZE = 2**31
 SET_BATCH = 10_000
 # The same of families of long sequences: at most so many, with at most so many numbers.
 SEQUENCE_BATCH = 400
-SEQUENCE_NUMBERS = 2**24
+SEQUENCE_NUMBERS = 2**23
 
 
 class Episodes(NamedTuple):

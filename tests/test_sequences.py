@@ -1,6 +1,8 @@
 """Episodes with hidden labels, and recall: what stands beside models and how they are scored."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,10 +170,32 @@ def test_episodes_of_a_set_do_not_depend_on_its_size(
 
 def test_a_large_set_of_long_windows_is_never_in_memory_at_once() -> None:
     spec = spec_of_family("text", num_context=255)
-    assert spec.set_batch * spec.num_numbers <= 2**24
+    assert spec.set_batch * spec.num_numbers <= 2**23
     module = EpisodeDataModule(spec, eval_episodes=10_000)
     assert module.eval_batch_size == spec.set_batch
     assert len(next(module.test_batches()).x) == spec.set_batch
+
+
+MEASURED = """
+import resource
+from datamodules import EpisodeSpec
+from zoo.evaluation.compare import Comparison
+from zoo.evaluation.episodes import evaluation_batches
+from zoo.references import create_reference, scoring_of
+
+spec = EpisodeSpec(num_context=1023, function={"name": "text"})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = Comparison(lambda i: evaluation_batches(spec, 300, number=i), scoring_of(spec))
+found.add("uniform", create_reference("uniform", spec, {}))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_measuring_takes_less_memory_than_the_episodes() -> None:
+    spec = spec_of_family("text", num_context=1023)
+    run = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True)
+    megabytes = 300 * spec.num_numbers * 4 // 2**20
+    assert int(run.stdout) < megabytes / 2, run.stderr
 
 
 def report_of(spec: EpisodeSpec, model: Predictor) -> Report:

@@ -173,15 +173,15 @@ class Comparison:
         return Summary(*mean_interval(difference))
 
     def _errors(self, predictor: Predictor, number: int) -> dict[str, list[Tensor]]:
-        parts, all_scored = [], []
+        gathered: dict[str, _Rows] = {}
         for episodes in self.sets(number):
-            parts.append(losses(predictor, episodes, self.scoring))
-            all_scored.append(episodes.scored)
-        scored = torch.cat(all_scored)
-        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            found = losses(predictor, episodes, self.scoring)
+            for name, values in {"scored": episodes.scored, **found}.items():
+                gathered.setdefault(name, _Rows(values)).add(values)
+        scored = gathered.pop("scored").joined
         return {
-            name: [*scored_columns(values, scored), mean_of_scored(values, scored)]
-            for name, values in found.items()
+            name: [*scored_columns(rows.joined, scored), mean_of_scored(rows.joined, scored)]
+            for name, rows in gathered.items()
         }
 
     @torch.no_grad()
@@ -213,3 +213,28 @@ class Comparison:
             place: [mean for mean in means if not math.isnan(mean)]
             for place, means in means_apart(measured).items()
         }
+
+
+class _Rows:
+    """Batches of rows as one tensor.
+
+    They are copied into one block: many small tensors that stay, between large ones that go, would
+    leave the memory in pieces that are no use to the next large one.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._block = like[:0]
+        self._number = 0
+
+    def add(self, rows: Tensor) -> None:
+        number = self._number + len(rows)
+        if number > len(self._block):
+            block = rows.new_empty(max(number, 2 * self._number), *rows.shape[1:])
+            block[: self._number] = self.joined
+            self._block = block
+        self._block[self._number : number] = rows
+        self._number = number
+
+    @property
+    def joined(self) -> Tensor:
+        return self._block[: self._number]

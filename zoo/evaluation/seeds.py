@@ -91,11 +91,11 @@ def rates_table(rates: Mapping[str, Mapping[str, float]], best: float, num_seeds
     """The rates that were trained side by side, for a terminal.
 
     Args:
-        rates: Validation errors at the query by rate and by seed, of the seeds that are left.
+        rates: Validation errors by rate and by seed, of the seeds that are left.
         best: The rate that was chosen.
         num_seeds: That were trained at each.
     """
-    table = Table(title="validation at the query, mean over the seeds")
+    table = Table(title="validation, mean over the seeds")
     table.add_column("rate", justify="right")
     table.add_column("error", justify="right", no_wrap=True)
     table.add_column("seeds", justify="right")

@@ -58,16 +58,18 @@ class ContextNgrams(SymbolSolver):
         place = torch.arange(length, device=symbols.device)
         num_symbols = max(self.d_x, self.d_y)
         is_symbol = symbols[..., None] == torch.arange(num_symbols, device=symbols.device)
-        followers = is_symbol.roll(-1, 1).double()  # the last row, that of no follower, is not read
+        # The last row, that of no follower, is not read. Counts are exact in float32.
+        followers = is_symbol.roll(-1, 1).float()
         # Which earlier places (batch, rows, length) have the same k symbols before their follower.
         same = (place < place[first:, None]).expand(len(symbols), -1, -1)
-        p = followers.new_full((len(symbols), length - first, num_symbols), 1 / num_symbols)
-        p = backed_off(is_symbol.cumsum(1)[:, first:].double(), p)
+        shape = len(symbols), length - first, num_symbols
+        p = torch.full(shape, 1 / num_symbols, dtype=torch.float64, device=symbols.device)
+        p = backed_off(is_symbol.cumsum(1)[:, first:], p)
         for k in range(1, self.order):
             back = symbols.roll(k - 1, 1)  # what stands k - 1 places before each
             both = (place >= k - 1) & (place[first:, None] >= k - 1)
             same = same & both & (back[:, first:, None] == back[:, None, :])
-            p = backed_off(same.double() @ followers, p)
+            p = backed_off(same.float() @ followers, p)
         return p[..., : self.d_y].log()
 
 

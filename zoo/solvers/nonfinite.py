@@ -13,6 +13,16 @@ def usable(values: Tensor) -> Tensor:
     return values.abs().amax(-1).double() <= LARGEST  # which float16 rounds to infinity
 
 
+def after_unusable(x: Tensor, y: Tensor) -> Tensor:
+    """Which positions come after an example that cannot be used, (batch, N + 1) bool.
+
+    Args:
+        x: Inputs of the context, (batch, N, d_x).
+        y: Labels of the context, (batch, N, d_y).
+    """
+    return _after(~(usable(x) & usable(y)))
+
+
 def without_unusable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sets examples that cannot be used to zero, and says which positions come after one.
 
@@ -25,8 +35,7 @@ def without_unusable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     x, y = x.double(), y.double()
     bad = ~(usable(x) & usable(y))  # (batch, N)
-    undefined = torch.cat([bad.new_zeros(len(bad), 1), bad], dim=1).cumsum(1) > 0
-    return x.masked_fill(bad[..., None], 0.0), y.masked_fill(bad[..., None], 0.0), undefined
+    return x.masked_fill(bad[..., None], 0.0), y.masked_fill(bad[..., None], 0.0), _after(bad)
 
 
 def as_asked(prediction: Tensor, x_query: Tensor) -> Tensor:
@@ -37,3 +46,8 @@ def as_asked(prediction: Tensor, x_query: Tensor) -> Tensor:
     prediction = prediction.to(x_query.dtype)
     defined = usable(x_query)[..., None] & prediction.isfinite()
     return torch.where(defined, prediction, torch.nan)
+
+
+def _after(bad: Tensor) -> Tensor:
+    """Whether one of the examples (batch, N) before each position was bad, (batch, N + 1)."""
+    return torch.cat([bad.new_zeros(len(bad), 1), bad], dim=1).cumsum(1) > 0

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
-from zoo.solvers.nonfinite import as_asked, without_unusable
+from zoo.solvers.nonfinite import after_unusable, as_asked
 from zoo.solvers.online import OnlineSolver
 from zoo.solvers.solver import EpisodeFacts, Solver
 
@@ -63,7 +63,7 @@ class SymbolSolver(Solver):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         self.check_pairs(x, y)
-        *_, undefined = without_unusable(x[:, :-1], y[:, :-1])
+        undefined = after_unusable(x[:, :-1], y[:, :-1])
         if x.is_meta:  # shapes alone
             return torch.empty_like(y)
         logits = self.logits(x.argmax(-1)).masked_fill(undefined[..., None], torch.nan)
@@ -86,9 +86,8 @@ class SymbolSolver(Solver):
 
     def observe(self, state: SymbolState, x: Tensor, y: Tensor) -> SymbolState:
         self.check_pairs(x, y, state)
-        *_, undefined = without_unusable(x, y)
         symbols = torch.cat([state.symbols, x.argmax(-1)], dim=1)
-        return SymbolState(symbols, state.spoilt | undefined[:, -1])
+        return SymbolState(symbols, state.spoilt | after_unusable(x, y)[:, -1])
 
     def predict(self, state: SymbolState, x_query: Tensor) -> Tensor:
         self.check_queries(state, x_query)

@@ -48,8 +48,8 @@ class Choice(NamedTuple):
 
     Attributes:
         rate: Its lr and ssm_lr.
-        errors: Validation errors at the query of what is left, by rate and by seed; empty where
-            there was no choice.
+        errors: Validation errors, as `EpisodeModule.val_metric` has them, of what is left, by rate
+            and by seed; empty where there was no choice.
     """
 
     rate: tuple[float, float]
@@ -153,8 +153,8 @@ class EpisodeModule(pl.LightningModule):
         return Choice(self.optim.rates[0], {})
 
     def objective(self) -> float | None:
-        """What a search minimises: the last validation error at the query, if there was one."""
-        error = self.trainer.callback_metrics.get(f"val/{self.error_name}_query")
+        """What a search minimises: the last validation error, if there was one."""
+        error = self.trainer.callback_metrics.get(self.val_metric)
         return None if error is None else error.item()
 
     def compare_with(self, reference: Predictor, name: str = "gradient_descent") -> None:
@@ -194,6 +194,11 @@ class EpisodeModule(pl.LightningModule):
     def compared_at(self) -> Place:
         """Where validation compares the model with algorithms."""
         return self.scoring.place if self.positions == "all" else "query"
+
+    @property
+    def val_metric(self) -> str:
+        """Name under which the validation error that models are compared by is logged."""
+        return validation_name(self.error_name, self.compared_at)
 
     @property
     def train_metric(self) -> str:
@@ -251,8 +256,7 @@ class EpisodeModule(pl.LightningModule):
         metrics.update(losses)
         metrics.calibrate(prediction, target[:, -1])
         if reference_errors is not None:
-            compared = validation_name(self.error_name, self.compared_at)
-            metrics.compare(losses[compared], reference_errors)
+            metrics.compare(losses[self.val_metric], reference_errors)
 
     def reference_errors(self, episodes: Episodes) -> Tensor | None:
         """Errors of the reference where it is compared, (batch,), if there is one."""

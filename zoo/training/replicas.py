@@ -95,7 +95,7 @@ class LitReplicas(EpisodeModule):
         self.names, self.replicas = list(named), list(named.values())
         self.lost: dict[int, str] = {}
         self._leading = optim.rates[0][0]  # the rate that would be kept now
-        self._last_validation: tuple[int, list[float]] = -1, []  # its step, and errors at the query
+        self._last_validation: tuple[int, list[float]] = -1, []  # its step, and errors
         self._losses = torch.zeros(())  # of the batches of the step under way, once there are some
 
     def configure_model(self) -> None:
@@ -187,7 +187,7 @@ class LitReplicas(EpisodeModule):
     def choice(self) -> Choice:
         """The rate at which most seeds are left with a finite error, and their mean is least.
 
-        Errors are those at the query of the validation episodes, after the last step.
+        Errors are those by which models are compared in validation, after the last step.
         """
         if len(self.optim.rates) == 1:
             return super().choice
@@ -211,14 +211,14 @@ class LitReplicas(EpisodeModule):
         return Choice(min(self.optim.rates, key=badness), errors)
 
     def _validation_errors(self) -> list[float]:
-        """Of each replica at the query, as last validated if that was after the last step."""
+        """Of each replica, as last validated if that was after the last step."""
         step, values = self._last_validation
         if step != self.trainer.global_step:
             with torch.no_grad():
                 for batch in self.trainer.datamodule.val_batches():  # type: ignore[attr-defined]
                     self.validation_step(batch.to(self.device), 0)
-            name = f"val/{self.error_name}_query"
-            values = [metrics.take()[name].item() for metrics in self.metrics_of_replicas]
+            taken = [metrics.take() for metrics in self.metrics_of_replicas]
+            values = [found[self.val_metric].item() for found in taken]
         return values
 
     def on_train_start(self) -> None:
@@ -302,9 +302,9 @@ class LitReplicas(EpisodeModule):
         """Logs what the metrics of the replicas have gathered, and empties them."""
         found = [metrics.take() for metrics in self.metrics_of_replicas]
         values = {name: torch.stack([each[name] for each in found]) for name in found[0]}
-        at_query = values[f"val/{self.error_name}_query"].tolist()
-        self._last_validation = self.trainer.global_step, at_query
-        self._leading = self._choice_by(at_query).rate[0]
+        errors = values[self.val_metric].tolist()
+        self._last_validation = self.trainer.global_step, errors
+        self._leading = self._choice_by(errors).rate[0]
         self._log_each(values, self._alive())
         self.log_step(self.trainer.global_step)
 

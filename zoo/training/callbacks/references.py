@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from datamodules.episodes import Episodes
 from zoo.predictor import Predictor
@@ -25,7 +24,7 @@ class ReferenceMonitor(pl.Callback):
     def __init__(self, references: Mapping[str, Predictor] | None = None) -> None:
         self.references = references or {}
         self._copies: dict[str, Predictor] = {}
-        self._losses: dict[int, dict[str, torch.Tensor]] = {}
+        self._losses: dict[int, dict[str, float]] = {}
 
     def on_validation_batch_end(
         self,
@@ -43,13 +42,14 @@ class ReferenceMonitor(pl.Callback):
                 for name, reference in self.references.items()
             }
         if batch_idx not in self._losses:
+            # No tensors: what stays between large blocks that go keeps the next from their place.
             self._losses[batch_idx] = {
-                name: pl_module.errors_of(reference, batch).mean()
+                name: pl_module.errors_of(reference, batch).mean().item()
                 for name, reference in self._copies.items()
             }
         for name, loss in self._losses[batch_idx].items():
             pl_module.log(
-                f"val/{pl_module.error_name}_{pl_module.compared_at}/{name}",
+                f"{pl_module.val_metric}/{name}",
                 loss,
                 batch_size=len(batch.x),
                 on_epoch=True,
