@@ -10,6 +10,8 @@ import pytest
 from hydra import initialize_config_dir
 from rich.console import Console
 
+import zoo
+from studies.ablations import rates as rates_of_learners
 from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import bars, new_figure
 from studies.measure import Runs, of_each
@@ -18,6 +20,8 @@ from studies.plan import QUICK, Effort, Training
 from studies.reproduction import reproduce
 from studies.study import Places, Study, StudyFigure, list_studies, load_study
 from zoo.commands import train
+from zoo.hub.io import save_checkpoint
+from zoo.models.online_learner import OnlineLearner, construct_solver_
 
 ROOT = Path(__file__).parents[1]
 LOSS = ("model", "test/half_mse_query", "value")
@@ -136,3 +140,28 @@ def test_prose_of_a_page_is_wrapped_and_its_lists_stay_lists() -> None:
     assert text.count("\n- ") == 2
     assert "\n  word" in text
     assert text.endswith("- two\n")
+
+
+def test_what_a_learner_has_learned_is_printed_beside_its_solver(
+    tmp_path: Path,
+    card_fields: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = {"d_x": 3, "d_y": 2, "rule": "mesa"}
+    model = zoo.create_model("online_learner", **arguments)
+    assert isinstance(model, OnlineLearner)
+    construct_solver_(model, ridge=0.25)
+    name = "online_learner.noisy"
+    described = {"name": name, "architecture": "online_learner", "model_args": arguments}
+    data = {"d_x": 3, "d_y": 2, "num_context": 6, "noise": 0.5}
+    save_checkpoint(tmp_path / name, model, {**card_fields, **described, "data": data})
+    monkeypatch.setattr(rates_of_learners, "NUM_EPISODES", 50)
+    monkeypatch.setattr(sys, "argv", ["rates", str(tmp_path / name)])
+    rates_of_learners.main()
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "decay=none" in line)
+    label, solver, ratio, rate, decay, penalty, gain = map(str.strip, row.split("│")[1:-1])
+    assert (label, solver, decay) == ("noisy, decay=none", "ridge", "")
+    assert float(ratio.split()[0]) == pytest.approx(1.0, abs=1e-4)
+    assert len(set(rate.split("; "))) == 1
+    assert (penalty, gain) == ("0.250; 0.250", "1.000")
