@@ -64,7 +64,6 @@ def facts_of(spec: EpisodeSpec) -> EpisodeFacts:
     function = spec.function
     weights = function if isinstance(function, Linear | LinearPool | LinearDrift) else None
     centred = weights is not None and spec.mean_function() is None
-    pool = function.pool(spec.d_x, spec.d_y).mT if isinstance(function, LinearPool) else None
     return EpisodeFacts(
         d_x=spec.d_x,
         d_y=spec.d_y,
@@ -78,7 +77,6 @@ def facts_of(spec: EpisodeSpec) -> EpisodeFacts:
         and not isinstance(spec.inputs, Preconditioned),
         weight_variance=weights.scale**2 if weights is not None and centred else None,
         rho=function.rho if isinstance(function, LinearDrift) else None,
-        pool=pool,
         linear=linear_moments(spec),
         labels_hidden=spec.labels_hidden,
         symbols=function.symbols if isinstance(function, SymbolFamily) else (),

@@ -58,7 +58,8 @@ class Evaluation:
         fit_on: Whether solvers are told of the episodes of each setting or of `spec`.
 
     Attributes:
-        arguments: What each solver was told or fitted to, by suite and setting; a pool is left out.
+        arguments: What each solver was told or fitted to, by suite and setting. What all
+            episodes share, such as a pool, the table of a group or a text, is left out.
     """
 
     def __init__(
@@ -101,7 +102,8 @@ class Evaluation:
         fitted_on = spec if self.fit_on == "setting" else self.spec
         arguments = arguments_for(entry.name, fitted_on, entry.arguments)
         solver = zoo.create_solver(entry.name, d_x=spec.d_x, d_y=spec.d_y, **arguments)
-        told = {name: value for name, value in arguments.items() if name != "pool"}
+        shared = fitted_on.function.tensors(spec.d_x, spec.d_y)
+        told = {name: value for name, value in arguments.items() if name not in shared}
         place = {"suite": suite, "setting": label, "predictor": entry.label}
         self.arguments.append({**place, "arguments": told})
         return solver

@@ -205,13 +205,13 @@ class DMMSE(OnlineSolver):
     @classmethod
     def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
         """The pool and the noise, where labels have no other fault than that noise."""
-        if not facts.clean or facts.pool is None:
+        if not facts.clean or "pool" not in facts.told:
             return {}
-        return {"pool": facts.pool.tolist(), "noise_variance": facts.noise_variance}
+        return {"pool": facts.told["pool"].mT.tolist(), "noise_variance": facts.noise_variance}
 
     @classmethod
     def stands_beside(cls, facts: EpisodeFacts) -> bool:
-        return facts.clean and facts.pool is not None and facts.noise_variance > 0
+        return facts.clean and "pool" in facts.told and facts.noise_variance > 0
 
     @classmethod
     def example(cls, d_x: int, d_y: int) -> dict[str, Any]:

@@ -30,12 +30,11 @@ class EpisodeFacts:
         weight_variance: tau^2, where the label of every position is linear in its input and an
             entry of the weights is N(0, tau^2); None elsewhere.
         rho: Correlation of weights one position apart; None where functions do not drift.
-        pool: The matrices (pool_size, d_x, d_y) that functions are drawn from; None without a pool.
         linear: What the closed forms of `zoo.solvers.theory` need; None where they do not hold.
         labels_hidden: Whether y is zero everywhere, so that nothing is learned from it.
         symbols: What the one-hot inputs are called; empty where inputs are none.
         told: What all episodes share, by the names that the family has for it, such as the table of
-            a group.
+            a group or the pool (pool_size, d_y, d_x) that functions are drawn from.
     """
 
     d_x: int
@@ -48,7 +47,6 @@ class EpisodeFacts:
     clean: bool = True
     weight_variance: float | None = None
     rho: float | None = None
-    pool: Tensor | None = None
     linear: LinearEpisodes | None = None
     labels_hidden: bool = False
     symbols: tuple[str, ...] = ()
