@@ -166,8 +166,7 @@ class SequenceFamily(Family):
 class SymbolFamily(SequenceFamily):
     """Sequences of symbols: x is one-hot, and the labels, which are classes, are hidden.
 
-    Class j is what the j-th symbol stands for, unless a family says otherwise. Where nothing is
-    asked the target is zero.
+    Class j is what the j-th symbol stands for, unless a family says otherwise.
     """
 
     labels_hidden: ClassVar[bool] = True

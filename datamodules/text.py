@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from datamodules.family import Drawn, SymbolFamily, one_hot
+from datamodules.family import Drawn, Family, SymbolFamily, one_hot
 from datamodules.lazy import torch
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ _STRETCHES: dict[Split, tuple[int, int]] = {
 }
 # Texts by their hashes: those that a user named in this process.
 _opened: dict[str, bytes] = {}
+# Hashes of files by path, size and time of change: several parts of a command ask for the same one.
+_hashes: dict[tuple[Path, int, int], str] = {}
 
 
 class Text(SymbolFamily):
@@ -130,16 +132,26 @@ def open_text(path: str | Path) -> Text:
     try:
         if not path.is_file():
             raise ValueError(f"text {path} is no file")
-        if path.stat().st_size > MOST_BYTES:
+        stat = path.stat()
+        if stat.st_size > MOST_BYTES:
             raise ValueError(f"text {path} must have at most {MOST_BYTES:,} bytes")
-        content = path.read_bytes()
+        version = path.absolute(), stat.st_size, stat.st_mtime_ns
+        content = _opened.get(_hashes.get(version, "")) or path.read_bytes()
     except OSError as error:
         raise ValueError(f"text {path} cannot be read: {error.strerror}") from None
     if not content:
         raise ValueError(f"text {path} is empty")
-    sha256 = hashlib.sha256(content).hexdigest()
+    if version not in _hashes:
+        _hashes[version] = hashlib.sha256(content).hexdigest()
+    sha256 = _hashes[version]
     _opened[sha256] = content
     return Text(file=path.name, sha256=sha256, num_bytes=len(content))
+
+
+def check_text_is_read(path: str | None, function: Family) -> None:
+    """Raises ValueError if a user names a text and episodes have nothing to do with texts."""
+    if path is not None and not isinstance(function, Text):
+        raise ValueError(f"text={path} is read by data=text, got function {function.name}")
 
 
 @lru_cache

@@ -23,6 +23,7 @@ STRETCHES: dict[Split, tuple[int, int]] = {
 @pytest.fixture(autouse=True)
 def nothing_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_opened", {})
+    monkeypatch.setattr(text, "_hashes", {})
 
 
 @pytest.fixture
@@ -180,6 +181,16 @@ def test_what_cannot_be_read_is_refused_in_one_line(files: Path, name: str, mess
     with pytest.raises(ValueError, match=message) as refusal:
         open_text(files / name)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_text_is_read_once_until_it_changes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_text(own)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", lambda _: pytest.fail("read again"))
+        assert open_text(own) == first
+    own.write_bytes(own.read_bytes()[:-1] + b"!")
+    os.utime(own, ns=(0, 0))
+    assert open_text(own).sha256 != first.sha256
 
 
 def test_a_file_that_cannot_be_opened_or_is_too_large_is_refused(

@@ -6,11 +6,19 @@ from typing import Annotated, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from datamodules.episodes import EpisodeSpec
 from datamodules.suites import Suite
-from datamodules.text import open_text
+from datamodules.text import check_text_is_read, open_text
 from zoo.commands.resolvers import register_resolvers
 from zoo.errors import problems
 from zoo.evaluation.names import FitOn
@@ -41,6 +49,13 @@ class EvaluateSettings(BaseModel):
     def _of_their_final_sizes(cls, given: Any) -> Any:
         # A curriculum is a matter of training.
         return {**given, "curriculum": None} if isinstance(given, dict) else given
+
+    @field_validator("data")
+    @classmethod
+    def _text_is_read(cls, given: EpisodeSpec | None, info: ValidationInfo) -> EpisodeSpec | None:
+        if given is not None:
+            check_text_is_read(info.data.get("text"), given.function)
+        return given
 
 
 class ReproduceSettings(BaseModel):

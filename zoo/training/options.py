@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from datamodules.episodes import EpisodeSpec
+from datamodules.text import check_text_is_read
 
 # One rate, or several. What is wrong is said of the one that was given.
 Rates = Annotated[
@@ -154,9 +155,8 @@ class RunOptions(BaseModel):
     @field_validator("data")
     @classmethod
     def _text_is_read(cls, given: EpisodeSpec, info: ValidationInfo) -> EpisodeSpec:
-        text, family = info.data.get("text"), given.function.name
-        if text is not None and info.data.get("resume") is None and family != "text":
-            raise ValueError(f"text={text} is read by data=text, got function {family}")
+        if info.data.get("resume") is None:
+            check_text_is_read(info.data.get("text"), given.function)
         return given
 
     @field_validator("optim", mode="before")
