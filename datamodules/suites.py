@@ -50,6 +50,14 @@ class Setting(BaseModel):
             part[last] = type(number)(product)
         return type(spec)(**data)
 
+    def fits(self, spec: EpisodeSpec) -> bool:
+        """Whether there are such episodes."""
+        try:
+            self.apply(spec)
+        except ValueError:
+            return False
+        return True
+
 
 class Suite(BaseModel):
     """Settings under which predictors are compared.

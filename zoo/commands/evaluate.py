@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from datamodules import EpisodeSpec
-from datamodules.text import open_text
+from datamodules.suites import Suite
+from datamodules.text import check_text_is_read, open_text
 from zoo.commands.resolvers import register_resolvers
 from zoo.commands.settings import EvaluateSettings
 from zoo.errors import first_line, refusing
@@ -23,7 +24,7 @@ from zoo.files import CONFIGS, refuse_links, write_json
 from zoo.references import beside
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.threads import describe
-from zoo.training.overrides import typed_path
+from zoo.training.overrides import typed_keys, typed_path
 
 register_resolvers()
 
@@ -32,6 +33,7 @@ register_resolvers()
 def command(config: DictConfig) -> None:
     """What is done with the composed settings. What a user got wrong is one line, not a trace."""
     console = Console(markup=False, emoji=False)  # labels and notes quote what others wrote
+    typed = typed_keys(HydraConfig.get().overrides.task)
     made_by_hydra = Path(HydraConfig.get().runtime.output_dir)
     try:
         with refusing(ValueError, OSError):
@@ -44,8 +46,12 @@ def command(config: DictConfig) -> None:
             predictors = settings.predictors or default_predictors(settings.data)
             entries = entries_of(predictors, settings.device)
             spec = spec_of(settings.data, settings.num_episodes, entries)
+            check_text_is_read(settings.text, spec.function)
             reference = spec.function.reference
             imitates = imitated(spec, settings.imitates)
+            suites = settings.suites
+            if not any(key.partition(".")[0] in ("suite", "suites") for key in typed):
+                suites = fitting_suites(spec, suites)
             entries, compare_with = with_reference(entries, settings.compare_with or reference)
             options = (settings.num_episodes, settings.device, settings.fit_on)
             evaluation = Evaluation(spec, entries, compare_with, *options)
@@ -54,13 +60,13 @@ def command(config: DictConfig) -> None:
             if torch.device(settings.device).type == "cpu":
                 threads = describe(torch.get_num_threads())
                 console.print(f"measuring with {threads}", highlight=False)
-            rows = evaluate(evaluation, settings.suites, imitates, console)
-            write_results(rows, entries, settings.suites, output)
+            rows = evaluate(evaluation, suites, imitates, console)
+            write_results(rows, entries, suites, output)
             write_json(output / "arguments.json", evaluation.arguments)
     finally:
         with suppress(OSError):  # not empty: results are there
             made_by_hydra.rmdir()
-    for table in tables_of(rows, settings.suites, compare_with):
+    for table in tables_of(rows, suites, compare_with):
         console.print(table)
     for row in rows:
         if row.note:
@@ -79,6 +85,19 @@ def default_predictors(data: EpisodeSpec | None) -> list[str | dict[str, Any]]:
     if data is None or not data.labels_hidden:
         return ["gradient_descent", "ridge", "least_squares", "zero"]
     return [data.function.reference, *beside(data)]
+
+
+def fitting_suites(spec: EpisodeSpec, suites: dict[str, Suite]) -> dict[str, Suite]:
+    """The suites that episodes can take; the episodes as they are if there is none."""
+    fitting = {
+        name: suite
+        for name, suite in suites.items()
+        if all(setting.fits(spec) for setting in suite.settings.values())
+    }
+    if fitting:
+        return fitting
+    as_given: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "suite" / "as_given.yaml"))
+    return {"as_given": Suite(**as_given)}
 
 
 def imitated(spec: EpisodeSpec, given: list[str | dict[str, Any]] | None) -> list[Entry]:
