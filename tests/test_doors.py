@@ -124,6 +124,11 @@ def replace(instead: Path, *names: str) -> None:
         ("train", "data=text text=nothing.txt", "text nothing.txt is no file"),
         ("evaluate", "data=text text=nothing.txt", "text nothing.txt is no file"),
         ("train", f"text={ROOT / 'LICENSE'}", "is read by data=text, got function linear"),
+        (
+            "evaluate",
+            f"data=linear text={ROOT / 'LICENSE'}",
+            "is read by data=text, got function li",
+        ),
         ("train", "data=text +data.function.path=a", "'data.function.path' is unknown"),
         ("evaluate", "data=linear data.noise=-1", "data.noise: Input should be greater than or eq"),
         (

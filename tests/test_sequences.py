@@ -1,5 +1,6 @@
 """Episodes with hidden labels, and recall: what stands beside models and how they are scored."""
 
+import json
 import math
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from rich.console import Console
 
 import zoo
@@ -16,8 +19,9 @@ from datamodules import EpisodeSpec
 from datamodules.datamodule import EpisodeDataModule
 from datamodules.episodes import Episodes
 from datamodules.suites import Setting, Suite
-from tests.test_configs import config_of
-from zoo.commands.evaluate import default_predictors, imitated
+from tests.test_configs import CONFIGS, config_of
+from zoo.commands.evaluate import default_predictors, fitting_suites, imitated
+from zoo.commands.resolvers import register_resolvers
 from zoo.commands.train import train
 from zoo.evaluation.compare import Comparison, losses
 from zoo.evaluation.entries import Entry, entries_of, spec_of
@@ -37,6 +41,7 @@ from zoo.training.callbacks import TimeToSolution
 from zoo.training.remeasure import measured_again
 from zoo.training.run import Run
 from zoo.training.settings import ModelSettings
+from zoo.training.sweep import read_run
 
 # Small episodes of every family whose labels are hidden, and of recall.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -289,6 +294,44 @@ def test_an_evaluation_has_losses_over_all_positions_ratios_and_differences() ->
     assert table.title == "length: accuracy over all scored positions ± 95 %"
 
 
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ("linear", ["learning_curve", "input_scale", "weight_scale"]),
+        ("word_problem", ["learning_curve"]),
+        ("text", ["learning_curve"]),
+        ("recall", ["as_given"]),
+    ],
+)
+def test_default_suites_are_those_that_episodes_can_take(data: str, names: list[str]) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("evaluate", [f"data={data}"])
+    register_resolvers()
+    plain: Any = {
+        key: OmegaConf.to_container(config[key], resolve=True) for key in ("data", "suites")
+    }
+    suites = {name: Suite(**suite) for name, suite in plain["suites"].items()}
+    spec = EpisodeSpec(**plain["data"])
+    assert list(fitting_suites(spec, suites)) == names
+
+
+@pytest.mark.parametrize(("family", "shared"), [("text", "text"), ("word_problem", "table")])
+def test_what_all_episodes_share_is_no_argument_that_is_written(family: str, shared: str) -> None:
+    spec = spec_of_family(family)
+    evaluation = Evaluation(spec, entries_of(list(spec.function.beside)), "uniform", 20)
+    evaluation.setting("", "", Setting())
+    assert shared in create_reference(spec.function.beside[0], spec, {}).state_dict()
+    assert len(json.dumps(evaluation.arguments)) < 400
+
+
+def test_the_table_of_a_report_gives_an_accuracy_its_interval() -> None:
+    spec = spec_of_family("noisy_recall")
+    (table,) = report_tables(report_of(spec, untrained(spec)))
+    cells = [cell for column in table.columns[1:3] for cell in column.cells]
+    assert len(cells) == 2 * len(references_of(spec, {})) + 2
+    assert not [cell for cell in cells if "heavy" in str(cell)]
+
+
 def test_a_solver_that_learns_from_labels_is_a_row_with_the_reason() -> None:
     rows = rows_of(spec_of_family("word_problem"), ["uniform", "ridge"], "uniform")
     notes = {row.predictor: row.note for row in rows if row.value is None}
@@ -405,3 +448,9 @@ def test_the_first_step_is_that_at_which_answers_are_right(tmp_path: Path) -> No
         if isinstance(c, TimeToSolution)
     )
     assert watched == "val/accuracy_all"
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert "first_step_99_percent_right" in metrics
+    assert "first_step_within_1_percent" not in metrics
+    metrics["first_step_99_percent_right"] = 2
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert read_run(tmp_path / "metrics.json").numbers["first step with 99 % right"] == 2

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from zoo.metrics.errors import Summary
-from zoo.metrics.text import error_over_runs, number_text, plain, with_interval
+from zoo.metrics.text import error_over_runs, may_reach_zero, number_text, plain, with_interval
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,18 @@ def test_no_interval_has_an_exponent_of_its_own(power: int) -> None:
 )
 def test_a_number_alone_has_four_digits(value: float, text: str) -> None:
     assert plain(value) == text
+
+
+def test_an_interval_of_rounding_is_none() -> None:
+    assert with_interval(0.03124999925494194, 4.2e-11) == "0.03125"
+    assert with_interval(0.03124999925494194, 4.2e-8) != "0.03125"
+
+
+def test_an_accuracy_has_its_interval_where_that_reaches_zero() -> None:
+    found = Summary(0.031, 0.04, None, None)
+    assert number_text(found, signed=may_reach_zero("test/accuracy_all")) == "0.031 ± 0.040"
+    assert may_reach_zero("alignment/cosine")
+    assert not may_reach_zero("test/half_mse_query")
 
 
 def test_an_error_whose_interval_would_reach_zero_has_none() -> None:

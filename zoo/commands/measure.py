@@ -8,7 +8,7 @@ import torch
 from zoo.files import write_file
 from zoo.hub.card import Card
 from zoo.hub.directory import CARD, card_bytes, read_card
-from zoo.metrics.text import number_text
+from zoo.metrics.text import may_reach_zero, number_text
 from zoo.training.remeasure import measured_again
 
 
@@ -38,4 +38,7 @@ def measure(directory: Path, num_episodes: int) -> None:
 def texts_of(card: Card) -> dict[str, str]:
     """The numbers of a card as text, by name."""
     references = {f"{name} (exact)": entry for name, entry in card.reference_metrics.items()}
-    return {name: number_text(entry) for name, entry in {**card.metrics, **references}.items()}
+    return {
+        name: number_text(entry, signed=may_reach_zero(name))
+        for name, entry in {**card.metrics, **references}.items()
+    }

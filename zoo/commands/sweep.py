@@ -9,7 +9,7 @@ from rich.table import Table
 
 from zoo.files import write_text
 from zoo.metrics.errors import interval_over_seeds
-from zoo.metrics.text import error_over_runs, is_signed, with_interval
+from zoo.metrics.text import error_over_runs, may_reach_zero, with_interval
 from zoo.training.sweep import groups, read_runs
 
 
@@ -42,7 +42,7 @@ def sweep(directory: Path) -> None:
             middle, half = interval_over_seeds(values)
             writer.writerow([key, name, middle, half, len(values), " ".join(map(str, seeds))])
             # The numbers that are never below zero are errors, their ratios and steps.
-            shown = (with_interval if is_signed(name) else error_over_runs)(middle, half)
+            shown = (with_interval if may_reach_zero(name) else error_over_runs)(middle, half)
             if len(values) < len(members):
                 shown += f" ({len(values)} of {len(members)})"
             each = (f"{run.numbers[name]:.5g}" if name in run.numbers else "-" for run in members)

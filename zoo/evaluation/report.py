@@ -18,8 +18,8 @@ from zoo.metrics.errors import Summary, mean_of_scored
 from zoo.metrics.scoring import Place, Scoring
 from zoo.metrics.text import (
     in_cell,
-    is_signed,
     loss_label,
+    may_reach_zero,
     number_text,
     optional,
     place_text,
@@ -269,15 +269,17 @@ def report_tables(report: Report) -> list[Table]:
         losses.add_column(heading, justify="right")
     predictors = dict.fromkeys(name for found in report.compared.values() for name in found)
     for name in predictors:
-        cells = [_text(found.get(name)) for found in report.compared.values()]
-        main, ratio = report.compared[report.loss].get(name), _text(report.ratio.get(name))
+        cells = [_text(found.get(name), loss) for loss, found in report.compared.items()]
+        main, ratio = report.compared[report.loss].get(name), _text(report.ratio.get(name), "ratio")
         if at_query:
             tail = (
                 ("", "") if main is None else (optional(main.median), share_text(main.tail_share))
             )
             losses.add_row(name, *cells, *tail, ratio)
         else:
-            losses.add_row(name, *cells, ratio, _text(report.difference.get(name), signed=True))
+            losses.add_row(
+                name, *cells, ratio, _text(report.difference.get(name), "difference_to_")
+            )
         if name == "model" and report.closed_form is not None:
             losses.add_row("closed form, one step", plain(report.closed_form))
         if name == "model" and report.floor is not None:
@@ -293,11 +295,12 @@ def report_tables(report: Report) -> list[Table]:
     agreement.add_column("quantity")
     agreement.add_column("value", justify="right")
     for name, value in report.alignment.items():
-        agreement.add_row(f"alignment/{name}", number_text(value, signed=is_signed(name)))
+        agreement.add_row(f"alignment/{name}", number_text(value, signed=may_reach_zero(name)))
     for name, number in report.weights.items():
         agreement.add_row(f"weights/{name}", plain(number, 5))
     return [losses, agreement]
 
 
-def _text(summary: Summary | None, signed: bool = False) -> str:
+def _text(summary: Summary | None, metric: str) -> str:
+    signed = may_reach_zero(metric)
     return "" if summary is None else in_cell(number_text(summary, signed=signed))

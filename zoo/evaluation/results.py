@@ -21,7 +21,7 @@ from zoo.files import write_figure, write_json, write_text
 from zoo.metrics.errors import Summary
 from zoo.metrics.text import (
     in_cell,
-    is_signed,
+    may_reach_zero,
     number_text,
     optional,
     place_of,
@@ -52,10 +52,10 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
             table.add_section()
             for i, predictor in enumerate(found_at):
                 found = found_at[predictor].get(setting)
-                text = _text(found, signed=is_accuracy)
+                text = _text(found, may_reach_zero(metric))
                 if found is not None and found.median is not None:
                     text += f"\n{optional(found.median)}; {share_text(found.tail_share) or '-'}"
-                quotient = _text(compared.get(predictor, {}).get(setting), is_signed(beside))
+                quotient = _text(compared.get(predictor, {}).get(setting), may_reach_zero(beside))
                 table.add_row("" if i else setting, predictor, text, quotient)
         tables.append(table)
     imitated = [row for row in rows if row.suite == IMITATION]
@@ -67,7 +67,7 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         table.add_column("value", justify="right", no_wrap=True)
         for row in of_algorithm:
             if row.value is not None:
-                text = _text(summary_of(row), signed=is_signed(row.metric))
+                text = _text(summary_of(row), signed=may_reach_zero(row.metric))
                 table.add_row(row.predictor, row.metric, text)
         tables.append(table)
     return tables

@@ -9,7 +9,20 @@ from rich.table import Table
 
 from zoo.evaluation.report import Report
 from zoo.metrics.errors import HEAVY, interval_over_seeds
-from zoo.metrics.text import error_over_runs, is_signed, plain, with_interval
+from zoo.metrics.text import error_over_runs, may_reach_zero, plain, with_interval
+
+# What a first step is called in files, and where it is read: of the error, and of the answers where
+# labels are hidden.
+FIRST_STEPS = {
+    "first_step_within_1_percent": "first step within 1 %",
+    "first_step_99_percent_right": "first step with 99 % right",
+}
+
+
+def first_step_name(labels_hidden: bool) -> str:
+    """The key of the first step at which a model came close enough."""
+    within, right = FIRST_STEPS
+    return right if labels_hidden else within
 
 
 def numbers_of(report: Report) -> dict[str, float | None]:
@@ -63,11 +76,12 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
     """What all seeds reached, for a terminal.
 
     Args:
-        summary: With the `metrics` of `summary_over_seeds`, and `first_step_within_1_percent` of
+        summary: With the `metrics` of `summary_over_seeds`, and one of `FIRST_STEPS` of
             `first_step_over_seeds`.
         diverged: The seeds that are left out.
     """
-    metrics, first = summary["metrics"], summary["first_step_within_1_percent"]
+    (name_of_first,) = FIRST_STEPS.keys() & summary.keys()
+    metrics, first = summary["metrics"], summary[name_of_first]
     seeds = first["values"]
     table = Table(title=f"{len(seeds)} seeds, mean and 95 % interval over them")
     table.add_column("quantity", overflow="fold")
@@ -81,7 +95,7 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
         table.add_row(name, mean, _text(min(known, default=None)), _text(max(known, default=None)))
     reached = f"median {_text(first['median'])} ({first['num_reached']} of {len(seeds)})"
     steps = [math.inf if step is None else step for step in seeds.values()]
-    table.add_row("first_step_within_1_percent", reached, _text(min(steps)), _text(max(steps)))
+    table.add_row(name_of_first, reached, _text(min(steps)), _text(max(steps)))
     if diverged:
         table.caption = f"diverged and left out: {', '.join(map(str, diverged))}"
     return table
@@ -118,7 +132,7 @@ def _mean_text(name: str, metrics: Mapping[str, Any]) -> str:
     if any(share is not None and share > HEAVY for share in shares):
         return f"{plain(mean, 2)} (heavy tail)"
     is_error = name.startswith("test/") or name.endswith("_difference")
-    shown = error_over_runs if is_error and not is_signed(name) else with_interval
+    shown = error_over_runs if is_error and not may_reach_zero(name) else with_interval
     return shown(mean, ci95)
 
 

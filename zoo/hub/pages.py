@@ -9,8 +9,8 @@ from zoo.hub.card import Card, MetricEntry
 from zoo.hub.directory import card_bytes
 from zoo.hub.index import IndexEntry, index_entry
 from zoo.metrics.text import (
-    is_signed,
     loss_label,
+    may_reach_zero,
     number_text,
     optional,
     share_text,
@@ -234,7 +234,7 @@ def card_page(card: Card) -> str:
 
 def number(name: str, entry: MetricEntry) -> str:
     """A metric with its 95 % interval, or why it has none."""
-    return number_text(entry, signed=is_signed(name))
+    return number_text(entry, signed=may_reach_zero(name))
 
 
 def tail(entry: MetricEntry) -> list[str]:

@@ -5,7 +5,8 @@ from typing import Protocol
 
 # Beyond these powers of ten, numbers are written with an exponent.
 LOWEST_POWER, HIGHEST_POWER = -4, 6
-
+# An interval below this fraction of its value is what float32 rounds.
+ROUNDING = 1e-7
 
 LOSS_LABELS = {
     "half_mse": "0.5*MSE",
@@ -59,6 +60,11 @@ def is_signed(metric: str) -> bool:
     return "cosine" in metric or "difference_to_" in metric
 
 
+def may_reach_zero(metric: str) -> bool:
+    """Whether the interval of a metric of that name may: of what is signed, and of an accuracy."""
+    return is_signed(metric) or "accuracy" in metric
+
+
 def number_text(number: Number, *, signed: bool = False) -> str:
     """A measured number with its interval, or why it has none.
 
@@ -67,8 +73,8 @@ def number_text(number: Number, *, signed: bool = False) -> str:
 
     Args:
         number: The number.
-        signed: Whether it may be below zero, like a cosine. The interval of an error never reaches
-            zero: where it would, the tail is too heavy for one.
+        signed: Whether its interval may reach zero, like that of a cosine or an accuracy. That of
+            an error never does: where it would, the tail is too heavy for one.
     """
     value, ci95 = number.value, number.ci95
     if number.lowest is not None and number.highest is not None:
@@ -86,13 +92,15 @@ def with_interval(value: float, ci95: float | None) -> str:
     """A value with half its interval, as in `0.2074 ± 0.0026` or `(5.7 ± 7.4)e-11`.
 
     The interval has two significant digits, the value ends at the same decimal place. A value whose
-    interval is not known (None), zero or no number stands alone.
+    interval is not known (None), zero, no number or the rounding of float32 stands alone.
 
     Args:
         value: Any number.
         ci95: Half the width of its interval.
     """
-    if ci95 is None or ci95 == 0 or not (math.isfinite(value) and math.isfinite(ci95)):
+    if ci95 is None or not (math.isfinite(value) and math.isfinite(ci95)):
+        return plain(value)
+    if ci95 <= ROUNDING * abs(value):
         return plain(value)
     power = _power(max(abs(value), ci95))
     if LOWEST_POWER <= power <= HIGHEST_POWER:

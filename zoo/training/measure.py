@@ -6,13 +6,17 @@ from typing import Any
 
 from datamodules.stream import EVAL_SEED
 from zoo.evaluation.report import Report, create_report
-from zoo.evaluation.seeds import first_step_over_seeds, numbers_of, summary_over_seeds
+from zoo.evaluation.seeds import (
+    first_step_name,
+    first_step_over_seeds,
+    numbers_of,
+    summary_over_seeds,
+)
 from zoo.predictor import Predictor
 from zoo.references import closed_form_of, scoring_of
 from zoo.training.callbacks import Convergence, TimeToSolution
 from zoo.training.run import Run, Say
 
-FIRST_STEP = "first_step_within_1_percent"
 CONVERGENCE = "convergence"
 
 
@@ -53,7 +57,7 @@ def measure(run: Run, models: Mapping[int, Predictor], say: Say) -> dict[int, Ou
         )
         metrics = report.as_dict() | {
             "eval_seed": EVAL_SEED,
-            FIRST_STEP: _first_step(run, seed),
+            first_step_name(spec.labels_hidden): _first_step(run, seed),
             "steps": run.trainer.global_step,
             **_choice(run),
             **_convergence(run, seed),
@@ -65,7 +69,8 @@ def measure(run: Run, models: Mapping[int, Predictor], say: Say) -> dict[int, Ou
 def summary_of(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
     """What all seeds reached, as plain data."""
     diverged = run.module.diverged
-    first_steps = {seed: outcome.metrics[FIRST_STEP] for seed, outcome in outcomes.items()}
+    first_step = first_step_name(run.settings.data.labels_hidden)
+    first_steps = {seed: outcome.metrics[first_step] for seed, outcome in outcomes.items()}
     numbers = {seed: numbers_of(outcome.report) for seed, outcome in outcomes.items()}
     return {
         "seeds": run.settings.all_seeds,
@@ -74,7 +79,7 @@ def summary_of(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
         "steps": run.trainer.global_step,
         "num_episodes": run.datamodule.num_test,
         "eval_seed": EVAL_SEED,
-        FIRST_STEP: first_step_over_seeds(first_steps),
+        first_step: first_step_over_seeds(first_steps),
         **_choice(run),
         "metrics": summary_over_seeds(numbers),
     }

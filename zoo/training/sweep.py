@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from zoo.evaluation.seeds import FIRST_STEPS
 from zoo.metrics.text import is_signed
 from zoo.training.directory import CONFIG, read_config
 
@@ -45,8 +46,9 @@ def read_run(path: Path) -> Run:
     }
     if all(name in metrics.get("weights", {}) for name in COSINES):
         numbers["least cosine of Q, D, C"] = min(metrics["weights"][name] for name in COSINES)
-    if metrics["first_step_within_1_percent"] is not None:
-        numbers["first step within 1 %"] = metrics["first_step_within_1_percent"]
+    for key, label in FIRST_STEPS.items():
+        if metrics.get(key) is not None:
+            numbers[label] = metrics[key]
     return Run(path.parent.name, settings, numbers)
 
 
