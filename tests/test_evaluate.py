@@ -463,13 +463,21 @@ def test_a_name_is_printed_as_it_is(make_checkpoint: MakeCheckpoint, tmp_path: P
     assert "found/:smile:b " in done.stdout
 
 
-def test_every_shipped_suite_applies_to_the_default_episodes() -> None:
+def test_every_shipped_suite_applies_to_the_default_episodes_or_those_it_is_made_for() -> None:
     register_resolvers()
+    made_for = {
+        "expression_length": {"num_context": 511, "function": {"name": "list_ops"}},
+        "window_length": {"num_context": 255, "function": {"name": "text"}},
+        "word_length": {"num_context": 40, "function": {"name": "word_problem"}},
+    }
     for path in sorted((ROOT / "configs" / "suite").glob("*.yaml")):
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         suite = Suite(**content)
-        for setting in suite.settings.values():
-            setting.apply(EpisodeSpec())
+        spec = EpisodeSpec.model_validate(made_for.get(path.stem, {}))
+        lengths = [setting.apply(spec).num_context for setting in suite.settings.values()]
+        if path.stem in made_for:
+            assert sorted(set(lengths)) == lengths
+            assert lengths[0] <= spec.num_context < lengths[-1]
 
 
 def test_the_command_line_measures_and_refuses_without_a_trace(tmp_path: Path) -> None:
