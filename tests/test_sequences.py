@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,14 +31,17 @@ from zoo.evaluation.measure import Evaluation, evaluate
 from zoo.evaluation.report import Report, create_report, report_tables
 from zoo.evaluation.results import tables_of
 from zoo.evaluation.sweeps import Row
+from zoo.hub.card import MAX_CARD_BYTES
 from zoo.hub.charts import chart
 from zoo.hub.directory import card_bytes, read_card
 from zoo.hub.index import index_entry
 from zoo.hub.pages import card_page, comparisons, leaderboard
+from zoo.metrics.errors import Summary
 from zoo.metrics.scoring import Scoring
 from zoo.predictor import Predictor
 from zoo.references import beside, create_reference, references_of, scoring_of
 from zoo.training.callbacks import TimeToSolution
+from zoo.training.card import measured_fields
 from zoo.training.remeasure import measured_again
 from zoo.training.run import Run
 from zoo.training.settings import ModelSettings
@@ -454,3 +458,18 @@ def test_the_first_step_is_that_at_which_answers_are_right(tmp_path: Path) -> No
     metrics["first_step_99_percent_right"] = 2
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     assert read_run(tmp_path / "metrics.json").numbers["first step with 99 % right"] == 2
+
+
+def test_the_curves_of_long_sequences_fit_into_a_card() -> None:
+    point = Summary(math.pi, 1e-9 / 3, 1 / 3, 1e-9 / 3)
+    curve: list[Summary | None] = [point] * 4_000
+    spec = spec_of_family("word_problem")
+    report = replace(report_of(spec, untrained(spec)), curves={str(i): curve for i in range(5)})
+    curves = measured_fields(report)["curves"]
+    assert len(json.dumps(curves, indent=1)) < MAX_CARD_BYTES
+    for found in curves.values():
+        kept = [i for i, value in enumerate(found) if value is not None]
+        assert len(found) == 4_000
+        assert kept == [*range(0, 4_000, 14), 3_999]
+    short = replace(report, curves={"model": curve[:300]})
+    assert None not in measured_fields(short)["curves"]["model"]

@@ -13,12 +13,22 @@ from zoo.metrics.text import (
     may_reach_zero,
     number_text,
     optional,
+    place_of,
     share_text,
 )
 
 # The algorithms whose loss others' are divided by: a card has a ratio to one of them.
 REFERENCES = ("gradient_descent", "uniform")
 
+# What a model does that learns from labels, and where they are hidden.
+OF_PAIRS = (
+    "An in-context learner: it predicts the label of a query from examples given beside it, "
+    "without a change of its weights."
+)
+OF_SEQUENCES = (
+    "A sequence model: at every position it predicts what is asked there from the symbols so far, "
+    "without a change of its weights."
+)
 # Above the tables of numbers.
 TAIL = (
     "Worst 0.1 % is the share of the mean that these episodes carry. Above 10 % the tail is heavy: "
@@ -195,8 +205,7 @@ def card_page(card: Card) -> str:
         [
             f"# {card.name}",
             "",
-            "An in-context learner: it predicts the label of a query from examples given beside "
-            "it, without a change of its weights.",
+            OF_SEQUENCES if place_of(entry.metric) == "all" else OF_PAIRS,
             "",
             f"- architecture: {_plain(card.architecture)} ({_plain(arguments)})",
             f"- tokens: {_plain(card.token_layout)}",

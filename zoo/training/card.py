@@ -1,6 +1,7 @@
 """The card of a trained model, as far as it does not follow from the weights."""
 
 import hashlib
+import math
 import os
 import subprocess
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from zoo.training.directory import commands_of
 from zoo.training.measure import CONVERGENCE, Outcome
 from zoo.training.run import Run
 from zoo.training.settings import RunSettings
+
+# Of a curve in a card, which may not grow beyond what is read of one.
+MOST_POINTS = 300
 
 
 def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
@@ -91,8 +95,15 @@ def measured_fields(report: Report) -> dict[str, Any]:
             for name, loss in report.compared[report.loss].items()
             if name != "model"
         },
-        "curves": report.as_dict()["curves"],
+        "curves": {name: _thinned(all_) for name, all_ in report.as_dict()["curves"].items()},
     }
+
+
+def _thinned(curve: list[Any]) -> list[Any]:
+    """A curve with at most `MOST_POINTS` points or one more; the others are None."""
+    every = math.ceil(len(curve) / MOST_POINTS)
+    last = len(curve) - 1
+    return [point if i % every == 0 or i == last else None for i, point in enumerate(curve)]
 
 
 def git_commit() -> str | None:
