@@ -23,8 +23,8 @@ SHIPPED_SHA256 = "354c91a562653ffb60b62bc63026d15c066fd193bdf98b5c600312e048ef3d
 SHIPPED_BYTES = 373_961
 # How bytes are shown that are printed as nothing.
 SPACES = {ord(" "): "\u2423", ord("\n"): "\\n", ord("\t"): "\\t"}
-# A text is read into memory.
-MOST_BYTES = 2**30
+# n-grams counted in so many random bytes, of which hardly two contexts are the same, take 3 GB.
+MOST_BYTES = 2**25
 
 # In tenths: training reads the first eight, validation and what is fitted to episodes the next.
 _STRETCHES: dict[Split, tuple[int, int]] = {

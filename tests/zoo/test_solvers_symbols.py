@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 import zoo
 from zoo.metrics.classification import cross_entropy
 from zoo.predictor import Predictor
+from zoo.solvers.ngrams import FittedNgrams
 from zoo.solvers.solver import solver_of
 
 SYMBOL_SOLVERS = [name for name in zoo.list_solvers() if not solver_of(name).reads_labels]
@@ -296,3 +297,14 @@ def test_brackets_that_do_not_match_have_no_value() -> None:
     for tokens in (["]"], ["[MAX", "]"], ["[MAX", "1"], ["[MAX", "1", "]", "]", "2"]):
         logits = logits_of(solver, torch.tensor([[TOKENS.index(t) for t in tokens]]))
         assert classes_of(logits[0])[-1] is None
+
+
+def test_counting_a_text_keeps_what_is_in_it_and_no_row_of_all_symbols() -> None:
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(256, (5000,), generator=generator)
+    solver = zoo.create_solver("fitted_ngrams", d_x=256, d_y=256, text=text.tolist())
+    assert isinstance(solver, FittedNgrams)
+    x = torch.eye(256)[text[None, :50]]
+    assert solver(x, torch.zeros_like(x)).isfinite().all()
+    numbers = sum(part.numel() for followers in solver._followers for part in followers)
+    assert numbers < 20 * len(text)

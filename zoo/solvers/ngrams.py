@@ -9,7 +9,7 @@ The class of a symbol is its own number; symbols from d_y on are no classes and 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt
@@ -73,6 +73,43 @@ class ContextNgrams(SymbolSolver):
         return p[..., : self.d_y].log()
 
 
+class Followers(NamedTuple):
+    """How often which symbols came after contexts of one length; those that never did are left out.
+
+    Attributes:
+        codes: Of the contexts, in order, (num_contexts,).
+        first: Where the followers of each begin and, last, where all end, (num_contexts + 1,).
+        symbols: The followers, (num_followers,).
+        counts: How often each came, float32 (num_followers,).
+    """
+
+    codes: Tensor
+    first: Tensor
+    symbols: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, codes: Tensor, symbols: Tensor, num_symbols: int) -> "Followers":
+        """Counts the symbols (n,) that come after contexts of these codes (n,)."""
+        codes, context = codes.unique(return_inverse=True)
+        pairs, counts = (context * num_symbols + symbols).unique(return_counts=True)
+        ends = torch.arange(len(codes) + 1, device=pairs.device) * num_symbols
+        return cls(codes, torch.searchsorted(pairs, ends), pairs % num_symbols, counts.float())
+
+    def counts_after(self, asked: Tensor, num_symbols: int) -> Tensor:
+        """Counts (..., num_symbols) after contexts of the codes (...), zero after unknown ones."""
+        place = torch.searchsorted(self.codes, asked).clamp(max=len(self.codes) - 1).flatten()
+        num = torch.where(
+            self.codes[place] == asked.flatten(), self.first[place + 1] - self.first[place], 0
+        )
+        row = torch.arange(len(num), device=num.device).repeat_interleave(num)
+        of_row = torch.arange(len(row), device=num.device) - (num.cumsum(0) - num)[row]
+        follower = self.first[place][row] + of_row
+        counts = self.counts.new_zeros(len(num), num_symbols)
+        counts[row, self.symbols[follower]] = self.counts[follower]
+        return counts.view(*asked.shape, num_symbols)
+
+
 class FittedNgramsConfig(PredictorConfig):
     """Arguments of `fitted_ngrams`, explained at `FittedNgrams`."""
 
@@ -106,8 +143,8 @@ class FittedNgrams(SymbolSolver):
             )
         self.order = config.order
         self.register_buffer("text", torch.tensor(config.text))
-        # For each length of contexts their codes in order, and log p of each.
-        self._tables: list[tuple[Tensor, Tensor]] = []
+        self._shortest = torch.empty(0)  # p_0, once it is asked for
+        self._followers: list[Followers] = []
 
     @classmethod
     def known(cls, facts: EpisodeFacts, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,15 +156,13 @@ class FittedNgrams(SymbolSolver):
         return {"text": [(i * i) % d_x for i in range(50)], "order": 3}
 
     def logits(self, symbols: Tensor) -> Tensor:
-        if not self._tables or self._tables[0][1].device != symbols.device:
-            self._tables = self._counted(self.text)
-        log_p = self._tables[0][1].expand(*symbols.shape, -1).clone()
-        for k, (codes, rows) in enumerate(self._tables[1:], start=1):
+        if not len(self._shortest) or self._shortest.device != symbols.device:
+            self._count(self.text)
+        p = self._shortest.expand(*symbols.shape, -1).clone()
+        for k, followers in enumerate(self._followers, start=1):
             asked = self._codes(symbols, k)  # (batch, length - k + 1)
-            found = torch.searchsorted(codes, asked).clamp(max=len(codes) - 1)
-            known = (codes[found] == asked)[..., None]
-            log_p[:, k - 1 :] = torch.where(known, rows[found], log_p[:, k - 1 :])
-        return log_p.double()
+            p[:, k - 1 :] = backed_off(followers.counts_after(asked, p.shape[-1]), p[:, k - 1 :])
+        return p[..., : self.d_y].log().double()
 
     def last_logits(self, symbols: Tensor) -> Tensor:
         return self.logits(symbols[:, -self.order :])[:, -1]
@@ -140,25 +175,18 @@ class FittedNgrams(SymbolSolver):
 
         There are none in fewer than k symbols.
         """
-        if symbols.shape[-1] < k:
-            return symbols[..., :0]
-        weights = self.d_x ** torch.arange(k - 1, -1, -1, device=symbols.device)
-        return (symbols.unfold(-1, k, 1) * weights).sum(-1)
+        num_codes = max(symbols.shape[-1] - k + 1, 0)
+        code = torch.zeros_like(symbols[..., :num_codes])
+        for place in range(k):
+            code = code * self.d_x + symbols[..., place : place + num_codes]
+        return code
 
-    def _counted(self, text: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each number of symbols before the next one their codes, in order, and log p of each.
-
-        In float32, since there are as many rows as different contexts in the text.
-        """
+    def _count(self, text: Tensor) -> None:
+        """Counts the text, contexts of no symbol first; in float32, as all that is made of it."""
         num_symbols = max(self.d_x, self.d_y)
-        counts = torch.bincount(text, minlength=num_symbols).float()[None]
-        p = backed_off(counts, torch.full_like(counts, 1 / num_symbols))
-        tables = [(text.new_zeros(1), p)]
-        for k in range(1, min(self.order, len(text))):
-            codes, context = self._codes(text[:-1], k).unique(return_inverse=True)
-            counts = counts.new_zeros(len(codes), num_symbols)
-            counts.index_put_((context, text[k:]), counts.new_ones(()), accumulate=True)
-            shorter, of_shorter = tables[-1]
-            suffix = torch.searchsorted(shorter, codes % self.d_x ** (k - 1))
-            tables.append((codes, backed_off(counts, of_shorter[suffix])))
-        return [(codes, p[:, : self.d_y].log()) for codes, p in tables]
+        counts = torch.bincount(text, minlength=num_symbols).float()
+        self._shortest = backed_off(counts, torch.full_like(counts, 1 / num_symbols))
+        self._followers = [
+            Followers.of(self._codes(text[:-1], k), text[k:], num_symbols)
+            for k in range(1, min(self.order, len(text)))
+        ]
