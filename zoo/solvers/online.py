@@ -9,14 +9,14 @@ from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.nonfinite import as_asked, without_unusable
-from zoo.solvers.solver import EpisodeFacts, Grid, Solver
+from zoo.solvers.solver import EpisodeFacts, Grid, StreamingSolver
 from zoo.solvers.theory import optimal_forgetting, optimal_step_size
 from zoo.solvers.tuning import log_grid
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class OnlineSolver(Solver):
+class OnlineSolver(StreamingSolver):
     """A predictor with a state of constant size and a rule that updates it with one example.
 
     A subclass implements `start`, `update` and `answer`. The state is a NamedTuple of float64
@@ -24,10 +24,6 @@ class OnlineSolver(Solver):
     loop; the episodes of a batch go through it together. After an example that cannot be used
     (`zoo.solvers.nonfinite`) the state and the predictions of its episode are NaN.
     """
-
-    def start(self, batch_size: int, device: torch.device | str | None) -> Any:
-        """The state before the first example: a tensor, episodes first, or a tuple of such."""
-        raise NotImplementedError
 
     def update(self, state: Any, x: Tensor, y: Tensor) -> Any:
         """The state after one more example, x (batch, d_x) and y (batch, d_y), both float64."""
@@ -46,20 +42,6 @@ class OnlineSolver(Solver):
             state = self._after(state, x[:, i : i + 1], y[:, i : i + 1])
             predictions.append(self.answer(state, queries[:, i + 1 : i + 2]))
         return as_asked(torch.cat(predictions, dim=1), x)
-
-    def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
-        self.check_pairs(x, y)
-        state = self._after(self.start(len(x), x.device), x[:, :-1], y[:, :-1])
-        return self.predict(state, x[:, -1:])[:, 0]
-
-    def init_state(
-        self,
-        batch_size: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Any:
-        device, _ = self.state_options(batch_size, device, dtype)
-        return self.start(batch_size, device)
 
     def observe(self, state: Any, x: Tensor, y: Tensor) -> Any:
         self.check_pairs(x, y, state)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from zoo.predictor import Predictor
@@ -108,6 +109,28 @@ class Solver(Predictor):
         """Arguments, those without a default among them, for which it does something in no time."""
         grid = cls.grid(EpisodeFacts(d_x, d_y, num_context=10))
         return {name: values[len(values) // 2] for name, values in grid.items()}
+
+
+class StreamingSolver(Solver):
+    """A solver that predicts from its streaming state; a subclass implements `start`."""
+
+    def start(self, batch_size: int, device: torch.device | str | None) -> Any:
+        """The state before the first example: a tensor, episodes first, or a tuple of such."""
+        raise NotImplementedError
+
+    def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
+        self.check_pairs(x, y)
+        state = self.observe(self.start(len(x), x.device), x[:, :-1], y[:, :-1])
+        return self.predict(state, x[:, -1:])[:, 0]
+
+    def init_state(
+        self,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Any:
+        device, _ = self.state_options(batch_size, device, dtype)
+        return self.start(batch_size, device)
 
 
 def solver_of(name: str) -> type[Solver]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.registry import PredictorConfig, register_solver
 from zoo.solvers.nonfinite import after_unusable, as_asked
 from zoo.solvers.online import OnlineSolver
-from zoo.solvers.solver import EpisodeFacts, Solver
+from zoo.solvers.solver import EpisodeFacts, StreamingSolver
 
 # e^-30 is lost beside 1 in float32 and in float64 a cross entropy of 1e-13 for each class.
 SURE = 30.0
@@ -35,7 +35,7 @@ class SymbolState(NamedTuple):
     spoilt: Tensor
 
 
-class SymbolSolver(Solver):
+class SymbolSolver(StreamingSolver):
     """A predictor of classes whose state is the symbols seen so far.
 
     A subclass implements `logits`, and `last_logits` where that is much less work. After an example
@@ -69,18 +69,7 @@ class SymbolSolver(Solver):
         logits = self.logits(x.argmax(-1)).masked_fill(undefined[..., None], torch.nan)
         return as_asked(logits, x)
 
-    def predict_query(self, x: Tensor, y: Tensor) -> Tensor:
-        self.check_pairs(x, y)
-        state = self.observe(self.init_state(len(x), x.device), x[:, :-1], y[:, :-1])
-        return self.predict(state, x[:, -1:])[:, 0]
-
-    def init_state(
-        self,
-        batch_size: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> SymbolState:
-        device, _ = self.state_options(batch_size, device, dtype)
+    def start(self, batch_size: int, device: torch.device | str | None) -> SymbolState:
         symbols = torch.zeros(batch_size, 0, dtype=torch.int64, device=device)
         return SymbolState(symbols, symbols.new_zeros(batch_size, dtype=torch.bool))
 
