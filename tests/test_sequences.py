@@ -328,6 +328,22 @@ def test_what_all_episodes_share_is_no_argument_that_is_written(family: str, sha
     assert len(json.dumps(evaluation.arguments)) < 400
 
 
+def test_the_first_of_several_queries_of_recall_is_reported_apart() -> None:
+    spec = spec_of_family("recall")
+    model = zoo.create_model("gd_ssm", d_x=16, d_y=16)
+    report = report_of(spec, model)
+    references = report.as_dict()["references"]
+    step = create_reference("gradient_descent", spec, {})
+    found = losses(step, evaluation_episodes(spec, 60), scoring_of(spec))["accuracy"]
+    stated = references["gradient_descent"]["test/accuracy_first_query"]["value"]
+    assert stated == pytest.approx(found[:, 24].mean().item())
+    assert "test/accuracy_first_query" in report.model_metrics()
+    headings = [str(column.header) for column in report_tables(report)[0].columns]
+    assert headings[3:5] == ["accuracy, first query", "accuracy, all queries"]
+    one = report_of(spec_of_family("recall", num_queries=1), model)
+    assert "test/accuracy_first_query" not in one.model_metrics()
+
+
 def test_the_table_of_a_report_gives_an_accuracy_its_interval() -> None:
     spec = spec_of_family("noisy_recall")
     (table,) = report_tables(report_of(spec, untrained(spec)))

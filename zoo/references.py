@@ -10,6 +10,7 @@ from datamodules.episodes import Episodes
 from datamodules.family import SymbolFamily
 from datamodules.inputs import Preconditioned, Sign
 from datamodules.linear import Linear, LinearDrift, LinearPool
+from datamodules.recall import Recall
 from datamodules.stream import EVAL_SEED, Generators
 from zoo.metrics.scoring import Scoring
 from zoo.predictor import Predictor
@@ -147,11 +148,15 @@ def best_schedule(spec: EpisodeSpec, num_steps: int) -> tuple[ScheduledGradientD
 
 def scoring_of(spec: EpisodeSpec) -> Scoring:
     """How predictions on such episodes are scored."""
+    function = spec.function
     return Scoring(
         classes=spec.output == "logits",
         labels_hidden=spec.labels_hidden,
         are_bytes=spec.function.name == "text",
         code_book=spec.function.tensors(spec.d_x, spec.d_y).get("code_book"),
+        first_query=function.first_query
+        if isinstance(function, Recall) and function.num_queries > 1
+        else None,
     )
 
 

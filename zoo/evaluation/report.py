@@ -30,6 +30,8 @@ from zoo.models.gd_ssm import GDSSM
 from zoo.predictor import Predictor
 from zoo.solvers.moment import GradientDescent
 
+FIRST_QUERY = "test/accuracy_first_query"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -42,6 +44,8 @@ class Report:
             labels are hidden.
         at_query: By loss and predictor; empty where labels are hidden.
         over_all: The same over all scored positions.
+        first_query: Accuracy at the first of several queries by predictor; empty where there are
+            not several.
         curves: The loss after 0, 1, ... examples, by predictor; None where no episode is scored.
         first_tenth: The model's loss where it is compared on the first tenth of the episodes, by
             which a card is checked in a tenth of the time; None for fewer than 20 episodes.
@@ -65,6 +69,7 @@ class Report:
     place: Place
     at_query: dict[str, dict[str, Summary]]
     over_all: dict[str, dict[str, Summary]]
+    first_query: dict[str, Summary]
     curves: dict[str, list[Summary | None]]
     first_tenth: Summary | None
     ratio: dict[str, Summary]
@@ -83,12 +88,15 @@ class Report:
 
     def metrics_of(self, predictor: str) -> dict[str, Summary]:
         """The losses of a predictor, under the names a card has them."""
-        return {
+        metrics = {
             f"test/{loss}_{place}": found[loss][predictor]
             for place, found in (("query", self.at_query), ("all", self.over_all))
             for loss in found
             if predictor in found[loss]
         }
+        if predictor in self.first_query:
+            metrics[FIRST_QUERY] = self.first_query[predictor]
+        return metrics
 
     def model_metrics(self) -> dict[str, Summary]:
         """The model's numbers that are means over episodes, under the names a card has them."""
@@ -203,6 +211,7 @@ def create_report(
         place=scoring.place,
         at_query=_at(found, -2) if scoring.place == "query" else {},
         over_all=_at(found, -1),
+        first_query=_at(found, scoring.first_query)["accuracy"] if scoring.first_query else {},
         curves={name: all_[:-1] for name, all_ in main.items()},
         first_tenth=comparison.first_tenth("model", loss),
         ratio={name: comparison.ratio("model", name, loss) for name in inexact},
@@ -263,6 +272,9 @@ def report_tables(report: Report) -> list[Table]:
     losses.add_column("predictor", overflow="fold")
     for loss in report.compared:
         losses.add_column(loss_label(loss), justify="right")
+    if report.first_query:
+        losses.add_column("accuracy, first query", justify="right")
+        losses.add_column("accuracy, all queries", justify="right")
     at_query = report.place == "query"
     of_tail = ["median", "worst 0.1 %", "model / predictor"]
     for heading in of_tail if at_query else ["model / predictor", "model - predictor"]:
@@ -270,6 +282,9 @@ def report_tables(report: Report) -> list[Table]:
     predictors = dict.fromkeys(name for found in report.compared.values() for name in found)
     for name in predictors:
         cells = [_text(found.get(name), loss) for loss, found in report.compared.items()]
+        if report.first_query:
+            of_queries = (report.first_query, report.over_all["accuracy"])
+            cells += [_text(found.get(name), "accuracy") for found in of_queries]
         main, ratio = report.compared[report.loss].get(name), _text(report.ratio.get(name), "ratio")
         if at_query:
             tail = (

@@ -23,12 +23,15 @@ class Scoring:
         are_bytes: Whether the classes are bytes: their cross entropy is given in bits as well.
         code_book: The vectors (num_values, d_y) of which every target is one; None where there are
             no such.
+        first_query: Position of the first of several queries, the labels of which are shown to the
+            next; None where there are none.
     """
 
     classes: bool = False
     labels_hidden: bool = False
     are_bytes: bool = False
     code_book: Tensor | None = None
+    first_query: int | None = None
 
     @property
     def place(self) -> Place:
