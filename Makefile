@@ -51,10 +51,10 @@ WITH.online_learner-test_time_training.linear := model.mini_batch=4
 DRIFT := model.decay=head data.d_y=5 data.function.rho=0.9
 $(foreach rule,$(RULES.linear_drift),$(eval WITH.online_learner-$(rule).linear_drift := $(DRIFT)))
 $(foreach one,$(LEARNERS),$(eval WITH.$(one) += optim.lr='[0.003,0.01,0.03]'))
-SHORT := optim.lr='[0.005,0.015,0.045]' optim.schedule=constant_then_decay eval_episodes=1000
-WITH.delta_net.linear_noisy := $(SHORT) max_steps=1000 val_every=50
-WITH.gated_delta_net.linear_noisy := $(SHORT) max_steps=800 val_every=40
-WITH.mesa_net.linear_noisy := $(SHORT) max_steps=450 val_every=25
+RATES := optim.lr='[0.005,0.015,0.045]' optim.schedule=constant_then_decay
+WITH.delta_net.linear_noisy := optim.schedule=constant_then_decay val_every=200
+WITH.gated_delta_net.linear_noisy := $(RATES) max_steps=800 val_every=40 eval_episodes=1000
+WITH.mesa_net.linear_noisy := $(RATES) max_steps=450 val_every=25 eval_episodes=1000
 # What is typed after `python train.py` for one of them.
 pair = recipe=$(subst -, model.rule=,$(basename $1)) data=$(patsubst .%,%,$(suffix $1)) $(WITH.$1)
 typed = $(strip $(if $(suffix $1),$(call pair,$1),experiment=$1))
