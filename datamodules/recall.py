@@ -44,7 +44,7 @@ class Recall(SequenceFamily):
     num_values: PositiveInt = 64
     code_seed: int = 0
 
-    beside: ClassVar[tuple[str, ...]] = ("dictionary",)
+    beside: ClassVar[tuple[str, ...]] = ("dictionary", "online_gradient_descent")
     takes: ClassVar[frozenset[str]] = frozenset({"noise"})
 
     @model_validator(mode="after")

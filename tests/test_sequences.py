@@ -68,6 +68,11 @@ EXACT = {
 HIDDEN = sorted(FAMILIES.keys() - {"recall"})
 
 
+@pytest.fixture(autouse=True)
+def few_episodes_to_fit_algorithms_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.references.TUNE_EPISODES", 50)
+
+
 def spec_of_family(name: str, **further: Any) -> EpisodeSpec:
     settings = FAMILIES[name] | further
     sizes = {key: settings.pop(key) for key in ("d_x", "d_y", "num_context") if key in settings}
