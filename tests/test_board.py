@@ -25,6 +25,7 @@ from zoo.hub.pages import card_page, number
 from zoo.training.base import NonFiniteError
 from zoo.training.callbacks import Board
 from zoo.training.callbacks.board import HYPERPARAMETERS, METRICS
+from zoo.training.logger import TensorBoard
 
 RUNS = {
     "gd_ssm": ["callbacks.figures.every_n_steps=40", "seed=7"],
@@ -230,3 +231,12 @@ def test_every_run_brings_the_same_columns(runs: Path) -> None:
 def test_a_hyperparameter_without_a_column_is_refused() -> None:
     with pytest.raises(ValueError, match="must be among architecture, .* got depth"):
         Board({"architecture": "s5", "depth": 3})
+
+
+def test_an_end_in_the_midst_of_closing_is_no_error_of_its_own(tmp_path: Path) -> None:
+    logger = TensorBoard(str(tmp_path))
+    logger.log_metrics({"train/loss": 1.0}, 1)
+    logger.experiment._get_file_writer().event_writer.close()
+    logger.finalize("failed")
+    with pytest.raises(OSError, match="Writer is closed"):
+        logger.finalize("success")

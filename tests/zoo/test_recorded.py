@@ -336,7 +336,7 @@ def test_a_rate_is_chosen_among_those_with_most_seeds_left(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr": ()}, "lr must be rates that differ"),
+        ({"lr": ()}, "lr must be a rate, or at least one in a list"),
         ({"lr": (0.1, 0.10000001)}, "lr must be rates that differ in six digits"),
         ({"lr": (0.1, 0.2), "ssm_lr": (0.1,)}, "one for each of the 2 in lr, got 1"),
         ({"lr": (0.1, -0.2)}, "greater than 0"),

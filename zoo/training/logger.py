@@ -42,9 +42,15 @@ class TensorBoard(TensorBoardLogger):
         return self._writers[prefix]
 
     def finalize(self, status: str) -> None:
-        super().finalize(status)
-        for writer in self._writers.values():
-            writer.flush()
+        try:
+            super().finalize(status)
+            for writer in self._writers.values():
+                writer.flush()
+        except OSError as error:
+            # A signal that came while the file was being closed; what the system refuses, such as
+            # a full disk, has a number.
+            if status == "success" or error.errno is not None:
+                raise
 
 
 def split(name: str) -> tuple[str, str]:
