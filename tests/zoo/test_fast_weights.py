@@ -111,19 +111,33 @@ def start_of(case: Case, batch: int = 2) -> Any:
     return normal(D_K, D_K if case.start == "square" else D_V)
 
 
+@pytest.fixture(params=["as it is", 3])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens in a chunk: what they are, and a few, so that short sequences have several."""
+    if request.param == "as it is":
+        return
+    for name in ("gated_linear_attention", "mesa"):
+        module = import_module(f"zoo.ops.fast_weights.{name}")  # hidden by its function
+        monkeypatch.setattr(module, "CHUNK", request.param)
+        if hasattr(module, "CHUNK_OF_COORDINATES"):
+            monkeypatch.setattr(module, "CHUNK_OF_COORDINATES", request.param)
+    monkeypatch.setattr("zoo.ops.outer_scan.MAX_CHUNK", request.param)
+
+
+chunks = pytest.mark.usefixtures("chunk")
+
+
 def parts(state: Any) -> tuple[Tensor, ...]:
     return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
+@chunks
 @pytest.mark.parametrize("inclusive", [True, False])
-@pytest.mark.parametrize("length", [1, 2, 7, 40])
+@pytest.mark.parametrize("length", [1, 2, 7, 53])
 @pytest.mark.parametrize("name", CASES)
 def test_the_chunked_form_has_the_values_of_the_loop(
-    name: str, length: int, inclusive: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, length: int, inclusive: bool
 ) -> None:
-    # The function of this name hides its module.
-    module = import_module("zoo.ops.fast_weights.gated_linear_attention")
-    monkeypatch.setattr(module, "CHUNK", 16)
     case = CASES[name]
     for initial_state in (start_of(case), None):
         if initial_state is None and case.start == "mlp":
@@ -143,6 +157,7 @@ def test_the_chunked_form_has_the_values_of_the_loop(
             torch.testing.assert_close(chunked, loop, rtol=1e-9, atol=1e-10)
 
 
+@chunks
 @pytest.mark.parametrize("inclusive", [True, False])
 @pytest.mark.parametrize("name", CASES)
 def test_the_chunked_form_has_the_gradients_of_the_loop(name: str, inclusive: bool) -> None:
@@ -222,6 +237,7 @@ def test_a_state_that_is_handed_on_continues_the_sequence(
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
+@chunks
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("inclusive", [True, False])
@@ -255,6 +271,7 @@ def _start(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     return {"initial_state": state[0] if len(state) == 1 else state}
 
 
+@chunks
 @pytest.mark.parametrize("name", CASES)
 def test_replicas_under_vmap_are_those_one_by_one(name: str) -> None:
     case = CASES[name]
@@ -264,9 +281,19 @@ def test_replicas_under_vmap_are_those_one_by_one(name: str) -> None:
     def run(*tensors: Tensor) -> Any:
         return case.rule(*tensors, **case.settled, initial_state=start)[0]
 
-    stacked = torch.vmap(run)(*(torch.stack(part) for part in zip(*runs, strict=True)))
-    for row, tensors in zip(stacked, runs, strict=True):
-        torch.testing.assert_close(row, run(*tensors), rtol=1e-10, atol=1e-11)
+    def gradients(*tensors: Tensor) -> Any:
+        argnums = tuple(range(len(tensors)))
+        return torch.func.grad(lambda *t: run(*t).sin().sum(), argnums)(*tensors)
+
+    stacked = [torch.stack(part).requires_grad_() for part in zip(*runs, strict=True)]
+    outputs = torch.vmap(run)(*stacked)
+    found = torch.autograd.grad(outputs.sin().sum(), stacked)
+    for i, tensors in enumerate(runs):
+        torch.testing.assert_close(outputs[i], run(*tensors), rtol=1e-10, atol=1e-11)
+        expected = gradients(*tensors)
+        for ways in (found, torch.vmap(gradients)(*stacked)):
+            for gradient, part in zip(ways, expected, strict=True):
+                torch.testing.assert_close(gradient[i], part, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -294,6 +321,31 @@ def test_a_strong_decay_overflows_nowhere(rule: str, of: str) -> None:
     loop, _ = case.rule(*tensors, method="loop")
     assert chunked.isfinite().all()
     torch.testing.assert_close(chunked, loop, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("of", ["g_head", "g_key"])
+def test_what_grows_grows_as_in_the_loop(of: str) -> None:
+    case = next(c for n, c in CASES.items() if n.startswith("gated_l") and of in c.arguments)
+    tensors = [tensor.float() for tensor in draw(case, 60)]
+    tensors[-1] = -tensors[-1]  # factors from 1 to e
+    chunked, _ = case.rule(*tensors)
+    loop, _ = case.rule(*tensors, method="loop")
+    assert loop.abs().max() > 1e8
+    torch.testing.assert_close(chunked, loop, rtol=1e-3, atol=1e-3)
+
+
+@chunks
+@pytest.mark.parametrize("name", [name for name in CASES if name != "longhorn, diagonal"])
+def test_the_chunked_form_can_be_differentiated_twice(name: str) -> None:
+    case = CASES[name]
+    start = start_of(case, batch=1)
+
+    def outputs(*tensors: Tensor) -> Tensor:
+        o: Tensor = case.rule(*tensors, **case.settled, initial_state=start)[0]
+        return o
+
+    tensors = tuple(tensor.requires_grad_() for tensor in draw(case, 4, batch=1))
+    assert torch.autograd.gradgradcheck(outputs, tensors, fast_mode=True)
 
 
 def test_mesa_is_nan_where_no_ridge_regression_is() -> None:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from zoo.ops import outer_scan
 from zoo.ops import selective_scan as scan_module
-from zoo.ops.selective_scan import MAX_CHUNK, MIN_CHUNK, selective_scan
+from zoo.ops.outer_scan import MAX_CHUNK, MIN_CHUNK
+from zoo.ops.selective_scan import selective_scan
 
 LENGTHS = [1, 2, 3, 5, MAX_CHUNK - 1, MAX_CHUNK, MAX_CHUNK + 1, 2 * MAX_CHUNK, 3 * MAX_CHUNK + 5]
 NAMES = ["u", "delta", "A", "B", "C", "D", "h_0"]
@@ -94,7 +96,7 @@ def test_chunks_of_a_wide_batch_are_shorter_and_equal_the_loop(
     results = []
     for method in ("chunked", "loop"):
         parts = arguments(length, batch=batch, d_inner=128, d_state=16)
-        assert scan_module._chunk_length(parts[-1]) == chunk
+        assert outer_scan._chunk_length(parts[-1]) == chunk
         y, h = selective_scan(*parts, method=method)  # type: ignore[arg-type]
         results.append((y, h, torch.autograd.grad(loss(y, h), parts)))
     for part, expected in zip(*results, strict=True):
@@ -103,7 +105,7 @@ def test_chunks_of_a_wide_batch_are_shorter_and_equal_the_loop(
 
 @negative
 def test_gradcheck_across_a_chunk_boundary(negative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "MAX_CHUNK", 3)
+    monkeypatch.setattr(outer_scan, "MAX_CHUNK", 3)
     parts = arguments(5, batch=2, d_inner=3, d_state=2)
     assert torch.autograd.gradcheck(selective_scan, (*parts, "chunked", negative))
 

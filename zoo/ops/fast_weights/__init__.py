@@ -5,9 +5,9 @@ o_t = S_t^T q_t, of the state after the token (`inclusive=True`), or S_{t-1}^T q
 before the token decays it and writes to it (`inclusive=False`). Queries are not scaled.
 
 Every rule has `method="loop"`, the recurrence as it is written, and `method="chunked"`, which
-treats many tokens at once. Both give the same values and gradients. The arithmetic is float32 at
-least, and outputs have the type of the values. An output depends on nothing after its token, not
-even by numbers that are not finite.
+treats many tokens at once, and a single one as the loop does. Both give the same values and
+gradients. The arithmetic is float32 at least, and outputs have the type of the values. An output
+depends on nothing after its token, not even by numbers that are not finite.
 """
 
 from zoo.ops.fast_weights.delta_product import delta_product

@@ -1,43 +1,102 @@
-"""What the chunked forms are made of. Everything is (batch, heads, tokens of the chunk, ...)."""
+"""What the chunked forms are made of.
+
+Tensors are (batch, heads, chunks, C, ...), with C tokens in a chunk. What happens within chunks is
+computed for all of them at once; only the state goes from one to the next. Running sums of log
+decays within a chunk, G where a token writes and R where it reads, end in d_k, or in 1 for decays
+of a whole head; they are None where nothing decays.
+"""
+
+import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from zoo.ops.scan import diagonal_scan
 
 
-def before(G: Tensor) -> Tensor:
-    """Running sums (batch, heads, tokens, ...) up to the token before: zero at the first."""
-    return torch.cat([torch.zeros_like(G[:, :, :1]), G[:, :, :-1]], 2)
+def in_chunks(size: int, *tensors: Tensor) -> list[Tensor]:
+    """(batch, heads, length, ...) in chunks of `size` tokens at most, as even as can be.
+
+    The last chunk is filled up with zeros: where key and log decay are zero, nothing is written.
+    """
+    length = tensors[0].shape[2]
+    num_chunks = -(-length // size)
+    C = -(-length // num_chunks)
+    missing = num_chunks * C - length
+    chunks = []
+    for tensor in tensors:
+        if missing:
+            tensor = pad(tensor, (0, 0) * (tensor.ndim - 3) + (0, missing))
+        chunks.append(tensor.unflatten(2, (num_chunks, C)).contiguous())
+    return chunks
 
 
-def reads(G: Tensor, inclusive: bool) -> Tensor:
-    """Running sums of log decays up to the state that is read at each token."""
-    return G if inclusive else before(G)
+def joined(rows: Tensor, length: int) -> Tensor:
+    """Chunks as (batch, heads, length, ...), without what fills up the last."""
+    return rows.flatten(2, 3)[:, :, :length]
 
 
-def causal_scores(q: Tensor, k: Tensor, R: Tensor, G: Tensor, inclusive: bool) -> Tensor:
-    """sum_p q_i[p] k_j[p] exp(R_i[p] - G_j[p]) for tokens j <= i, or j < i; zero for the others.
+def running_sums(g: Tensor | None, inclusive: bool) -> tuple[Tensor | None, Tensor | None]:
+    """G and R of log decays (batch, heads, chunks, C), or (batch, heads, chunks, C, d_k)."""
+    if g is None:
+        return None, None
+    G = (g if g.ndim == 5 else g[..., None]).cumsum(3)
+    return G, G if inclusive else pad(G[:, :, :, :-1], (0, 0, 1, 0))
+
+
+def decay_factors(R: Tensor | None, G: Tensor | None, inclusive: bool) -> Tensor | None:
+    """exp(R_i - G_j) for tokens j <= i, or j < i, and zero for the others, without a gradient.
 
     Exponents are formed before they are raised, so that a strong decay overflows nowhere.
 
+    Returns:
+        (batch, heads, chunks, C, C, 1 or d_k), or None where nothing decays.
+    """
+    if R is None or G is None:
+        return None
+    # Powers of 2, for which torch has a faster kernel on a CPU than for those of e.
+    R, G = math.log2(math.e) * R.detach(), math.log2(math.e) * G.detach()
+    exponents = R[:, :, :, :, None] - G[:, :, :, None]
+    # Those of tokens to come may be of any size; infinite factors would be NaN times zero.
+    largest = 0.9 * math.log2(torch.finfo(G.dtype).max)
+    seen = torch.ones(G.shape[3], G.shape[3], dtype=G.dtype, device=G.device)
+    seen = seen.tril(0 if inclusive else -1)
+    return exponents.clamp(max=largest).exp2_().mul_(seen[..., None])
+
+
+def causal_scores(
+    q: Tensor,
+    k: Tensor,
+    R: Tensor | None,
+    G: Tensor | None,
+    factors: Tensor | None,
+    inclusive: bool,
+) -> Tensor:
+    """sum_p q_i[p] k_j[p] exp(R_i[p] - G_j[p]) for tokens j <= i, or j < i; zero for the others.
+
     Args:
-        q: (batch, heads, C, d_k).
-        k: (batch, heads, C, d_k).
-        R: Running sum of log decays where i reads, (batch, heads, C), or (batch, heads, C, d_k) for
-            decays of every coordinate.
-        G: Running sum where j writes, of the same shape.
+        q: (batch, heads, chunks, C, d_k).
+        k: (batch, heads, chunks, C, d_k).
+        R: Where i reads.
+        G: Where j writes.
+        factors: `decay_factors` of R and G.
         inclusive: Whether a token reads what it has written itself.
 
     Returns:
-        (batch, heads, C, C).
+        (batch, heads, chunks, C, C).
     """
-    length, diagonal = q.shape[2], 0 if inclusive else -1
-    seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril(diagonal)
-    if R.ndim == 3:
-        exponents = R[..., :, None] - G[..., None, :]
-        return (q @ k.mT).tril(diagonal) * exponents.masked_fill(~seen, -torch.inf).exp()
-    exponents = R[:, :, :, None] - G[:, :, None]  # (batch, heads, C, C, d_k)
-    factors = exponents.masked_fill(~seen[..., None], -torch.inf).exp()
-    return torch.einsum("bhip,bhjp,bhijp->bhij", q, k, factors).tril(diagonal)
+    diagonal = 0 if inclusive else -1
+    if R is None or G is None or factors is None:
+        return (q @ k.mT).tril(diagonal)
+    # Factors that are one, through which R and G have their gradients: in the exponents, which are
+    # C times as many, autograd would go over them several times.
+    q, k = (R - R.detach()).exp() * q, (G.detach() - G).exp() * k
+    if R.shape[-1] == 1:
+        return ((q @ k.mT) * factors[..., 0]).tril(diagonal)
+    # As sums of products, since products of a matrix and one vector are slow to differentiate.
+    products = k[:, :, :, None] * factors * q[:, :, :, :, None]
+    return products.sum(-1).tril(diagonal)
 
 
 def causal_product(scores: Tensor, rows: Tensor, inclusive: bool) -> Tensor:
@@ -46,41 +105,55 @@ def causal_product(scores: Tensor, rows: Tensor, inclusive: bool) -> Tensor:
     Zero times NaN is NaN, so it stays out of the product, and outputs are NaN from there on.
 
     Args:
-        scores: Lower triangular, (batch, heads, C, C).
-        rows: (batch, heads, C, d).
+        scores: Lower triangular, (..., C, C).
+        rows: (..., C, d).
         inclusive: Whether a token reads its own row.
     """
     largest = rows.detach().abs().amax(-1)
     undefined = (largest - largest).cumsum(-1)  # zero, or NaN
-    undefined = reads(undefined, inclusive)
+    if not inclusive:
+        undefined = pad(undefined[..., :-1], (1, 0))
     return scores @ rows.nan_to_num(0.0, 0.0, 0.0) + undefined[..., None]
 
 
-def advanced(S: Tensor, k: Tensor, rows: Tensor, G: Tensor) -> Tensor:
-    """The state after a chunk that adds rows k_j u_j^T, under decays: (batch, heads, d_k, d_v)."""
-    G = G if G.ndim == 4 else G[..., None]
-    left = (G[:, :, -1:] - G).exp()  # of what j has written at the end of the chunk
-    return G[:, :, -1].exp()[..., None] * S + (left * k).mT @ rows
+def faded(rows: Tensor, exponents: Tensor | None) -> Tensor:
+    """exp(exponents) * rows: what is left of rows or reads after decays."""
+    return rows if exponents is None else exponents.exp() * rows
 
 
-def read(S: Tensor, q: Tensor, R: Tensor) -> Tensor:
-    """What is read of the state before the chunk, decayed until then: (batch, heads, C, d_v)."""
-    R = R if R.ndim == 4 else R[..., None]
-    return (R.exp() * q) @ S
+def at_end(k: Tensor, G: Tensor | None) -> Tensor:
+    """What is left of keys at the end of their chunk."""
+    return k if G is None else (G[:, :, :, -1:] - G).exp() * k
 
 
-def delta_rows(k: Tensor, v: Tensor, beta: Tensor, G: Tensor, S: Tensor) -> Tensor:
-    """The rows u_j with which a chunk of decayed delta steps adds k_j u_j^T.
+def summed(S: Tensor, added: Tensor, G: Tensor | None) -> tuple[Tensor, Tensor]:
+    """S_{c+1} = exp(G_c) S_c + added_c, with G_c at the end of chunk c.
 
-    u_i = beta_i (v_i - k_i^T diag(e^{g_i}) S_{i-1}), and S_{i-1} is made of earlier rows: a lower
-    triangular system, (I + tril(diag(beta) (K K^T * M), -1)) U = diag(beta) (V - a * (K S_0)).
+    Args:
+        S: The state before the first chunk, (batch, heads, d_k, d_v).
+        added: What each chunk adds, (batch, heads, chunks, d_k, d_v).
+        G: Running sums.
+
+    Returns:
+        The states before each chunk, (batch, heads, chunks, d_k, d_v), and after the last.
     """
-    beta = beta[..., None]
-    mixing = beta * causal_scores(k, k, G, G, inclusive=False)
-    rows: Tensor = torch.linalg.solve_triangular(
-        mixing, beta * (v - read(S, k, G)), upper=False, unitriangular=True
-    )
-    return rows
+    if G is None:
+        after = S[:, :, None] + added.cumsum(2)
+    else:
+        factors = G[:, :, :, -1].exp()[..., None].expand_as(added)
+        sizes = added.shape[:2]
+        after = diagonal_scan(factors.flatten(0, 1), added.flatten(0, 1), S.flatten(0, 1))
+        after = after.unflatten(0, sizes)
+    # A copy, so that a state of a stream does not hold on to all the others.
+    return torch.cat([S[:, :, None], after[:, :, :-1]], 2), after[:, :, -1].clone()
+
+
+def mapped(S: Tensor, maps: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+    """S_{c+1} = maps_c S_c + added_c, as `summed`, with maps (batch, heads, chunks, d_k, d_k)."""
+    states, sizes = [S.flatten(0, 1)], S.shape[:2]
+    for P, Z in zip(maps.flatten(0, 1).unbind(1), added.flatten(0, 1).unbind(1), strict=True):
+        states.append(torch.baddbmm(Z, P, states[-1]))
+    return torch.stack(states[:-1], 1).unflatten(0, sizes), states[-1].unflatten(0, sizes)
 
 
 def split(size: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:

@@ -5,13 +5,15 @@ from torch import Tensor
 
 from zoo.ops.fast_weights.arguments import Method, Shapes, heads_first, state_type
 from zoo.ops.fast_weights.chunks import (
-    advanced,
+    at_end,
     causal_product,
     causal_scores,
-    delta_rows,
-    read,
-    reads,
-    split,
+    decay_factors,
+    faded,
+    in_chunks,
+    joined,
+    mapped,
+    running_sums,
 )
 from zoo.ops.fast_weights.gated_linear_attention import chunk_of
 from zoo.ops.precision import without_autocast
@@ -59,16 +61,24 @@ def gated_delta_rule(
     out = v.dtype
     with without_autocast(v.device):
         dtype = state_type(q, k, v, beta, log_decay, initial_state)
-        log_decay = torch.zeros_like(beta) if log_decay is None else log_decay
-        q, k, v, beta, g = heads_first(dtype, q, k, v, beta, log_decay)
+        q, k, v, beta = heads_first(dtype, q, k, v, beta)
+        g = None if log_decay is None else heads_first(dtype, log_decay)[0]
         S = shapes.start(initial_state, v)
-        o, S = (_loop if method == "loop" else _chunked)(q, k, v, beta, g, S, inclusive)
+        run = _loop if method == "loop" or q.shape[2] == 1 else _chunked
+        o, S = run(q, k, v, beta, g, S, inclusive)
         return o.transpose(1, 2).to(out), S
 
 
 def _loop(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, S: Tensor, inclusive: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor | None,
+    S: Tensor,
+    inclusive: bool,
 ) -> tuple[Tensor, Tensor]:
+    g = torch.zeros_like(beta) if g is None else g
     g = g if g.ndim == 4 else g[..., None]
     rows = []
     tokens = zip(*(part.unbind(2) for part in (q, k, v, beta, g)), strict=True)
@@ -84,14 +94,37 @@ def _loop(
 
 
 def _chunked(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, S: Tensor, inclusive: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor | None,
+    S: Tensor,
+    inclusive: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows = []
-    for q_c, k_c, v_c, beta_c, g_c in split(chunk_of(g), q, k, v, beta, g):
-        G = g_c.cumsum(2)
-        R = reads(G, inclusive)
-        U = delta_rows(k_c, v_c, beta_c, G, S)  # (batch, heads, C, d_v)
-        scores = causal_scores(q_c, k_c, R, G, inclusive)  # (batch, heads, C, C)
-        rows.append(read(S, q_c, R) + causal_product(scores, U, inclusive))
-        S = advanced(S, k_c, U, G)
-    return torch.cat(rows, 2), S
+    """Within a chunk the steps add rows k_j u_j^T with u_i = beta_i (v_i - k_i^T e^{g_i} S_{i-1}).
+
+    S_{i-1} is made of the state S before the chunk and of earlier rows, a triangular system:
+    (I + tril(diag(beta) (K K^T * M), -1)) U = diag(beta) (V - a * K S). Its solution is linear in
+    S, U = V' - K' S, and so is the state after the chunk.
+    """
+    length, size = q.shape[2], chunk_of(g)
+    q, k, v, beta = in_chunks(size, q, k, v, beta[..., None])
+    g = None if g is None else in_chunks(size, g)[0]
+    G, R = running_sums(g, inclusive)
+    factors = decay_factors(G, G, inclusive=True)
+    mixing = beta * causal_scores(k, k, G, G, factors, inclusive=False)
+    v_and_k = torch.linalg.solve_triangular(
+        mixing, beta * torch.cat([v, faded(k, G)], -1), upper=False, unitriangular=True
+    )
+    v, k_read = v_and_k.split([v.shape[-1], k.shape[-1]], -1)
+    left = at_end(k, G).mT  # (batch, heads, chunks, d_k, C)
+    total = k.new_zeros(1) if G is None else G[:, :, :, -1]
+    kept = torch.diag_embed(total.exp().expand(*k.shape[:3], k.shape[-1]))
+    starts, S = mapped(S, kept - left @ k_read, left @ v)
+    U = v - k_read @ starts
+    if not inclusive:
+        factors = decay_factors(R, G, inclusive)
+    scores = causal_scores(q, k, R, G, factors, inclusive)  # (batch, heads, chunks, C, C)
+    o = faded(q, R) @ starts + causal_product(scores, U, inclusive)
+    return joined(o, length), S

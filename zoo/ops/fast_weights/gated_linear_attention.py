@@ -5,17 +5,20 @@ from torch import Tensor
 
 from zoo.ops.fast_weights.arguments import Method, Shapes, heads_first, state_type
 from zoo.ops.fast_weights.chunks import (
-    advanced,
+    at_end,
     causal_product,
     causal_scores,
-    read,
-    reads,
-    split,
+    decay_factors,
+    faded,
+    in_chunks,
+    joined,
+    running_sums,
+    summed,
 )
 from zoo.ops.precision import without_autocast
 
 # Tokens in a chunk. Decays of every coordinate are formed for all pairs of tokens.
-CHUNK, CHUNK_OF_COORDINATES = 128, 16
+CHUNK, CHUNK_OF_COORDINATES = 24, 8
 
 
 def gated_linear_attention(
@@ -57,18 +60,17 @@ def gated_linear_attention(
     with without_autocast(v.device):
         dtype = state_type(q, k, v, log_decay, initial_state)
         q, k, v = heads_first(dtype, q, k, v)
+        g = None if log_decay is None else heads_first(dtype, log_decay)[0]
         S = shapes.start(initial_state, v)
-        if log_decay is None and method == "chunked":
-            o, S = _without_decay(q, k, v, S, inclusive)
-        else:
-            g = k.new_zeros(k.shape[:3]) if log_decay is None else heads_first(dtype, log_decay)[0]
-            o, S = (_loop if method == "loop" else _chunked)(q, k, v, g, S, inclusive)
+        run = _loop if method == "loop" or q.shape[2] == 1 else _chunked
+        o, S = run(q, k, v, g, S, inclusive)
         return o.transpose(1, 2).to(out), S
 
 
 def _loop(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor, inclusive: bool
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, S: Tensor, inclusive: bool
 ) -> tuple[Tensor, Tensor]:
+    g = q.new_zeros(q.shape[:3]) if g is None else g
     g = g if g.ndim == 4 else g[..., None]
     rows = []
     for q_t, k_t, v_t, g_t in zip(*(part.unbind(2) for part in (q, k, v, g)), strict=True):
@@ -81,30 +83,18 @@ def _loop(
 
 
 def _chunked(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor, inclusive: bool
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, S: Tensor, inclusive: bool
 ) -> tuple[Tensor, Tensor]:
-    rows = []
-    for q_c, k_c, v_c, g_c in split(chunk_of(g), q, k, v, g):
-        G = g_c.cumsum(2)
-        R = reads(G, inclusive)
-        scores = causal_scores(q_c, k_c, R, G, inclusive)  # (batch, heads, C, C)
-        rows.append(read(S, q_c, R) + causal_product(scores, v_c, inclusive))
-        S = advanced(S, k_c, v_c, G)
-    return torch.cat(rows, 2), S
+    length, size = q.shape[2], chunk_of(g)
+    q, k, v = in_chunks(size, q, k, v)
+    G, R = running_sums(None if g is None else in_chunks(size, g)[0], inclusive)
+    factors = decay_factors(R, G, inclusive)
+    scores = causal_scores(q, k, R, G, factors, inclusive)  # (batch, heads, chunks, C, C)
+    starts, S = summed(S, at_end(k, G).mT @ v, G)
+    o = faded(q, R) @ starts + causal_product(scores, v, inclusive)
+    return joined(o, length), S
 
 
-def _without_decay(
-    q: Tensor, k: Tensor, v: Tensor, S: Tensor, inclusive: bool
-) -> tuple[Tensor, Tensor]:
-    """`_chunked` of plain products."""
-    rows = []
-    for q_c, k_c, v_c in split(CHUNK, q, k, v):
-        scores = (q_c @ k_c.mT).tril(0 if inclusive else -1)  # (batch, heads, C, C)
-        rows.append(q_c @ S + causal_product(scores, v_c, inclusive))
-        S = S + k_c.mT @ v_c
-    return torch.cat(rows, 2), S
-
-
-def chunk_of(g: Tensor) -> int:
+def chunk_of(g: Tensor | None) -> int:
     """Tokens in a chunk, by the log decays."""
-    return CHUNK if g.ndim == 3 else CHUNK_OF_COORDINATES
+    return CHUNK if g is None or g.ndim == 3 else CHUNK_OF_COORDINATES

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from zoo.ops.fast_weights.arguments import Method, Shapes, state_type
 from zoo.ops.fast_weights.delta_rule import delta_rule
+from zoo.ops.outer_scan import outer_scan
 from zoo.ops.precision import without_autocast
-from zoo.ops.scan import diagonal_scan
 
 
 def longhorn(
@@ -56,10 +56,33 @@ def longhorn(
         if not diagonal:
             o, S = delta_rule(q, k, v, e, initial_state=S, inclusive=inclusive, method=method)
             return o.to(out), S
-        e = e[..., None, :]  # (batch, length, heads, 1, d_v)
-        k = k[..., None]
-        states = diagonal_scan(1 - e * k.square(), e * k * v[..., None, :], S, method)
-        last = states[:, -1]
+        run = _loop if method == "loop" or q.shape[1] == 1 else _chunked
+        o, S = run(q, k, v, e, S, inclusive)
+        return o.to(out), S
+
+
+def _loop(
+    q: Tensor, k: Tensor, v: Tensor, e: Tensor, S: Tensor, inclusive: bool
+) -> tuple[Tensor, Tensor]:
+    rows = []
+    for q_t, k_t, v_t, e_t in zip(*(part.unbind(1) for part in (q, k, v, e)), strict=True):
         if not inclusive:
-            states = torch.cat([S[:, None], states[:, :-1]], 1)
-        return torch.einsum("blhpc,blhp->blhc", states, q).to(out), last
+            rows.append(torch.einsum("bhpc,bhp->bhc", S, q_t))
+        e_t, k_t = e_t[..., None, :], k_t[..., None]
+        S = (1 - e_t * k_t.square()) * S + e_t * k_t * v_t[..., None, :]
+        if inclusive:
+            rows.append(torch.einsum("bhpc,bhp->bhc", S, q_t))
+    return torch.stack(rows, 1), S
+
+
+def _chunked(
+    q: Tensor, k: Tensor, v: Tensor, e: Tensor, S: Tensor, inclusive: bool
+) -> tuple[Tensor, Tensor]:
+    before = []
+    if not inclusive:  # a token reads for the next one
+        before = [torch.einsum("bhpc,bhp->bhc", S, q[:, 0])[:, None]]
+        q = torch.cat([q[:, 1:], torch.zeros_like(q[:, :1])], 1)
+    x, e, k, q = (part.transpose(0, 1).flatten(1, 2) for part in (e * v, e, k, q))
+    o, last = outer_scan(x, e, k.square(), k, q, S.flatten(0, 1), "linear")
+    o = o.unflatten(1, S.shape[:2]).transpose(0, 1)  # (batch, length, heads, d_v)
+    return torch.cat([*before, o], 1)[:, : len(x)], last.unflatten(0, S.shape[:2])

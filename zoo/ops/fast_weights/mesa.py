@@ -1,21 +1,27 @@
 """Mesa: the exact solution of a ridge regression after every token."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from zoo.ops.fast_weights.arguments import Method, Shapes, heads_first, state_type
 from zoo.ops.fast_weights.chunks import (
-    advanced,
+    at_end,
     causal_product,
     causal_scores,
-    read,
-    reads,
-    split,
+    decay_factors,
+    faded,
+    in_chunks,
+    joined,
+    running_sums,
+    summed,
 )
 from zoo.ops.precision import without_autocast
 
 # A matrix (d_k, d_k) is formed for every token of a chunk.
-CHUNK = 32
+CHUNK = 16
 
 
 def mesa(
@@ -67,8 +73,8 @@ def mesa(
     out = v.dtype
     with without_autocast(v.device):
         dtype = state_type(q, k, v, beta, log_decay, ridge, H, G)
-        log_decay = torch.zeros_like(beta) if log_decay is None else log_decay
-        q, k, v, beta, g = heads_first(dtype, q, k, v, beta, log_decay)
+        q, k, v, beta = heads_first(dtype, q, k, v, beta)
+        g = None if log_decay is None else heads_first(dtype, log_decay)[0]
         G = shapes.start(G, v)
         H = k.new_zeros(*k.shape[:2], k.shape[3], k.shape[3]) if H is None else H.to(dtype)
         if H.shape != (*k.shape[:2], k.shape[3], k.shape[3]):
@@ -86,13 +92,14 @@ def _loop(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    g: Tensor,
+    g: Tensor | None,
     H: Tensor,
     G: Tensor,
     penalty: Tensor,
     inclusive: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = []
+    g = torch.zeros_like(beta) if g is None else g
     tokens = zip(*(part.unbind(2) for part in (q, k, v, beta, g)), strict=True)
     for q_t, k_t, v_t, beta_t, g_t in tokens:
         if not inclusive:
@@ -110,31 +117,64 @@ def _chunked(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    g: Tensor,
+    g: Tensor | None,
     H: Tensor,
     G: Tensor,
     penalty: Tensor,
     inclusive: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, d_k = [], q.shape[3]
-    for q_c, k_c, v_c, beta_c, g_c in split(CHUNK, q, k, v, beta, g):
-        sums = g_c.cumsum(2)
-        R = reads(sums, inclusive)
-        weighted = beta_c[..., None] * k_c
-        # H of every token: a decayed sum of outer products, as if each were a value.
-        one = torch.ones_like(k_c[..., :1])
-        outer = (weighted[..., None] * k_c[..., None, :]).flatten(-2)  # (batch, heads, C, d_k d_k)
-        H_c = causal_product(causal_scores(one, one, R, sums, inclusive), outer, inclusive)
-        H_c = H_c.unflatten(-1, (d_k, d_k)) + R.exp()[..., None, None] * H[:, :, None]
-        x = _solved(H_c + penalty[:, None], q_c)  # (batch, heads, C, d_k)
-        scores = causal_scores(x, weighted, R, sums, inclusive)
-        rows.append(read(G, x, R) + causal_product(scores, v_c, inclusive))
-        H, G = advanced(H, weighted, k_c, sums), advanced(G, weighted, v_c, sums)
-    return torch.cat(rows, 2), H, G
+    length, d_k = q.shape[2:]
+    q, k, v, beta = in_chunks(CHUNK, q, k, v, beta[..., None])
+    written, read = running_sums(None if g is None else in_chunks(CHUNK, g)[0], inclusive)
+    weighted = beta * k
+    # H of every token: a decayed sum of outer products, as if each were a value.
+    outer = (weighted[..., None] * k[..., None, :]).flatten(-2)  # (..., C, d_k d_k)
+    one = torch.ones_like(beta)
+    factors = decay_factors(read, written, inclusive)
+    scores = causal_scores(one, one, read, written, factors, inclusive)
+    left = at_end(weighted, written).mT
+    H_starts, H = summed(H, left @ k, written)
+    G_starts, G = summed(G, left @ v, written)
+    before = faded(H_starts.flatten(-2)[:, :, :, None], read)
+    H_all = (causal_product(scores, outer, inclusive) + before).unflatten(-1, (d_k, d_k))
+    x, _ = _solve(H_all + penalty[:, None, None], q)  # (batch, heads, chunks, C, d_k)
+    scores = causal_scores(x, weighted, read, written, factors, inclusive)
+    o = faded(x, read) @ G_starts + causal_product(scores, v, inclusive)
+    return joined(o, length), H, G
 
 
-def _solved(matrices: Tensor, q: Tensor) -> Tensor:
-    """matrices^{-1} q by Cholesky, NaN where one is not positive definite."""
-    factor, failed = torch.linalg.cholesky_ex(matrices)
-    x = torch.cholesky_solve(q[..., None], factor)[..., 0]
-    return torch.where((failed == 0)[..., None], x, torch.nan)
+class _Solve(torch.autograd.Function):
+    """matrices^{-1} q by Cholesky, NaN where one is not positive definite, and the factors.
+
+    The gradients are one more solution with the same factors; those of a factorisation would be
+    several times the work.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrices: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        factors, failed = torch.linalg.cholesky_ex(matrices)
+        x = torch.cholesky_solve(q[..., None], factors)[..., 0]
+        return torch.where((failed == 0)[..., None], x, torch.nan), factors
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]
+    ) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], *output)
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        matrices, x, factors = ctx.saved_tensors
+        # Backward passes may run under an autocast that the forward pass switched off.
+        with without_autocast(dx.device):
+            if torch.is_grad_enabled():  # to be differentiated again
+                dq, _ = _solve(matrices, dx)
+            else:
+                dq = torch.cholesky_solve(dx[..., None], factors)[..., 0]
+            return -dq[..., None] * x[..., None, :], dq
+
+
+_solve: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _Solve.apply
