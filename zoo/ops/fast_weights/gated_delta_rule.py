@@ -14,6 +14,7 @@ from zoo.ops.fast_weights.chunks import (
     joined,
     mapped,
     running_sums,
+    summed,
 )
 from zoo.ops.fast_weights.gated_linear_attention import chunk_of
 from zoo.ops.precision import without_autocast
@@ -114,17 +115,25 @@ def _chunked(
     G, R = running_sums(g, inclusive)
     factors = decay_factors(G, G, inclusive=True)
     mixing = beta * causal_scores(k, k, G, G, factors, inclusive=False)
-    v_and_k = torch.linalg.solve_triangular(
-        mixing, beta * torch.cat([v, faded(k, G)], -1), upper=False, unitriangular=True
-    )
-    v, k_read = v_and_k.split([v.shape[-1], k.shape[-1]], -1)
-    left = at_end(k, G).mT  # (batch, heads, chunks, d_k, C)
-    total = k.new_zeros(1) if G is None else G[:, :, :, -1]
-    kept = torch.diag_embed(total.exp().expand(*k.shape[:3], k.shape[-1]))
-    starts, S = mapped(S, kept - left @ k_read, left @ v)
-    U = v - k_read @ starts
+    k_read, left = faded(k, G), at_end(k, G).mT  # what k reads and writes beyond its chunk
+    if k.shape[2] == 1:
+        U = _solved(mixing, beta * (v - k_read @ S[:, :, None]))
+        starts, S = summed(S, left @ U, G)
+    else:
+        parts = _solved(mixing, beta * torch.cat([v, k_read], -1))
+        v, k_read = parts.split([v.shape[-1], k.shape[-1]], -1)
+        total = k.new_zeros(1) if G is None else G[:, :, :, -1]
+        kept = torch.diag_embed(total.exp().expand(*k.shape[:3], k.shape[-1]))
+        starts, S = mapped(S, kept - left @ k_read, left @ v)
+        U = v - k_read @ starts
     if not inclusive:
         factors = decay_factors(R, G, inclusive)
     scores = causal_scores(q, k, R, G, factors, inclusive)  # (batch, heads, chunks, C, C)
     o = faded(q, R) @ starts + causal_product(scores, U, inclusive)
     return joined(o, length), S
+
+
+def _solved(mixing: Tensor, rows: Tensor) -> Tensor:
+    """(I + mixing)^{-1} rows, of mixing that is strictly lower triangular."""
+    solution: Tensor = torch.linalg.solve_triangular(mixing, rows, upper=False, unitriangular=True)
+    return solution
