@@ -119,7 +119,9 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("gated_linear_attention", "mesa"):
         module = import_module(f"zoo.ops.fast_weights.{name}")  # hidden by its function
         monkeypatch.setattr(module, "CHUNK", request.param)
-        if hasattr(module, "CHUNK_OF_COORDINATES"):
+        if name == "mesa":
+            monkeypatch.setattr(module, "AT_ONCE", 0)  # one chunk after the other
+        else:
             monkeypatch.setattr(module, "CHUNK_OF_COORDINATES", request.param)
     monkeypatch.setattr("zoo.ops.outer_scan.MAX_CHUNK", request.param)
 

@@ -137,15 +137,14 @@ def summed(S: Tensor, added: Tensor, G: Tensor | None) -> tuple[Tensor, Tensor]:
     Returns:
         The states before each chunk, (batch, heads, chunks, d_k, d_v), and after the last.
     """
-    factors = None if G is None else G[:, :, :, -1].exp()[..., None]
+    factors = added.new_ones(1) if G is None else G[:, :, :, -1].exp()[..., None]
     if added.shape[2] == 1:
-        after = added + (S[:, :, None] if factors is None else factors * S[:, :, None])
-        return S[:, :, None], after[:, :, 0]
-    if factors is None:
+        return S[:, :, None], (factors * S[:, :, None] + added)[:, :, 0]
+    if G is None:
         after = S[:, :, None] + added.cumsum(2)
     else:
-        parts = (part.flatten(0, 1) for part in (factors.expand_as(added), added, S))
-        after = diagonal_scan(*parts).unflatten(0, S.shape[:2])
+        a, b = factors.expand_as(added).flatten(0, 1), added.flatten(0, 1)
+        after = diagonal_scan(a, b, S.flatten(0, 1)).unflatten(0, S.shape[:2])
     # A copy, so that a state of a stream does not hold on to all the others.
     return torch.cat([S[:, :, None], after[:, :, :-1]], 2), after[:, :, -1].clone()
 

@@ -16,12 +16,15 @@ from zoo.ops.fast_weights.chunks import (
     in_chunks,
     joined,
     running_sums,
+    split,
     summed,
 )
 from zoo.ops.precision import without_autocast
 
-# A matrix (d_k, d_k) is formed for every token of a chunk.
 CHUNK = 16
+# A matrix (d_k, d_k) is formed for every token. On a CPU so many numbers of them at a time: memory
+# in blocks of more than 32 MiB comes from the system again each time that it is asked for.
+AT_ONCE = 2**22
 
 
 def mesa(
@@ -123,9 +126,30 @@ def _chunked(
     penalty: Tensor,
     inclusive: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    rows, size = [], k.shape[2]
+    if k.device.type == "cpu":
+        size = CHUNK * max(1, AT_ONCE // max(1, H.numel() * CHUNK))
+    g = torch.zeros_like(beta) if g is None else g
+    for q_p, k_p, v_p, beta_p, g_p in split(size, q, k, v, beta, g):
+        o, H, G = _piece(q_p, k_p, v_p, beta_p, g_p, H, G, penalty, inclusive)
+        rows.append(o)
+    return torch.cat(rows, 2), H, G
+
+
+def _piece(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor,
+    H: Tensor,
+    G: Tensor,
+    penalty: Tensor,
+    inclusive: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     length, d_k = q.shape[2:]
     q, k, v, beta = in_chunks(CHUNK, q, k, v, beta[..., None])
-    written, read = running_sums(None if g is None else in_chunks(CHUNK, g)[0], inclusive)
+    written, read = running_sums(in_chunks(CHUNK, g)[0], inclusive)
     weighted = beta * k
     # H of every token: a decayed sum of outer products, as if each were a value.
     outer = (weighted[..., None] * k[..., None, :]).flatten(-2)  # (..., C, d_k d_k)
