@@ -41,7 +41,6 @@ SIZES = {
     "width d": [5, 10, 20, 40],
     "runs": [1, 2, 4, 8],
 }
-ROUNDS = 2
 
 
 def exponent(sizes: list[int], times: list[float]) -> float:
@@ -61,7 +60,7 @@ def time_of(name: str, arguments: dict[str, Any], width: str, changed: dict[str,
     model = ModelSpec.of(name, d_x=d, d_y=d, **own)
     steps = 100 if width == "d_x" else 4
     seeds = list(range(sizes["runs"]))
-    return min(step_ms(model, spec, steps, seeds, sizes["batch"]) for _ in range(ROUNDS))
+    return step_ms(model, spec, steps, seeds, sizes["batch"])
 
 
 def main() -> None:
