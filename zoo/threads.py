@@ -3,10 +3,11 @@
 Threads of OpenMP spin while they wait for each other, after every operation. On cores of their own
 they gain what a second core can give. Beside other processes they wait for a thread that has no
 core, and take longer than one thread alone. So the other processes are looked at when a command
-starts, and while it trains. Results do not depend on it: what depends on the number of threads in
-torch, down to the last bit, is not used on a CPU (`zoo/layers/layer_norm.py`,
+starts, and while it trains. Weights are the same to the last bit with 1, 2 or 4 threads: what
+depends on their number in torch is not used on a CPU (`zoo/layers/layer_norm.py`,
 `zoo/ops/softmax.py`, `total_norm` in `zoo/training/optim.py`), and MKL is told so before it is
-loaded. Where torch multiplies matrices with another library than MKL, that was not tried.
+loaded. With 8 the last bits of some architectures differ, and where torch multiplies matrices with
+another library than MKL, nothing was tried.
 """
 
 import os

@@ -94,4 +94,5 @@ def test_sizes_of_an_episode_follow_from_the_numbers_of_keys() -> None:
     assert spec.function.first_query == 8  # type: ignore[union-attr]
     assert (spec.input_variance, spec.label_variance) == (1 / 5, 1 / 3)
     assert not spec.labels_hidden
-    assert (spec.function.reference, spec.function.beside) == ("gradient_descent", ("dictionary",))
+    beside = ("dictionary", "online_gradient_descent")
+    assert (spec.function.reference, spec.function.beside) == ("gradient_descent", beside)

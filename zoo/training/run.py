@@ -152,7 +152,9 @@ def fit(run: Run) -> dict[int, Predictor]:
         remove_half_written(run.directory)
         set_metrics_aside(run.directory, run.settings.max_steps)
         save_config(run.config, run.directory)
-        save_command(run.directory, shlex.join(["python", *sys.argv]), run.settings.max_steps)
+        # Where a run is written changes nothing of what comes out.
+        typed = [part for part in sys.argv if not part.startswith("hydra.run.dir=")]
+        save_command(run.directory, shlex.join(["python", *typed]), run.settings.max_steps)
     run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
     return run.module.whole_models()
 
