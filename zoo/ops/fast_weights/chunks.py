@@ -1,9 +1,12 @@
 """What the chunked forms are made of.
 
 Tensors are (batch, heads, chunks, C, ...), with C tokens in a chunk. What happens within chunks is
-computed for all of them at once; only the state goes from one to the next. Running sums of log
-decays within a chunk, G where a token writes and R where it reads, end in d_k, or in 1 for decays
-of a whole head; they are None where nothing decays.
+computed for all of them at once; only the state goes from one to the next.
+
+Running sums of log decays within a chunk, G where a token writes and R where it reads, end in d_k,
+or in 1 for decays of a whole head; they are None where nothing decays. Factors exp(R_i - G_j) are
+constants to autograd, which would go over them several times, and there are C for every token. The
+gradients of R and G come through `carrying`.
 """
 
 import math
@@ -45,8 +48,23 @@ def running_sums(g: Tensor | None, inclusive: bool) -> tuple[Tensor | None, Tens
     return G, G if inclusive else pad(G[:, :, :, :-1], (0, 0, 1, 0))
 
 
+def carrying(rows: Tensor, E: Tensor | None) -> Tensor:
+    """rows times exp(E - E) = 1, which has the gradients of all orders that exp(E) has over it."""
+    return rows if E is None else (E - E.detach()).exp() * rows
+
+
+def faded(rows: Tensor, E: Tensor | None) -> Tensor:
+    """exp(E) * rows, with E as a constant."""
+    return rows if E is None else E.detach().exp() * rows
+
+
+def at_end(k: Tensor, G: Tensor | None) -> Tensor:
+    """What is left of keys at the end of their chunk, with G as a constant."""
+    return k if G is None else faded(k, G[:, :, :, -1:] - G)
+
+
 def decay_factors(R: Tensor | None, G: Tensor | None, inclusive: bool) -> Tensor | None:
-    """exp(R_i - G_j) for tokens j <= i, or j < i, and zero for the others, without a gradient.
+    """exp(R_i - G_j) for tokens j <= i, or j < i, and one for the others, as constants.
 
     Exponents are formed before they are raised, so that a strong decay overflows nowhere.
 
@@ -58,28 +76,17 @@ def decay_factors(R: Tensor | None, G: Tensor | None, inclusive: bool) -> Tensor
     # Powers of 2, for which torch has a faster kernel on a CPU than for those of e.
     R, G = math.log2(math.e) * R.detach(), math.log2(math.e) * G.detach()
     exponents = R[:, :, :, :, None] - G[:, :, :, None]
-    # Those of tokens to come may be of any size; infinite factors would be NaN times zero.
-    largest = 0.9 * math.log2(torch.finfo(G.dtype).max)
+    # Those of tokens to come may be of any size: infinite factors would be NaN times zero.
     seen = torch.ones(G.shape[3], G.shape[3], dtype=G.dtype, device=G.device)
-    seen = seen.tril(0 if inclusive else -1)
-    return exponents.clamp(max=largest).exp2_().mul_(seen[..., None])
+    return exponents.mul_(seen.tril(0 if inclusive else -1)[..., None]).exp2_()
 
 
-def causal_scores(
-    q: Tensor,
-    k: Tensor,
-    R: Tensor | None,
-    G: Tensor | None,
-    factors: Tensor | None,
-    inclusive: bool,
-) -> Tensor:
+def causal_scores(q: Tensor, k: Tensor, factors: Tensor | None, inclusive: bool) -> Tensor:
     """sum_p q_i[p] k_j[p] exp(R_i[p] - G_j[p]) for tokens j <= i, or j < i; zero for the others.
 
     Args:
-        q: (batch, heads, chunks, C, d_k).
-        k: (batch, heads, chunks, C, d_k).
-        R: Where i reads.
-        G: Where j writes.
+        q: `carrying` R, (batch, heads, chunks, C, d_k).
+        k: `carrying` -G, (batch, heads, chunks, C, d_k).
         factors: `decay_factors` of R and G.
         inclusive: Whether a token reads what it has written itself.
 
@@ -87,12 +94,9 @@ def causal_scores(
         (batch, heads, chunks, C, C).
     """
     diagonal = 0 if inclusive else -1
-    if R is None or G is None or factors is None:
+    if factors is None:
         return (q @ k.mT).tril(diagonal)
-    # Factors that are one, through which R and G have their gradients: in the exponents, which are
-    # C times as many, autograd would go over them several times.
-    q, k = (R - R.detach()).exp() * q, (G.detach() - G).exp() * k
-    if R.shape[-1] == 1:
+    if factors.shape[-1] == 1:
         return ((q @ k.mT) * factors[..., 0]).tril(diagonal)
     # As sums of products, since products of a matrix and one vector are slow to differentiate.
     products = k[:, :, :, None] * factors * q[:, :, :, :, None]
@@ -109,21 +113,12 @@ def causal_product(scores: Tensor, rows: Tensor, inclusive: bool) -> Tensor:
         rows: (..., C, d).
         inclusive: Whether a token reads its own row.
     """
-    largest = rows.detach().abs().amax(-1)
-    undefined = (largest - largest).cumsum(-1)  # zero, or NaN
+    undefined = (0 * rows.detach()).sum(-1, keepdim=True)  # zero, or NaN
+    rows = torch.where(undefined == 0, rows, 0)
+    undefined = undefined.cumsum(-2)
     if not inclusive:
-        undefined = pad(undefined[..., :-1], (1, 0))
-    return scores @ rows.nan_to_num(0.0, 0.0, 0.0) + undefined[..., None]
-
-
-def faded(rows: Tensor, exponents: Tensor | None) -> Tensor:
-    """exp(exponents) * rows: what is left of rows or reads after decays."""
-    return rows if exponents is None else exponents.exp() * rows
-
-
-def at_end(k: Tensor, G: Tensor | None) -> Tensor:
-    """What is left of keys at the end of their chunk."""
-    return k if G is None else (G[:, :, :, -1:] - G).exp() * k
+        undefined = pad(undefined[..., :-1, :], (0, 0, 1, 0))
+    return scores @ rows + undefined
 
 
 def summed(S: Tensor, added: Tensor, G: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -131,13 +126,16 @@ def summed(S: Tensor, added: Tensor, G: Tensor | None) -> tuple[Tensor, Tensor]:
 
     Args:
         S: The state before the first chunk, (batch, heads, d_k, d_v).
-        added: What each chunk adds, (batch, heads, chunks, d_k, d_v).
+        added: What each chunk adds, (batch, heads, chunks, d_k, d_v), of keys `at_end`, which knows
+            no gradient of G_c.
         G: Running sums.
 
     Returns:
         The states before each chunk, (batch, heads, chunks, d_k, d_v), and after the last.
     """
-    factors = added.new_ones(1) if G is None else G[:, :, :, -1].exp()[..., None]
+    E = None if G is None else G[:, :, :, -1, :, None]
+    added = carrying(added, E)
+    factors = added.new_ones(1) if E is None else E.exp()
     if added.shape[2] == 1:
         return S[:, :, None], (factors * S[:, :, None] + added)[:, :, 0]
     if G is None:
@@ -149,10 +147,20 @@ def summed(S: Tensor, added: Tensor, G: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.cat([S[:, :, None], after[:, :, :-1]], 2), after[:, :, -1].clone()
 
 
-def mapped(S: Tensor, maps: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-    """S_{c+1} = maps_c S_c + added_c, as `summed`, with maps (batch, heads, chunks, d_k, d_k)."""
+def mapped(S: Tensor, maps: Tensor, added: Tensor, G: Tensor | None) -> tuple[Tensor, Tensor]:
+    """S_{c+1} = (diag(exp(G_c)) + maps_c) S_c + added_c, as `summed` otherwise.
+
+    Args:
+        S: As of `summed`.
+        maps: (batch, heads, chunks, d_k, d_k), of keys `at_end`, as `added`.
+        added: As of `summed`.
+        G: Running sums.
+    """
+    E = added.new_zeros(1, 1) if G is None else G[:, :, :, -1, :, None]
+    maps = carrying(maps + torch.diag_embed(E.detach().exp()[..., 0].expand(maps.shape[:-1])), E)
     states, sizes = [S.flatten(0, 1)], S.shape[:2]
-    for P, Z in zip(maps.flatten(0, 1).unbind(1), added.flatten(0, 1).unbind(1), strict=True):
+    steps = (part.flatten(0, 1).unbind(1) for part in (maps, carrying(added, E)))
+    for P, Z in zip(*steps, strict=True):
         states.append(torch.baddbmm(Z, P, states[-1]))
     return torch.stack(states[:-1], 1).unflatten(0, sizes), states[-1].unflatten(0, sizes)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from zoo.ops.fast_weights.arguments import Method, Shapes, heads_first, state_type
 from zoo.ops.fast_weights.chunks import (
     at_end,
+    carrying,
     causal_product,
     causal_scores,
     decay_factors,
@@ -114,21 +115,21 @@ def _chunked(
     g = None if g is None else in_chunks(size, g)[0]
     G, R = running_sums(g, inclusive)
     factors = decay_factors(G, G, inclusive=True)
-    mixing = beta * causal_scores(k, k, G, G, factors, inclusive=False)
-    k_read, left = faded(k, G), at_end(k, G).mT  # what k reads and writes beyond its chunk
+    k_read, k = carrying(k, G), carrying(k, None if G is None else -G)
+    mixing = beta * causal_scores(k_read, k, factors, inclusive=False)
+    k_read, left = faded(k_read, G), at_end(k, G).mT  # of the state before, and for the one after
     if k.shape[2] == 1:
         U = _solved(mixing, beta * (v - k_read @ S[:, :, None]))
         starts, S = summed(S, left @ U, G)
     else:
         parts = _solved(mixing, beta * torch.cat([v, k_read], -1))
         v, k_read = parts.split([v.shape[-1], k.shape[-1]], -1)
-        total = k.new_zeros(1) if G is None else G[:, :, :, -1]
-        kept = torch.diag_embed(total.exp().expand(*k.shape[:3], k.shape[-1]))
-        starts, S = mapped(S, kept - left @ k_read, left @ v)
+        starts, S = mapped(S, -left @ k_read, left @ v, G)
         U = v - k_read @ starts
     if not inclusive:
         factors = decay_factors(R, G, inclusive)
-    scores = causal_scores(q, k, R, G, factors, inclusive)  # (batch, heads, chunks, C, C)
+    q = carrying(q, R)
+    scores = causal_scores(q, k, factors, inclusive)  # (batch, heads, chunks, C, C)
     o = faded(q, R) @ starts + causal_product(scores, U, inclusive)
     return joined(o, length), S
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from zoo.ops.fast_weights.arguments import Method, Shapes, heads_first, state_type
 from zoo.ops.fast_weights.chunks import (
     at_end,
+    carrying,
     causal_product,
     causal_scores,
     decay_factors,
@@ -88,8 +89,10 @@ def _chunked(
     length, size = q.shape[2], chunk_of(g)
     q, k, v = in_chunks(size, q, k, v)
     G, R = running_sums(None if g is None else in_chunks(size, g)[0], inclusive)
-    factors = decay_factors(R, G, inclusive)
-    scores = causal_scores(q, k, R, G, factors, inclusive)  # (batch, heads, chunks, C, C)
+    q, k = carrying(q, R), carrying(k, None if G is None else -G)
+    scores = causal_scores(
+        q, k, decay_factors(R, G, inclusive), inclusive
+    )  # (batch, heads, chunks, C, C)
     starts, S = summed(S, at_end(k, G).mT @ v, G)
     o = faded(q, R) @ starts + causal_product(scores, v, inclusive)
     return joined(o, length), S

@@ -9,6 +9,7 @@ from torch import Tensor
 from zoo.ops.fast_weights.arguments import Method, Shapes, heads_first, state_type
 from zoo.ops.fast_weights.chunks import (
     at_end,
+    carrying,
     causal_product,
     causal_scores,
     decay_factors,
@@ -150,19 +151,19 @@ def _piece(
     length, d_k = q.shape[2:]
     q, k, v, beta = in_chunks(CHUNK, q, k, v, beta[..., None])
     written, read = running_sums(in_chunks(CHUNK, g)[0], inclusive)
-    weighted = beta * k
+    writing = carrying(beta * k, -written)
     # H of every token: a decayed sum of outer products, as if each were a value.
-    outer = (weighted[..., None] * k[..., None, :]).flatten(-2)  # (..., C, d_k d_k)
-    one = torch.ones_like(beta)
-    factors = decay_factors(read, written, inclusive)
-    scores = causal_scores(one, one, read, written, factors, inclusive)
-    left = at_end(weighted, written).mT
+    outer = (writing[..., None] * k[..., None, :]).flatten(-2)  # (..., C, d_k d_k)
+    one, factors = carrying(torch.ones_like(beta), read), decay_factors(read, written, inclusive)
+    scores = causal_scores(one, torch.ones_like(beta), factors, inclusive)
+    left = at_end(writing, written).mT
     H_starts, H = summed(H, left @ k, written)
     G_starts, G = summed(G, left @ v, written)
-    before = faded(H_starts.flatten(-2)[:, :, :, None], read)
+    before = faded(one, read) * H_starts.flatten(-2)[:, :, :, None]
     H_all = (causal_product(scores, outer, inclusive) + before).unflatten(-1, (d_k, d_k))
     x, _ = _solve(H_all + penalty[:, None, None], q)  # (batch, heads, chunks, C, d_k)
-    scores = causal_scores(x, weighted, read, written, factors, inclusive)
+    x = carrying(x, read)
+    scores = causal_scores(x, writing, factors, inclusive)
     o = faded(x, read) @ G_starts + causal_product(scores, v, inclusive)
     return joined(o, length), H, G
 
