@@ -48,9 +48,15 @@ def running_sums(g: Tensor | None, inclusive: bool) -> tuple[Tensor | None, Tens
     return G, G if inclusive else pad(G[:, :, :, :-1], (0, 0, 1, 0))
 
 
-def carrying(rows: Tensor, E: Tensor | None) -> Tensor:
-    """rows times exp(E - E) = 1, which has the gradients of all orders that exp(E) has over it."""
-    return rows if E is None else (E - E.detach()).exp() * rows
+def carrying(rows: Tensor, E: Tensor | None, sign: int = 1) -> Tensor:
+    """rows times exp(sign (E - E)) = 1, with one of them a constant: all gradients of exp(sign E).
+
+    Args:
+        rows: (batch, heads, chunks, C, d).
+        E: Running sums.
+        sign: 1 where something is read, -1 where it is written.
+    """
+    return rows if E is None else (sign * (E - E.detach())).exp() * rows
 
 
 def faded(rows: Tensor, E: Tensor | None) -> Tensor:

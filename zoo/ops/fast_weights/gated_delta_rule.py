@@ -115,7 +115,7 @@ def _chunked(
     g = None if g is None else in_chunks(size, g)[0]
     G, R = running_sums(g, inclusive)
     factors = decay_factors(G, G, inclusive=True)
-    k_read, k = carrying(k, G), carrying(k, None if G is None else -G)
+    k_read, k = carrying(k, G), carrying(k, G, -1)
     mixing = beta * causal_scores(k_read, k, factors, inclusive=False)
     k_read, left = faded(k_read, G), at_end(k, G).mT  # of the state before, and for the one after
     if k.shape[2] == 1:

@@ -89,7 +89,7 @@ def _chunked(
     length, size = q.shape[2], chunk_of(g)
     q, k, v = in_chunks(size, q, k, v)
     G, R = running_sums(None if g is None else in_chunks(size, g)[0], inclusive)
-    q, k = carrying(q, R), carrying(k, None if G is None else -G)
+    q, k = carrying(q, R), carrying(k, G, -1)
     scores = causal_scores(
         q, k, decay_factors(R, G, inclusive), inclusive
     )  # (batch, heads, chunks, C, C)

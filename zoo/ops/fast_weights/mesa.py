@@ -130,6 +130,8 @@ def _chunked(
     rows, size = [], k.shape[2]
     if k.device.type == "cpu":
         size = CHUNK * max(1, AT_ONCE // max(1, H.numel() * CHUNK))
+    if k.shape[2] <= size:
+        return _piece(q, k, v, beta, g, H, G, penalty, inclusive)
     g = torch.zeros_like(beta) if g is None else g
     for q_p, k_p, v_p, beta_p, g_p in split(size, q, k, v, beta, g):
         o, H, G = _piece(q_p, k_p, v_p, beta_p, g_p, H, G, penalty, inclusive)
@@ -142,7 +144,7 @@ def _piece(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    g: Tensor,
+    g: Tensor | None,
     H: Tensor,
     G: Tensor,
     penalty: Tensor,
@@ -150,8 +152,8 @@ def _piece(
 ) -> tuple[Tensor, Tensor, Tensor]:
     length, d_k = q.shape[2:]
     q, k, v, beta = in_chunks(CHUNK, q, k, v, beta[..., None])
-    written, read = running_sums(in_chunks(CHUNK, g)[0], inclusive)
-    writing = carrying(beta * k, -written)
+    written, read = running_sums(None if g is None else in_chunks(CHUNK, g)[0], inclusive)
+    writing = carrying(beta * k, written, -1)
     # H of every token: a decayed sum of outer products, as if each were a value.
     outer = (writing[..., None] * k[..., None, :]).flatten(-2)  # (..., C, d_k d_k)
     one, factors = carrying(torch.ones_like(beta), read), decay_factors(read, written, inclusive)
