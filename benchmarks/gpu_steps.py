@@ -45,6 +45,8 @@ ROWS: list[Row] = [
     ("mamba", DEEP | {"num_layers": 2}, 5, 1, 10, "all", (1, 16), False),
     ("gd_ssm_deep", {"num_layers": 2}, 5, 1, 10, "all", (1, 8), False),
     ("linear_transformer", {"num_layers": 4}, 5, 1, 10, "all", (1, 16), False),
+    ("delta_net", DEEP | {"num_layers": 2}, 5, 1, 10, "all", (1, 16), False),
+    ("mesa_net", DEEP | {"num_layers": 2}, 5, 1, 10, "all", (1, 16), False),
 ]
 
 

@@ -7,7 +7,6 @@ size^p, by least squares of the logarithms. Below 1, a fixed cost of the step is
 those inside a Lightning trainer, on one thread, and the time is that of the processor.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.replicas import step_ms
+from benchmarks.timing import exponent
 from datamodules import EpisodeSpec
 from zoo.memory import keep_freed_memory
 from zoo.registry import ModelSpec
@@ -30,6 +30,8 @@ ROWS: list[tuple[str, str, dict[str, Any], str]] = [
     ("transformer", "transformer", {"num_layers": 2}, "d_model"),
     ("s5", "s5", {"num_layers": 2}, "d_model"),
     ("mamba", "mamba", {"num_layers": 1}, "d_model"),
+    ("delta_net", "delta_net", {"num_layers": 2}, "d_model"),
+    ("mesa_net", "mesa_net", {"num_layers": 2}, "d_model"),
 ]
 # Everything but the size that is changed.
 USUAL = {"batch": 64, "examples": 10, "width": 64, "runs": 1}
@@ -41,14 +43,6 @@ SIZES = {
     "width d": [5, 10, 20, 40],
     "runs": [1, 2, 4, 8],
 }
-
-
-def exponent(sizes: list[int], times: list[float]) -> float:
-    """p of the fit time = c size^p, by least squares of the logarithms."""
-    x, y = [math.log(size) for size in sizes], [math.log(time) for time in times]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return covariance / sum((a - mean_x) ** 2 for a in x)
 
 
 def time_of(name: str, arguments: dict[str, Any], width: str, changed: dict[str, int]) -> float:
@@ -74,7 +68,8 @@ def main() -> None:
         for size in ("batch", "examples", "width", "runs"):
             values = SIZES["width d" if size == "width" and width == "d_x" else size]
             times = [time_of(name, arguments, width, {size: value}) for value in values]
-            cells.append(f"{exponent(values, times):.2f} ({times[0]:.1f}, {times[-1]:.1f})")
+            fitted = exponent(dict(zip(values, times, strict=True)))
+            cells.append(f"{fitted:.2f} ({times[0]:.1f}, {times[-1]:.1f})")
         table.add_row(label, *cells)
     Console().print(table)
 

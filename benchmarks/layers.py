@@ -11,15 +11,11 @@ its peak over one forward and backward, Linux only. The exponent k of time ~ len
 """
 
 import importlib
-import math
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -27,6 +23,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.timing import (
+    SHAPES,
+    WANTED_EXPONENT,
+    Shape,
+    Step,
+    best_ms,
+    exponent_of_length,
+    peak_mib,
+    print_peak_mib,
+)
 from zoo.files import write_figure
 from zoo.layers.mamba import MambaLayer
 from zoo.layers.s5 import S5Layer
@@ -35,11 +41,6 @@ from zoo.terminal import outlive_readers
 
 FIGURE = Path("docs/figures/layer_times.svg")
 D_MODEL = 64
-# batch, length
-SHAPES = [(8, n) for n in (16, 64, 256, 1024)] + [(2, n) for n in (1024, 2048, 4096, 8192, 16384)]
-FITTED_BATCH, WANTED_EXPONENT = 2, 1.1
-TURNS, SECONDS = 4, 0.5  # of repeats in each turn of a layer
-
 Layer = Callable[[Tensor], Tensor]
 
 
@@ -83,59 +84,14 @@ COMPARISONS = {
 }
 
 
-def step_seconds(layer: Layer, u: Tensor, grad: Tensor) -> float:
-    """Of one forward and backward, to the input and all parameters."""
-    start = time.perf_counter()
-    layer(u).backward(grad)
-    return time.perf_counter() - start
-
-
-def best_ms(layers: dict[str, Layer], batch: int, length: int) -> dict[str, float]:
-    """The best time of each layer.
-
-    They take turns of several steps, so that all meet the same machine and each, as in training,
-    the memory that it has just used itself.
-    """
+def step_of(layer: Layer, batch: int, length: int) -> Step:
+    """One forward and backward, to the input and all parameters."""
     u = torch.randn(batch, length, D_MODEL, requires_grad=True)
     grad = torch.randn(batch, length, D_MODEL)
-    best = {name: math.inf for name in layers}
-    for _ in range(TURNS):
-        for name, layer in layers.items():
-            first = step_seconds(layer, u, grad)
-            repeats = max(1, min(20, int(SECONDS / first)))
-            times = [step_seconds(layer, u, grad) for _ in range(repeats)]
-            best[name] = min(best[name], first, *times)
-    return {name: 1e3 * seconds for name, seconds in best.items()}
+    return lambda: layer(u).backward(grad)
 
 
-def peak_mib(architecture: str, name: str, batch: int, length: int) -> float:
-    """`print_peak_mib` in a process of its own, since a peak never falls again."""
-    arguments = [architecture, name, str(batch), str(length)]
-    command = [sys.executable, "-m", "benchmarks.layers", *arguments]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def print_peak_mib(architecture: str, name: str, batch: int, length: int) -> None:
-    """Prints how much memory a step of a layer adds to the process, in MiB."""
-    layer = COMPARISONS[architecture].create[name]()
-
-    def step(batch: int, length: int) -> None:
-        u = torch.randn(batch, length, D_MODEL, requires_grad=True)
-        step_seconds(layer, u, torch.randn(batch, length, D_MODEL))
-
-    step(1, 2)  # libraries and thread pools come with the first
-    before = peak_kib()
-    step(batch, length)
-    print((peak_kib() - before) / 1024)
-
-
-def peak_kib() -> int:
-    """High-water mark of this process; `ru_maxrss` would begin with that of the parent."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def compare(architecture: str, console: Console) -> dict[str, dict[tuple[int, int], float]]:
+def compare(architecture: str, console: Console) -> dict[str, dict[Shape, float]]:
     """Prints the table of one architecture; milliseconds by layer and shape."""
     comparison = COMPARISONS[architecture]
     layers = {}
@@ -151,9 +107,9 @@ def compare(architecture: str, console: Console) -> dict[str, dict[tuple[int, in
     headings += [*(f"{name}, MiB" for name in layers), "all states, MiB"]
     for heading in headings:
         table.add_column(heading, justify="right")
-    times: dict[str, dict[tuple[int, int], float]] = {name: {} for name in layers}
+    times: dict[str, dict[Shape, float]] = {name: {} for name in layers}
     for batch, length in track(SHAPES, f"timing {architecture}", console=console):
-        ms = best_ms(layers, batch, length)
+        ms = best_ms({name: step_of(layer, batch, length) for name, layer in layers.items()})
         for name, value in ms.items():
             times[name][batch, length] = value
         table.add_row(
@@ -161,23 +117,22 @@ def compare(architecture: str, console: Console) -> dict[str, dict[tuple[int, in
             *(f"{value:.2f}" for value in ms.values()),
             f"{ms[peers[0]] / ms[ours]:.1f} x" if peers else "",
             f"{comparison.wanted if length >= 256 else 1} x",
-            *(f"{peak_mib(architecture, name, batch, length):.0f}" for name in layers),
+            *(f"{memory(architecture, name, batch, length):.0f}" for name in layers),
             f"{4 * batch * length * comparison.state_size / 2**20:.0f}",
         )
     table.add_section()
-    exponents = [f"{exponent(of_shape):.2f}" for of_shape in times.values()]
+    exponents = [f"{exponent_of_length(of_shape):.2f}" for of_shape in times.values()]
     table.add_row("exponent", *exponents, "", f"<= {WANTED_EXPONENT}")
     console.print(table)
     return times
 
 
-def exponent(times: dict[tuple[int, int], float]) -> float:
-    """k of time ~ length^k over the long sequences."""
-    long = {length: ms for (batch, length), ms in times.items() if batch == FITTED_BATCH}
-    return float(np.polyfit(np.log(list(long)), np.log(list(long.values())), 1)[0])
+def memory(architecture: str, name: str, batch: int, length: int) -> float:
+    """MiB that a step of a layer adds to a fresh process."""
+    return peak_mib("benchmarks.layers", architecture, name, str(batch), str(length))
 
 
-def draw(times: dict[str, dict[str, dict[tuple[int, int], float]]]) -> None:
+def draw(times: dict[str, dict[str, dict[Shape, float]]]) -> None:
     """Milliseconds per sequence against its length, one panel for each architecture."""
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     panels = figure.subplots(1, len(times), sharey=True)
@@ -212,7 +167,11 @@ def main() -> None:
 
 if __name__ == "__main__":
     outlive_readers()
-    if len(sys.argv) == 5:
-        print_peak_mib(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    if len(sys.argv) == 5:  # a process of `peak_mib`
+        architecture, name, batch, length = sys.argv[1:]
+        layer = COMPARISONS[architecture].create[name]()
+        print_peak_mib(
+            lambda: step_of(layer, 1, 2)(), lambda: step_of(layer, int(batch), int(length))()
+        )
     else:
         main()

@@ -10,6 +10,7 @@ rounds the median ratio is shown. Replicas are timed as one batch and in turn; `
 
 import logging
 import time
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -22,7 +23,7 @@ from rich.table import Table
 from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from zoo.memory import keep_freed_memory
-from zoo.registry import ModelSpec
+from zoo.registry import ModelSpec, list_models, model_arguments
 from zoo.terminal import outlive_readers
 from zoo.training.module import LitPredictor
 from zoo.training.options import OptimConfig
@@ -33,16 +34,24 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 NUM_SEEDS = 8
 ROUNDS = 3
 WARM_UP = 5
-# Name in the table, architecture, arguments, steps to time.
-ROWS: list[tuple[str, str, dict[str, Any], int]] = [
-    ("gd_ssm", "gd_ssm", {}, 200),
-    ("gd_ssm num_steps=4", "gd_ssm", {"num_steps": 4}, 60),
-    ("linear_transformer", "linear_transformer", {}, 100),
-    ("transformer", "transformer", {"d_model": 64, "num_layers": 4}, 6),
-    ("s5", "s5", {"d_model": 64, "num_layers": 2, "d_state": 64}, 6),
-    ("mamba", "mamba", {"d_model": 32, "num_layers": 1}, 6),
-]
+# What differs from the defaults of an architecture, in each row of its own. Deep ones have two
+# layers.
+ARGUMENTS: dict[str, list[dict[str, Any]]] = {
+    "gd_ssm": [{}, {"num_steps": 4}],
+    "mamba": [{"d_model": 32, "num_layers": 1}],
+    "transformer": [{"num_layers": 4}],
+}
+DEEP_STEPS, OTHER_STEPS = 6, 100  # that are timed
 SPEC = EpisodeSpec(d_x=10, d_y=10, num_context=10)
+
+
+def rows() -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Every architecture of the registry, with its arguments and how many steps are timed."""
+    for name in list_models():
+        is_deep = "num_layers" in model_arguments(name)
+        sizes = {"num_layers": 2} if is_deep else {}
+        for arguments in ARGUMENTS.get(name, [{}]):
+            yield name, sizes | arguments, DEEP_STEPS if is_deep else OTHER_STEPS
 
 
 class Timer(pl.Callback):
@@ -96,15 +105,16 @@ def main() -> None:
     table = Table(title=f"{NUM_SEEDS} seeds in steps of one run, batch 64, d = N = 10, one thread")
     for heading in ("", "one run, ms", "one batch", "in turn", "runs one after the other"):
         table.add_column(heading, justify="right")
-    for label, name, arguments, steps in track(ROWS, "timing"):
+    for name, arguments, steps in track(list(rows()), "timing"):
         model = ModelSpec.of(name, d_x=SPEC.d_x, d_y=SPEC.d_y, **arguments)
         one, ways = ratios(model, steps)
         module = LitReplicas(model, OptimConfig(), [0, 1])
         module.configure_model()
         chosen = int(declared(module, torch.device("cpu")))
         cells = [f"{way:.1f} x{' *' if i == chosen else ''}" for i, way in enumerate(ways)]
-        table.add_row(label, f"{one:.2f}", *cells)
-    Console().print(table)
+        label = [name, *(f"{argument}={value}" for argument, value in arguments.items())]
+        table.add_row(" ".join(label), f"{one:.2f}", *cells)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
     python -m benchmarks.streaming
 
-For every architecture, d_x = d_y = 10, one episode, two layers where there is a choice: the time of
-one `observe` of a single example and one `predict` of a single query, best of many, and how many
-real numbers the state holds. Softmax attention keeps all examples, so it is not taken to 1,000,000.
+For every architecture, d_x = d_y = 10, one episode, one layer where there is a choice, one thread:
+the time of the processor for one `observe` of a single example and one `predict` of a single query,
+best of many, and how many real numbers the state holds. Architectures whose `state_size` grows keep
+all examples, so they are not taken to 1,000,000.
 """
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -18,20 +19,31 @@ from rich.table import Table
 from torch import Tensor
 
 import zoo
+from zoo.memory import keep_freed_memory
+from zoo.models.online_learner import DECAYS, Rule
 from zoo.predictor import Predictor
+from zoo.registry import model_arguments
 from zoo.terminal import outlive_readers
 
 D, REPEATS, AT_ONCE = 10, 200, 2_000
 NUM_SEEN = [10, 1_000, 1_000_000]
-SMALL = {"num_layers": 2}
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "gd_ssm": {},
-    "s5": SMALL,
-    "mamba": SMALL,
-    "linear_transformer": {"attention": "causal"},
-    "transformer": SMALL | {"positions": "none"},
+RULES = get_args(Rule)
+# What differs from the defaults of an architecture, in each row of its own.
+ARGUMENTS: dict[str, list[dict[str, Any]]] = {
+    "linear_transformer": [{"attention": "causal"}],
+    "online_learner": [{"rule": rule, "decay": DECAYS[rule][0]} for rule in RULES[:-1]]
+    + [{"rule": "test_time_training", "mini_batch": 16}],  # of one pair, a million are a million
+    "transformer": [{"positions": "none"}],
 }
-CONSTANT_STATE = {"gd_ssm", "s5", "mamba", "linear_transformer"}
+
+
+def models() -> Iterator[tuple[str, Predictor]]:
+    """Every architecture of the registry, with its name and what tells its rows apart."""
+    for name in zoo.list_models():
+        sizes = {"num_layers": 1} if "num_layers" in model_arguments(name) else {}
+        for arguments in ARGUMENTS.get(name, [{}]):
+            model = zoo.create_model(name, d_x=D, d_y=D, **sizes, **arguments)
+            yield " ".join([name, *map(str, list(arguments.values())[:1])]), model.eval()
 
 
 def numbers_in(state: Any) -> int:
@@ -66,17 +78,18 @@ def best_ms(model: Predictor, state: Any) -> float:
     x, y, query = torch.rand(3, 1, 1, D) - 0.5
     times = []
     for _ in range(REPEATS):
-        start = time.perf_counter()
+        start = time.process_time()
         model.predict(model.observe(state, x, y), query)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return 1e3 * min(times)
 
 
 @torch.inference_mode()
 def main() -> None:
     """Times streaming after more and more examples and prints the table."""
-    console = Console()
+    console = Console(width=100)
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     table = Table(
         title="one observe + one predict, ms, and numbers in the state, after so many examples"
     )
@@ -84,21 +97,20 @@ def main() -> None:
     for num_seen in NUM_SEEN:
         table.add_column(f"{num_seen:,}", justify="right")
         table.add_column("state", justify="right")
+    rows = list(models())
     with Progress(console=console, transient=True) as progress:
-        for name, arguments in ARGUMENTS.items():
-            model = zoo.create_model(name, d_x=D, d_y=D, **arguments).eval()
+        for label, model in progress.track(rows, description="architectures"):
+            is_constant = model.state_size(NUM_SEEN[-1]) == model.state_size(NUM_SEEN[-2])
             state, seen, cells = model.init_state(1), 0, []
-            for num_seen in NUM_SEEN:
-                if num_seen > 1_000 and name not in CONSTANT_STATE:
-                    cells += ["", ""]
-                    continue
+            for num_seen in NUM_SEEN if is_constant else NUM_SEEN[:-1]:
                 state = observe_many(model, state, num_seen - seen, progress)
                 seen = num_seen
                 cells += [f"{best_ms(model, state):.3f}", f"{numbers_in(state):,}"]
-            table.add_row(name, *cells)
+            table.add_row(label, *cells)
     console.print(table)
 
 
 if __name__ == "__main__":
     outlive_readers()
+    keep_freed_memory()  # as train.py does
     main()

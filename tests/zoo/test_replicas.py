@@ -174,7 +174,7 @@ class Spoiled(ReplicaDataModule):
         return episodes
 
 
-@pytest.mark.parametrize("name", ["gd_ssm", "linear_transformer", "s5", "transformer"])
+@pytest.mark.parametrize("name", zoo.list_models())
 def test_a_diverged_replica_stays_as_it_was_and_leaves_no_trace_in_the_others(
     name: str, tmp_path: Path
 ) -> None:

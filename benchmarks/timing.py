@@ -1,0 +1,87 @@
+"""What benchmarks of layers share: best times, the memory that a step takes, exponents."""
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+TURNS, SECONDS = 4, 0.5  # of repeats in each turn of a step
+
+# Batch and length of the sequences that a layer is timed at.
+Shape = tuple[int, int]
+SHAPES: list[Shape] = [(8, n) for n in (16, 64, 256, 1024)]
+SHAPES += [(2, n) for n in (1024, 2048, 4096, 8192, 16384)]
+FITTED_BATCH, WANTED_EXPONENT = 2, 1.1
+
+Step = Callable[[], object]
+
+
+def best_ms(
+    steps: Mapping[str, Step], clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """The best time of each step, in milliseconds.
+
+    They take turns of several repeats, so that all meet the same machine and each, as in training,
+    the memory that it has just used itself.
+
+    Args:
+        steps: By name.
+        clock: In seconds; `time.process_time` of one thread knows nothing of other processes.
+    """
+
+    def seconds(step: Step) -> float:
+        start = clock()
+        step()
+        return clock() - start
+
+    best = {name: math.inf for name in steps}
+    for _ in range(TURNS):
+        for name, step in steps.items():
+            first = seconds(step)
+            repeats = max(1, min(20, int(SECONDS / first)))
+            best[name] = min(best[name], first, *(seconds(step) for _ in range(repeats)))
+    return {name: 1e3 * found for name, found in best.items()}
+
+
+def peak_mib(module: str, *arguments: str) -> float:
+    """What `print_peak_mib` says in a process of its own, since a peak never falls again.
+
+    Args:
+        module: That of a benchmark, which calls it when it is run with these arguments.
+        arguments: On its command line.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def print_peak_mib(small: Step, step: Step) -> None:
+    """Prints how much memory a step adds to the process at its peak, in MiB; Linux only.
+
+    Args:
+        small: A step with which libraries and thread pools come.
+        step: The one that is measured, its inputs included if it makes them.
+    """
+    small()
+    before = _peak_kib()
+    step()
+    print((_peak_kib() - before) / 1024)
+
+
+def _peak_kib() -> int:
+    """High-water mark of this process; `ru_maxrss` would begin with that of the parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def exponent(times: Mapping[int, float]) -> float:
+    """p of time ~ size^p, by least squares of the logarithms of times by size."""
+    return float(np.polyfit(np.log(list(times)), np.log(list(times.values())), 1)[0])
+
+
+def exponent_of_length(times: Mapping[Shape, float]) -> float:
+    """`exponent` over the long sequences."""
+    return exponent({length: ms for (batch, length), ms in times.items() if batch == FITTED_BATCH})
