@@ -6,27 +6,39 @@ For every architecture, d_x = d_y = 10, one episode, one layer where there is a 
 the time of the processor for one `observe` of a single example and one `predict` of a single query,
 best of many, and how many real numbers the state holds. Architectures whose `state_size` grows keep
 all examples, so they are not taken to 1,000,000.
+
+A second table has the resident memory of a process in which a model of `word_problem`, whose labels
+are hidden, reads symbols in blocks of 1,000 and is asked for the product after each block. Linux
+only.
 """
 
+import json
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, get_args
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, track
 from rich.table import Table
 from torch import Tensor
 
 import zoo
+from benchmarks.timing import in_own_process, own_mib
+from datamodules import EpisodeSpec, create_sampler
+from datamodules.groups import WordProblem
+from datamodules.stream import Generators
 from zoo.memory import keep_freed_memory
 from zoo.models.online_learner import DECAYS, Rule
 from zoo.predictor import Predictor
 from zoo.registry import model_arguments
 from zoo.terminal import outlive_readers
 
-D, REPEATS, AT_ONCE = 10, 200, 2_000
+D, REPEATS, AT_ONCE = 10, 200, 1_000
 NUM_SEEN = [10, 1_000, 1_000_000]
+MARKS = [1_000, 10_000, 100_000, 1_000_000]  # where memory is read
+SYMBOLS = EpisodeSpec(num_context=AT_ONCE - 1, inputs=None, function=WordProblem())
 RULES = get_args(Rule)
 # What differs from the defaults of an architecture, in each row of its own.
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
@@ -84,12 +96,8 @@ def best_ms(model: Predictor, state: Any) -> float:
     return 1e3 * min(times)
 
 
-@torch.inference_mode()
-def main() -> None:
-    """Times streaming after more and more examples and prints the table."""
-    console = Console(width=100)
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+def table_of_times(console: Console) -> Table:
+    """Cost and size of the state after more and more examples."""
     table = Table(
         title="one observe + one predict, ms, and numbers in the state, after so many examples"
     )
@@ -100,14 +108,65 @@ def main() -> None:
     rows = list(models())
     with Progress(console=console, transient=True) as progress:
         for label, model in progress.track(rows, description="architectures"):
-            is_constant = model.state_size(NUM_SEEN[-1]) == model.state_size(NUM_SEEN[-2])
             state, seen, cells = model.init_state(1), 0, []
-            for num_seen in NUM_SEEN if is_constant else NUM_SEEN[:-1]:
+            for num_seen in NUM_SEEN if is_constant(model) else NUM_SEEN[:-1]:
                 state = observe_many(model, state, num_seen - seen, progress)
                 seen = num_seen
                 cells += [f"{best_ms(model, state):.3f}", f"{numbers_in(state):,}"]
             table.add_row(label, *cells)
-    console.print(table)
+    return table
+
+
+def is_constant(model: Predictor) -> bool:
+    """Whether the state stays as large as it is."""
+    return model.state_size(NUM_SEEN[-1]) == model.state_size(NUM_SEEN[-2])
+
+
+def reader(name: str) -> Predictor:
+    """A model of the stream of symbols."""
+    options = {"tokens": "inputs", "output": SYMBOLS.output, "num_layers": 1}
+    known = {key: value for key, value in options.items() if key in model_arguments(name)}
+    return zoo.create_model(name, d_x=SYMBOLS.d_x, d_y=SYMBOLS.d_y, **known).eval()
+
+
+def print_memory(name: str) -> None:
+    """Prints microseconds of a symbol, and MiB of this process at each of `MARKS`, as JSON."""
+    model, sampler = reader(name), create_sampler(SYMBOLS)
+    state, found, start = model.init_state(1), [], time.process_time()
+    for block in range(MARKS[-1] // AT_ONCE):
+        x, y, _, _ = sampler.sample(1, Generators(0, "test", block, "cpu"))
+        model.predict(state, x[:, :1])
+        state = model.observe(state, x, y)
+        if (block + 1) * AT_ONCE in MARKS:
+            found.append(own_mib("now"))
+    print(json.dumps([1e6 * (time.process_time() - start) / MARKS[-1], *found]))
+
+
+def table_of_memory(console: Console) -> Table:
+    """Resident memory after more and more symbols."""
+    table = Table(title="resident memory, MiB, after so many symbols of word_problem")
+    table.add_column("architecture")
+    for heading in (*(f"{mark:,}" for mark in MARKS), "us a symbol"):
+        table.add_column(heading, justify="right")
+    names = [name for name in zoo.list_models() if "tokens" in model_arguments(name)]
+    names = [name for name in names if is_constant(reader(name))]
+    for name in track(names, "reading symbols", console=console, transient=True):
+        us, *mib = json.loads(in_own_process("benchmarks.streaming", name))
+        table.add_row(name, *(f"{found:.1f}" for found in mib), f"{us:.1f}")
+    return table
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Prints both tables, or, with the name of an architecture, its memory."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    if len(sys.argv) == 2:  # a process of `table_of_memory`
+        print_memory(sys.argv[1])
+        return
+    console = Console(width=100)
+    console.print(table_of_times(console))
+    console.print(table_of_memory(console))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -47,6 +48,12 @@ def best_ms(
     return {name: 1e3 * found for name, found in best.items()}
 
 
+def in_own_process(module: str, *arguments: str) -> str:
+    """What a benchmark prints when it is run by itself with these arguments."""
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def peak_mib(module: str, *arguments: str) -> float:
     """What `print_peak_mib` says in a process of its own, since a peak never falls again.
 
@@ -54,8 +61,7 @@ def peak_mib(module: str, *arguments: str) -> float:
         module: That of a benchmark, which calls it when it is run with these arguments.
         arguments: On its command line.
     """
-    command = [sys.executable, "-m", module, *arguments]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return float(in_own_process(module, *arguments))
 
 
 def print_peak_mib(small: Step, step: Step) -> None:
@@ -66,15 +72,16 @@ def print_peak_mib(small: Step, step: Step) -> None:
         step: The one that is measured, its inputs included if it makes them.
     """
     small()
-    before = _peak_kib()
+    before = own_mib("peak")
     step()
-    print((_peak_kib() - before) / 1024)
+    print(own_mib("peak") - before)
 
 
-def _peak_kib() -> int:
-    """High-water mark of this process; `ru_maxrss` would begin with that of the parent."""
+def own_mib(which: Literal["peak", "now"]) -> float:
+    """Resident memory of this process; `ru_maxrss` would begin with the peak of the parent."""
+    field = {"peak": "VmHWM", "now": "VmRSS"}[which]
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def exponent(times: Mapping[int, float]) -> float:
