@@ -177,6 +177,21 @@ def test_a_recipe_selects_its_model_and_composes_with_any_episodes_and_model() -
     assert (other["model"]["name"], other["optim"]["lr"]) == ("s5", 0.002)
 
 
+@pytest.mark.parametrize("experiment", ["parity", "s3", "automaton", "text"])
+def test_an_experiment_on_sequences_takes_the_recipe_of_any_deep_model(experiment: str) -> None:
+    for path in (CONFIGS / "recipe").glob("*.yaml"):
+        if "positions: all" not in path.read_text():
+            continue  # those of deep models have a loss at every position
+        if path.stem == "hybrid" and experiment in {"parity", "s3"}:
+            continue  # one block is not a hybrid
+        settings = RunSettings.of(settings_of(f"recipe={path.stem}", f"experiment={experiment}"))
+        assert path.stem.startswith(settings.model.name)
+        assert settings.data.labels_hidden
+        model = settings.model.create()
+        assert isinstance(model, SequenceModel)
+        model.check_length(settings.data.num_context + 1)
+
+
 @pytest.mark.parametrize(("data", "reach"), [("linear_noisy", 64), ("text", 255)])
 def test_a_transformer_has_places_for_the_whole_episode(data: str, reach: int) -> None:
     settings = RunSettings.of(settings_of("recipe=transformer", f"data={data}"))
