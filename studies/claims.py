@@ -38,10 +38,11 @@ class Claim:
         reference: The exact algorithm beside which it was measured.
         reference_value: The same quantity of the reference, on the same episodes.
         ratio: Of both, seed by seed.
+        difference: Of both, in place of the ratio.
         closed_form: The expected value of the reference, where theory has one.
         low: The claim holds for nothing below it.
-        high: The claim holds for nothing above it. Bounds are those of the ratio where there is
-            one, else of the measured number. A claim without bounds is not judged.
+        high: The claim holds for nothing above it. Bounds are those of the ratio or the difference
+            where there is one, else of the measured number. A claim without bounds is not judged.
         one_sided: Why there is one bound and not two; empty where there are two or none.
 
     Raises:
@@ -56,6 +57,7 @@ class Claim:
     reference: str = ""
     reference_value: float | None = None
     ratio: OverSeeds | None = None
+    difference: OverSeeds | None = None
     closed_form: float | None = None
     low: float | None = None
     high: float | None = None
@@ -78,7 +80,7 @@ class Claim:
             return "ours"
         if self.low is None and self.high is None:
             return "not judged"
-        value, ci95, _ = self.ratio or self.measured
+        value, ci95, _ = self.ratio or self.difference or self.measured
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
         if ci95 is None:
@@ -99,7 +101,7 @@ class Claim:
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the verdict for whoever reads the file."""
         data = dataclasses.asdict(self)
-        for name in ("measured", "ratio"):
+        for name in ("measured", "ratio", "difference"):
             found = getattr(self, name)
             data[name] = None if found is None else found._asdict()
         return {**data, "verdict": self.verdict}
@@ -108,8 +110,8 @@ class Claim:
     def of(cls, data: dict[str, Any]) -> "Claim":
         """From plain data. The verdict follows from the numbers."""
         fields = {name: value for name, value in data.items() if name != "verdict"}
-        for name in ("measured", "ratio"):
-            if fields[name] is not None:
+        for name in ("measured", "ratio", "difference"):
+            if fields.get(name) is not None:  # earlier results know no difference
                 fields[name] = OverSeeds(**fields[name])
         return cls(**fields)
 
@@ -126,15 +128,18 @@ def compared(
     high: float | None = None,
     one_sided: str = "",
     closed_form: float | None = None,
+    by: Literal["ratio", "difference"] = "ratio",
 ) -> Claim:
     """A claim about one number for each seed and that of a reference for the same seed."""
+    pairs = list(zip(values, reference_values, strict=True))
     return Claim(
         quantity=quantity,
         measured=over_seeds(values),
         claimed=claimed,
         reference=reference,
         reference_value=over_seeds(reference_values).value,
-        ratio=over_seeds([a / b for a, b in zip(values, reference_values, strict=True)]),
+        ratio=over_seeds([a / b for a, b in pairs]) if by == "ratio" else None,
+        difference=over_seeds([a - b for a, b in pairs]) if by == "difference" else None,
         closed_form=closed_form,
         source=source,
         low=low,

@@ -15,10 +15,13 @@ from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Suite
 from studies.claims import Claim, compared
+from zoo.evaluation.compare import losses, scored_columns
+from zoo.evaluation.episodes import evaluation_batches
 from zoo.files import ROOT
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error
 from zoo.predictor import Predictor
+from zoo.references import scoring_of
 
 # Finished runs by the name of their training, one directory for each seed.
 Runs = Mapping[str, Sequence[Path]]
@@ -84,6 +87,36 @@ def predict_queries(predictor: Predictor, x: Tensor, y: Tensor, batch_size: int 
     return torch.cat([predictor.predict_query(*pair) for pair in pairs])
 
 
+@torch.no_grad()
+def query_accuracy(predictor: Predictor, spec: EpisodeSpec, num_episodes: int) -> float:
+    """Share of test episodes whose query is answered rightly.
+
+    Raises:
+        ValueError: If labels are mere values, of which none is right.
+    """
+    scoring, right = scoring_of(spec), []
+    for episodes in evaluation_batches(spec, num_episodes):
+        answers = predict_queries(predictor, episodes.x, episodes.y)
+        found = scoring.accuracy(answers, episodes.target[:, -1])
+        if found is None:
+            raise ValueError(f"labels of {spec.function.name} have no accuracy")
+        right.append(found)
+    return torch.cat(right).mean().item()
+
+
+@torch.no_grad()
+def accuracy_by_position(
+    predictor: Predictor, spec: EpisodeSpec, num_episodes: int
+) -> dict[int, float]:
+    """Share of right answers of test episodes at each position that is scored."""
+    right, scored = [], []
+    for episodes in evaluation_batches(spec, num_episodes):
+        right.append(losses(predictor, episodes, scoring_of(spec))["accuracy"])
+        scored.append(episodes.scored)
+    columns = scored_columns(torch.cat(right), torch.cat(scored))
+    return {i: column.mean().item() for i, column in enumerate(columns) if len(column)}
+
+
 def against_gradient_descent(
     runs: Sequence[Path],
     quantity: str,
@@ -132,6 +165,26 @@ def history(run: Path, column: str) -> dict[int, float]:
 
 def histories(runs: Sequence[Path], column: str) -> tuple[list[int], list[list[float]]]:
     """The steps at which all runs logged a value, and the values of each run."""
-    found = [history(run, column) for run in runs]
+    return _at_common_steps([history(run, column) for run in runs])
+
+
+def validations(runs: Sequence[Path], loss: str) -> tuple[list[int], list[list[float]]]:
+    """As `histories`, of seeds that one process trained: a validation loss at the rate kept.
+
+    Args:
+        runs: Directories of the seeds.
+        loss: Its name without `val/`, such as `half_mse_query`.
+    """
+    found = []
+    for run in runs:
+        rate = metrics_of(run).get("best_rate")
+        replica = run.name if rate is None else f"lr_{rate:g}/{run.name}"
+        found.append(history(run.parent, f"{replica}/val/{loss}"))
+    return _at_common_steps(found)
+
+
+def _at_common_steps(
+    found: Sequence[Mapping[int, float]],
+) -> tuple[list[int], list[list[float]]]:
     steps = sorted(set.intersection(*(set(values) for values in found)))
     return steps, [[values[step] for step in steps] for values in found]

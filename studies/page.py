@@ -13,6 +13,7 @@ from typing import Any
 
 from studies.claims import Claim, OverSeeds
 from studies.study import Places, Study, load_study
+from studies.trainings import TABLE, TrainingRow, table
 from zoo.errors import unknown
 from zoo.files import write_text
 from zoo.metrics.text import with_interval
@@ -89,6 +90,9 @@ def page(study: Study, results: dict[str, Any], places: Places) -> str:
     parts.append(_summary(study, figures))
     directory = place.parent.as_posix()
     parts += [_section(study, name, entry, directory) for name, entry in figures.items()]
+    if study.shows_trainings and figures:
+        rows = [TrainingRow(**row) for entry in figures.values() for row in entry["trainings"]]
+        parts += ["## Trainings\n", wrapped(TABLE), *table(rows)]
     return "\n".join(parts)
 
 
@@ -141,6 +145,9 @@ def summary_rows(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 def _by_how_much(claims: list[Claim]) -> str:
     values: dict[str, list[OverSeeds]] = {}
     for claim in claims:
+        if claim.difference is not None:  # what they are to is in the table, a line for each
+            values.setdefault("difference", []).append(claim.difference)
+            continue
         name = claim.quantity if claim.ratio is None else f"ratio to {claim.reference}"
         values.setdefault(name, []).append(claim.ratio or claim.measured)
     parts = []
@@ -199,6 +206,7 @@ def _table(claims: list[Claim]) -> list[str]:
         "beside": [claim.reference for claim in claims],
         "has": [_number(claim.reference_value) for claim in claims],
         "ratio": [_text(claim.ratio) for claim in claims],
+        "difference": [_text(claim.difference) for claim in claims],
         "closed form": [_number(claim.closed_form) for claim in claims],
         "measured / closed form": [
             "" if not c.closed_form else _number(c.measured.value / c.closed_form) for c in claims

@@ -25,6 +25,7 @@ class Effort:
         seeds: Every training is run once for each; they follow each other without a gap.
         share: Of the optimizer steps that a training has in full.
         num_episodes: Test episodes behind every number.
+        num_validation: Episodes in validation; None for as many.
         fewer_settings: Whether figures leave out some of the settings that they compare; which
             ones, each figure says.
     """
@@ -32,6 +33,7 @@ class Effort:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     share: float = 1.0
     num_episodes: int = 10_000
+    num_validation: int | None = None
     fewer_settings: bool = False
 
 
@@ -45,12 +47,14 @@ class Training(NamedTuple):
     Attributes:
         name: What figures call it, and the start of its directory's name.
         max_steps: Optimizer steps in full.
-        step_ms: About how long one takes for each seed, on one thread; of use for the time left
-            alone.
+        step_ms: About how long one takes for each seed and rate, on one thread; of use for the time
+            left alone.
         overrides: Of `configs/train.yaml`.
         validations: How many there are on the way.
         together: Whether one process trains all seeds, which costs less than one for each and logs
             nothing but losses on the way.
+        rates: Learning rates that the seeds are trained at, in the same process. What is kept is
+            the best of them in validation, for all seeds; empty for that of the configuration.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Training(NamedTuple):
     overrides: tuple[str, ...] = ()
     validations: int = 10
     together: bool = True
+    rates: tuple[float, ...] = ()
 
 
 class Job(NamedTuple):
@@ -110,7 +115,8 @@ class Job(NamedTuple):
     @property
     def seconds(self) -> float:
         """About how long all of it takes on one thread."""
-        return OVERHEAD + len(self.seeds) * self.steps * self.training.step_ms / 1000
+        num_replicas = len(self.seeds) * max(1, len(self.training.rates))
+        return OVERHEAD + num_replicas * self.steps * self.training.step_ms / 1000
 
     def seconds_done(self) -> float:
         """How much of that is over, as far as its output says."""
@@ -128,12 +134,16 @@ def overrides_of(training: Training, effort: Effort) -> tuple[str, ...]:
     """What the command line of a training has, but for seed and place."""
     steps = _num_steps(training, effort)
     together = (f"seeds={len(effort.seeds)}",) if _in_one_process(training, effort) else ()
+    rates = ",".join(f"{rate:g}" for rate in training.rates)
+    episodes = f"eval_episodes={effort.num_validation or effort.num_episodes}"
     return (
         *training.overrides,
         *together,
+        *((f"optim.lr=[{rates}]",) if rates else ()),
         f"max_steps={steps}",
         f"val_every={max(1, steps // training.validations)}",
-        f"eval_episodes={effort.num_episodes}",
+        episodes,
+        *((f"test_episodes={effort.num_episodes}",) if effort.num_validation else ()),
         f"callbacks.figures.every_n_steps={steps}",  # drawing takes longer than the steps between
     )
 

@@ -14,6 +14,7 @@ from studies.page import LAYOUT, read_results, write_page
 from studies.plan import Effort, Job, plan, run_dirs
 from studies.runner import train_all
 from studies.study import Places, Study
+from studies.trainings import seconds_of, training_row
 from zoo.files import sole_writer, write_figure, write_json
 from zoo.hub.directory import read_card
 
@@ -104,12 +105,13 @@ def measured(
         "title": study.figures[name].title,
         "figures": drawings,
         "claims": [claim.as_dict() for claim in found.claims],
+        "trainings": [training_row(of_training)._asdict() for of_training in jobs],
         "made": {
             "command": shlex.join(["python", "reproduce.py", *sys.argv[1:]]),
             "quick": effort != study.full,
             "seeds": list(effort.seeds),
             "num_episodes": effort.num_episodes,
-            "training_s": round(sum(card.training.wall_time_s for card in cards), 1),
+            "training_s": round(sum(map(seconds_of, cards)), 1),
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             # Of the code that trained, which may be older than that which measures.
             "git_commits": sorted({card.git_commit[:10] for card in cards if card.git_commit}),

@@ -15,8 +15,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 
-import zoo
-from datamodules import EpisodeSpec
 from studies import runner
 from studies.claims import Claim, Found, OverSeeds, compared, over_seeds
 from studies.measure import histories, history, metrics_of, model_of, of_each
@@ -24,12 +22,22 @@ from studies.page import claims_of, page, read_results, summary_rows, write_page
 from studies.paper.more_steps import numbers_of_steps
 from studies.paper.sources import V1
 from studies.paper.study import STUDY
-from studies.plan import FULL, QUICK, Effort, Job, Training, jobs_of, overrides_of, plan, run_dirs
+from studies.plan import (
+    FULL,
+    OVERHEAD,
+    Effort,
+    Job,
+    Training,
+    jobs_of,
+    overrides_of,
+    plan,
+    run_dirs,
+)
 from studies.reproduction import measured, reproduce
 from studies.runner import TrainingFailed, train_all
-from studies.study import Places, list_studies, load_study
+from studies.study import Places, Study, list_studies, load_study
 from zoo.commands import train  # registers the resolvers of the configs
-from zoo.commands.settings import ReproduceSettings
+from zoo.commands.settings import ReproduceSettings, check_model, check_values
 from zoo.files import sole_writer
 from zoo.hub.directory import card_bytes, read_card
 from zoo.metrics.text import with_interval
@@ -82,19 +90,31 @@ def test_an_unknown_figure_is_refused_with_those_there_are() -> None:
             STUDY.chosen(given)
 
 
-def test_every_training_is_one_that_train_can_run() -> None:
-    trainings = {t.name: t for figure in STUDY.figures.values() for t in figure.trainings(FULL)}
-    for training in trainings.values():
-        config = compose("train", list(overrides_of(training, FULL)))
-        spec = EpisodeSpec(**OmegaConf.to_container(config.data, resolve=True))
-        arguments: Any = OmegaConf.to_container(config.model, resolve=True)
-        zoo.create_model(arguments.pop("name"), d_x=spec.d_x, d_y=spec.d_y, **arguments)
+@pytest.mark.parametrize("name", list_studies())
+def test_every_training_is_one_that_train_can_run(name: str) -> None:
+    study = load_study(name)
+    for training in every_training(study, study.full):
+        named = ("run_dir=x", "checkpoint_tag=x")  # Hydra knows them only while it runs
+        config = compose("train", [*overrides_of(training, study.full), *named])
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        check_values("train", plain)
+        check_model(plain)
 
 
-def test_quick_is_a_part_of_full() -> None:
-    for figure in STUDY.figures.values():
-        names = {training.name for training in figure.trainings(QUICK)}
-        assert names <= {training.name for training in figure.trainings(FULL)}
+@pytest.mark.parametrize("name", list_studies())
+def test_quick_is_a_part_of_full(name: str) -> None:
+    study = load_study(name)
+    full, quick = (
+        {training.name: training for training in every_training(study, effort)}
+        for effort in (study.full, study.quick)
+    )
+    assert quick.keys() <= full.keys()
+    assert all(set(training.rates) <= set(full[name].rates) for name, training in quick.items())
+
+
+def every_training(study: Study, effort: Effort) -> list[Training]:
+    every = (t for figure in study.figures.values() for t in figure.trainings(effort))
+    return list(dict.fromkeys(every))
 
 
 def test_a_run_is_kept_by_everything_but_its_seed(tmp_path: Path) -> None:
@@ -111,6 +131,18 @@ def test_a_run_is_kept_by_everything_but_its_seed(tmp_path: Path) -> None:
     assert len(directories | {first.directory}) == 4
     same = training._replace(step_ms=9.0, overrides=("checkpoint_tag=named",))
     assert jobs_of(same, TINY, tmp_path)[0].directory == first.directory
+
+
+def test_several_rates_are_trained_in_one_process_and_take_as_many_times_as_long(
+    tmp_path: Path,
+) -> None:
+    one = Training("x", 1_000, 10.0, rates=(0.001,))
+    three = one._replace(rates=(0.001, 0.003, 0.01))
+    ((first,), (job,)) = (jobs_of(training, TINY, tmp_path) for training in (one, three))
+    assert "optim.lr=[0.001,0.003,0.01]" in job.command
+    assert "seeds=2" in job.command
+    assert job.seconds - OVERHEAD == pytest.approx(3 * (first.seconds - OVERHEAD))
+    assert job.directory != first.directory
 
 
 def test_figures_share_a_training_and_none_takes_the_name_of_another(tmp_path: Path) -> None:
@@ -322,7 +354,10 @@ def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> 
         assert page(STUDY, results, places) != places.page.read_text()
 
 
-@pytest.mark.parametrize("name", list_studies())
+SHIPPED = [name for name in list_studies() if load_study(name).places(quick=False).page.exists()]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_page_is_that_of_the_shipped_results(name: str) -> None:
     study = load_study(name)
     places = study.places(quick=False)
@@ -389,6 +424,16 @@ def test_a_claim_without_bounds_is_not_judged_and_ours_has_no_verdict() -> None:
     for wrong in ({"claimed": "same"}, {"source": V1}, {"low": 0.99, "high": 1.01}):
         with pytest.raises(ValueError, match="loss: a claim, its source and bounds belong"):
             verdict([2.0, 2.1], **wrong)
+
+
+def test_a_difference_is_judged_in_place_of_a_ratio() -> None:
+    bounds = {**SAID, "low": -0.03, "high": 0.03}
+    claim = compared("accuracy", [0.51, 0.512], "exact", [0.5, 0.5], by="difference", **bounds)
+    assert (claim.ratio, claim.verdict) == (None, "reproduced")
+    assert claim.difference == over_seeds([0.51 - 0.5, 0.512 - 0.5])
+    assert Claim.of(claim.as_dict()) == claim
+    better = compared("accuracy", [0.6, 0.602], "exact", [0.5, 0.5], by="difference", **bounds)
+    assert better.verdict == "not reproduced"
 
 
 def test_one_bound_needs_a_reason() -> None:

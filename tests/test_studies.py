@@ -1,5 +1,6 @@
 """What a study beside the paper's needs: a record, and functions that say what is in it."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ import zoo
 from studies.ablations import rates as rates_of_learners
 from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import bars, new_figure
-from studies.measure import Runs, of_each
+from studies.measure import Runs, of_each, validations
 from studies.page import claims_of, page, read_results, wrapped
 from studies.plan import QUICK, Effort, Training
 from studies.reproduction import reproduce
 from studies.study import Places, Study, StudyFigure, list_studies, load_study
 from zoo.commands import train
+from zoo.hub.directory import read_card
 from zoo.hub.io import save_checkpoint
 from zoo.models.online_learner import OnlineLearner, construct_solver_
 
@@ -72,11 +74,11 @@ def configs() -> Iterator[None]:
         yield
 
 
-def make(directory: Path) -> tuple[dict[str, Any], Places]:
+def make(directory: Path, study: Study = STUDY) -> tuple[dict[str, Any], Places]:
     places = Places(directory / "rates.md", directory / "figures" / "results.json")
     console = Console(quiet=True)
-    names, runs = STUDY.chosen("all"), directory / "runs"
-    return reproduce(STUDY, names, STUDY.full, runs, 2, places, console), places
+    names, runs = study.chosen("all"), directory / "runs"
+    return reproduce(study, names, study.full, runs, 2, places, console), places
 
 
 @pytest.mark.usefixtures("configs")
@@ -97,6 +99,35 @@ def test_a_second_study_goes_from_trainings_to_a_page_by_the_same_functions(tmp_
     assert (places.results.parent / "rates_losses.svg").exists()
     assert "quick version" not in text  # it has its own idea of how much is all
     assert "paper" not in text
+    assert "## Trainings" not in text  # it does not ask for them
+
+
+@pytest.mark.usefixtures("configs")
+def test_of_several_rates_the_page_says_which_were_tried_and_which_was_kept(tmp_path: Path) -> None:
+    schedule = ("optim.schedule=constant_then_decay", "optim.warmup_steps=0")
+    grid = Training("grid", 20, 1.0, (*SMALL, *schedule), validations=20, rates=(1e-9, 0.05))
+    found: dict[str, Any] = {}
+
+    def look(runs: Runs, effort: Effort) -> Found:
+        found["runs"], found["losses"] = runs["grid"], validations(runs["grid"], "half_mse_query")
+        return Found({}, [])
+
+    figures = {"grid": StudyFigure("Grid", lambda effort: [grid], look)}
+    study = dataclasses.replace(STUDY, figures=figures, shows_trainings=True)
+    results, places = make(tmp_path, study)
+    steps, losses = found["losses"]
+    assert (steps, len(losses)) == (list(range(1, 21)), 2)
+    assert losses[0][-1] < 0.98 * losses[0][0]  # of the rate that was kept
+    (row,) = results["figures"]["grid"]["trainings"]
+    assert (row["rates"], row["best_rate"], row["num_seeds"]) == ([1e-9, 0.05], 0.05, 2)
+    assert sum(row["converged"].values()) == 2
+    cards = [read_card(run / "checkpoint") for run in found["runs"]]
+    seconds = 2 * sum(card.training.wall_time_s for card in cards)  # of both rates
+    assert row["seconds"] == pytest.approx(seconds, abs=0.1)
+    assert results["figures"]["grid"]["made"]["training_s"] == pytest.approx(seconds, abs=0.1)
+    section = places.page.read_text().partition("## Trainings\n")[2]
+    (line,) = (line for line in section.splitlines() if line.startswith("| grid "))
+    assert "| interleaved | at the query | 1e-09, 0.05 | 0.05, edge | 2 | 20 of 64 |" in line
 
 
 def test_a_study_has_places_of_its_own() -> None:
