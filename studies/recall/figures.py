@@ -1,0 +1,226 @@
+"""Accuracy of every layer beside its algorithm: keys told once, keys told anew, sizes of state."""
+
+from itertools import pairwise
+
+from matplotlib.figure import Figure
+
+from studies.claims import Claim, Found, compared, over_seeds
+from studies.drawing import bars, legend, new_figure
+from studies.measure import Runs, of_each, validations
+from studies.plan import Effort, Training
+from studies.recall.learners import (
+    DECAYING_MESA,
+    DECAYING_SUM,
+    DELTA,
+    LEARNERS,
+    MESA,
+    SUM,
+    Ceiling,
+    Learner,
+    Setting,
+    ceiling,
+    training,
+)
+from zoo.hub.directory import read_card
+from zoo.metrics.drawing import MARKERS, VERMILION, marked, style_of
+from zoo.metrics.text import loss_label
+
+ONCE, UPDATED = Setting(16, 0), Setting(16, 8)
+WIDTHS = (8, 16, 32)
+NEAR = 0.03
+
+OWN = (
+    "A layer of fast weights learns the algorithm that its rule is: its accuracy is within "
+    f"{NEAR:g} of it."
+)
+OWN_SOURCE = (
+    "arXiv 2406.06484, 2412.06464, 2502.10297, 2407.14207, 2407.04620, 2506.05233 and 2410.11687, "
+    "each of its rule"
+)
+EXACT = "Least squares recalls every one of as many keys as dimensions."
+EXACT_SOURCE = "arXiv 2506.05233"
+ORDER = (
+    "Where values change, forgetting recalls more than adding up, correcting more than forgetting, "
+    "and least squares that forgets more than that."
+)
+ORDER_SOURCE = "arXiv 2406.06484 and 2506.05233"
+SIZE = "A larger state recalls more."
+SIZE_SOURCE = "arXiv 2312.04927"
+IN_ORDER = (SUM, DECAYING_SUM, DELTA, DECAYING_MESA)
+
+
+def widths(effort: Effort) -> tuple[int, ...]:
+    """Widths of keys and values that are compared."""
+    return WIDTHS[:2] if effort.fewer_settings else WIDTHS
+
+
+def trainings_once(effort: Effort) -> list[Training]:
+    """Every layer on keys that are told once."""
+    return [training(learner, ONCE, effort) for learner in LEARNERS]
+
+
+def trainings_updated(effort: Effort) -> list[Training]:
+    """Every layer on keys of which half are told anew."""
+    return [training(learner, UPDATED, effort) for learner in LEARNERS]
+
+
+def trainings_of_sizes(effort: Effort) -> list[Training]:
+    """The same at other widths too."""
+    settings = [UPDATED._replace(d=d) for d in widths(effort)]
+    return [training(learner, setting, effort) for learner in LEARNERS for setting in settings]
+
+
+def once(runs: Runs, effort: Effort) -> Found:
+    """Figure a: each key once."""
+    found = _Measured(runs, effort, ONCE)
+    exact = Claim(
+        f"accuracy, {MESA.name}",
+        over_seeds(found.accuracy[MESA.name]),
+        claimed=EXACT,
+        source=EXACT_SOURCE,
+        low=1 - NEAR,
+        one_sided="an accuracy is at most 1",
+    )
+    return Found({"accuracy": found.drawn()}, [*found.claims(), exact, *found.dictionary()])
+
+
+def updated(runs: Runs, effort: Effort) -> Found:
+    """Figure b: half of the keys get another value."""
+    found = _Measured(runs, effort, UPDATED)
+    order = [
+        compared(
+            f"accuracy, {better.name}",
+            found.accuracy[better.name],
+            worse.name,
+            found.accuracy[worse.name],
+            claimed=ORDER,
+            source=ORDER_SOURCE,
+            low=0.0,
+            one_sided="an order says nothing of how much",
+            by="difference",
+        )
+        for worse, better in pairwise(IN_ORDER)
+    ]
+    return Found({"accuracy": found.drawn()}, [*found.claims(), *order, *found.dictionary()])
+
+
+def sizes(runs: Runs, effort: Effort) -> Found:
+    """Figure c: accuracy against the size of the state."""
+    by_width = {d: _Measured(runs, effort, UPDATED._replace(d=d)) for d in widths(effort)}
+    smallest, *_, largest = by_width
+    grown = [
+        compared(
+            f"accuracy, {learner.name}, d = {largest}",
+            by_width[largest].accuracy[learner.name],
+            f"the same, d = {smallest}",
+            by_width[smallest].accuracy[learner.name],
+            claimed=SIZE,
+            source=SIZE_SOURCE,
+            low=0.0,
+            one_sided="growth says nothing of how much",
+            by="difference",
+        )
+        for learner in LEARNERS
+    ]
+    figure, (ax,) = new_figure()
+    figure.set_size_inches(6.4, 4.4)
+    for learner, marker in zip(LEARNERS, MARKERS, strict=True):
+        places = [found.state_size[learner.name] for found in by_width.values()]
+        means = [over_seeds(found.accuracy[learner.name]).value for found in by_width.values()]
+        style = marked(style_of(learner.drawn_as), marker)
+        ax.plot(places, means, label=learner.name, **style)
+    exact = [found.ceiling_of("dictionary").accuracy for found in by_width.values()]
+    ax.axhline(min(exact), label="dictionary", **style_of("dictionary"))
+    ax.set_xscale("log", base=2)
+    ax.set_xlabel("numbers in the state")
+    ax.set_ylabel("accuracy at the query")
+    legend(ax)
+    text = ", ".join(map(str, by_width))
+    caption = (
+        f"Accuracy against the size of the state, with keys and values of {text} numbers: 16 keys, "
+        "8 of them told anew; means over seeds."
+    )
+    claims = [claim for d, found in by_width.items() if d != UPDATED.d for claim in found.claims()]
+    return Found({"state": (figure, caption)}, [*grown, *claims])
+
+
+class _Measured:
+    """Accuracies of every layer in one setting, and of the algorithms beside them."""
+
+    def __init__(self, runs: Runs, effort: Effort, setting: Setting) -> None:
+        self.effort, self.setting = effort, setting
+        self.runs = {x.name: runs[training(x, setting, effort).name] for x in LEARNERS}
+        self.accuracy = {
+            name: of_each(found, "model", "test/accuracy_query", "value")
+            for name, found in self.runs.items()
+        }
+        self.state_size = {
+            name: read_card(found[0] / "checkpoint").state_size for name, found in self.runs.items()
+        }
+        self.beside = {x.name: self._ceiling(x) for x in LEARNERS}
+
+    def _ceiling(self, learner: Learner) -> Ceiling:
+        return ceiling(
+            learner.solver, learner.told, learner.forgets, self.setting, self.effort.num_episodes
+        )
+
+    def ceiling_of(self, solver: str) -> Ceiling:
+        return ceiling(solver, (), False, self.setting, self.effort.num_episodes)
+
+    def claims(self) -> list[Claim]:
+        """Each layer beside its algorithm."""
+        return [
+            compared(
+                f"accuracy, {name}, d = {self.setting.d}",
+                values,
+                self.beside[name].label,
+                [self.beside[name].accuracy] * len(values),
+                claimed=OWN,
+                source=OWN_SOURCE,
+                low=-NEAR,
+                high=NEAR,
+                by="difference",
+            )
+            for name, values in self.accuracy.items()
+        ]
+
+    def dictionary(self) -> list[Claim]:
+        """What is to be had at all."""
+        exact = self.ceiling_of("dictionary").accuracy
+        return [Claim("accuracy, dictionary of the keys (exact)", over_seeds([exact]))]
+
+    def drawn(self) -> tuple[Figure, str]:
+        """Accuracies beside those of the algorithms, and the losses in validation."""
+        figure, (left, right) = new_figure(2)
+        figure.set_size_inches(10.0, 4.0)
+        bars(left, self.accuracy)
+        exact = [self.beside[name].accuracy for name in self.accuracy]
+        ticks = marked({"color": VERMILION, "linestyle": "none"}, "|") | {"markersize": 14}
+        left.plot(exact, range(len(exact)), label="its algorithm", **ticks)
+        left.set_xlabel("accuracy at the query")
+        legend(left)
+        for learner in LEARNERS:
+            steps, losses = validations(self.runs[learner.name], "half_mse_query")
+            means = [over_seeds(column).value for column in zip(*losses, strict=True)]
+            right.plot(steps, means, label=learner.name, **style_of(learner.drawn_as))
+        right.set_yscale("log")
+        right.set_xlabel("optimizer steps")
+        right.set_ylabel(f"validation, {loss_label('half_mse', at_place=True)}")
+        right.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        caption = (
+            f"16 keys, {self.setting.num_updates} of them told anew, d = {self.setting.d}. Left: "
+            "accuracy of every layer, a dot for each seed, and of the algorithm that its rule is. "
+            "Right: the loss in validation at the rate that was kept, a mean over the seeds."
+            f"{self._better()}"
+        )
+        return figure, caption
+
+    def _better(self) -> str:
+        """Which layers recall more than their algorithm, if any."""
+        names = []
+        for name, values in self.accuracy.items():
+            value, ci95, _ = over_seeds(values)
+            if ci95 is not None and value - ci95 > self.beside[name].accuracy + NEAR:
+                names.append(name)
+        listed = ", ".join(names)
+        return f" Better than its algorithm by more than {NEAR:g}: {listed}." if names else ""
