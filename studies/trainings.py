@@ -120,6 +120,6 @@ def _cells(row: TrainingRow) -> dict[str, str]:
 def _converged(row: TrainingRow) -> str:
     if not row.converged:
         return ""
-    num_unknown = row.converged.get("unknown", 0)
-    unknown = f", {num_unknown} unknown" if num_unknown else ""
-    return f"{row.converged.get('converged', 0)} of {row.num_seeds}{unknown}"
+    if set(row.converged) == {"unknown"}:
+        return "unknown"
+    return f"{row.converged.get('converged', 0)} of {row.num_seeds}"

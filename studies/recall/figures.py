@@ -196,9 +196,8 @@ class _Measured:
         bars(left, self.accuracy)
         exact = [self.beside[name].accuracy for name in self.accuracy]
         ticks = marked({"color": VERMILION, "linestyle": "none"}, "|") | {"markersize": 14}
-        left.plot(exact, range(len(exact)), label="its algorithm", **ticks)
+        left.plot(exact, range(len(exact)), **ticks)
         left.set_xlabel("accuracy at the query")
-        legend(left)
         for learner in LEARNERS:
             steps, losses = validations(self.runs[learner.name], "half_mse_query")
             means = [over_seeds(column).value for column in zip(*losses, strict=True)]
@@ -209,7 +208,7 @@ class _Measured:
         right.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption = (
             f"16 keys, {self.setting.num_updates} of them told anew, d = {self.setting.d}. Left: "
-            "accuracy of every layer, a dot for each seed, and of the algorithm that its rule is. "
+            "accuracy of every layer, a dot for each seed; the upright is that of its algorithm. "
             "Right: the loss in validation at the rate that was kept, a mean over the seeds."
             f"{self._better()}"
         )

@@ -40,7 +40,8 @@ class Expected(NamedTuple):
 OF_PARITY = Expected(
     "With eigenvalues in [-1, 1] recurrences keep track of parity beyond the length of training "
     "(scaled accuracy in the paper: Mamba 1.00, DeltaNet 1.00).",
-    "With eigenvalues in [0, 1] they guess there (Mamba 0.00, DeltaNet 0.02).",
+    "With eigenvalues in [0, 1] recurrences guess parity beyond that length (scaled accuracy in the "
+    "paper: Mamba 0.00, DeltaNet 0.02).",
     "arXiv 2411.12537, table 3",
     0.9,
     (-0.05, 0.1),
@@ -49,7 +50,8 @@ OF_PARITY = Expected(
 # (1/3 - 1/6) / (1 - 1/6) = 0.2.
 OF_S3 = Expected(
     "One layer with two steps for every symbol and eigenvalues in [-1, 1] keeps track of S3.",
-    "One layer with one step for every symbol, or with eigenvalues in [0, 1], does not.",
+    "One layer with one step for every symbol, or with eigenvalues in [0, 1], does not keep track "
+    "of S3.",
     "arXiv 2411.12537 and 2502.10297",
     0.9,
     (-0.05, 0.3),
@@ -106,7 +108,11 @@ class _Measured(NamedTuple):
 def _measured(cell: Cell, runs: Runs, effort: Effort) -> _Measured:
     found = runs[cell.training(effort).name]
     spec = suite("word_length").settings[str(TESTED)].apply(spec_of(found[0]))
-    of_seeds = [accuracy_by_position(model_of(run), spec, effort.num_episodes) for run in found]
+    of_seeds = []
+    for run in found:
+        model = model_of(run)
+        model.card = None  # the test goes beyond its training on purpose
+        of_seeds.append(accuracy_by_position(model, spec, effort.num_episodes))
     # The start symbol, at position 0, is not scored.
     return _Measured([[by[i] for i in range(1, TESTED + 1)] for by in of_seeds], spec.d_y)
 
@@ -131,7 +137,7 @@ def _text(positions: range) -> str:
 
 
 def _judged(cell: Cell, values: Sequence[float], expected: Expected) -> Claim:
-    quantity = f"scaled accuracy at {_text(BEYOND)}, {cell.name}"
+    quantity = f"scaled accuracy, {cell.name}"
     if cell.solves:
         return Claim(
             quantity,
@@ -162,9 +168,11 @@ def _drawn(measured: dict[Cell, _Measured], runs: Runs, effort: Effort) -> tuple
     left.axhline(1 / num_classes, color=FAINT, linestyle=":", zorder=0)
     left.set_xlabel(f"symbols so far, training at {TRAINED}")
     left.set_ylabel("accuracy")
+    left.set_ylim(0, 1.02)
     legend(left)
     bars(middle, {cell.name: found.scaled_beyond for cell, found in measured.items()})
     middle.set_xlabel(f"scaled accuracy, {_text(BEYOND)}")
+    middle.set_xlim(-0.1, 1.05)
     for cell in measured:
         steps, losses = validations(runs[cell.training(effort).name], "cross_entropy_all")
         band(right, steps, losses, cell.name, cell.style)

@@ -16,9 +16,11 @@ published, or in [-1, 1] (`negative_eigenvalues=true`). Parity needs a state tha
 sign, so an eigenvalue of -1. The permutations of three, S3, do not commute, and a rotation is two
 reflections: a delta step with a rate of 2 is one reflection, and `delta_product` makes n of them
 for every symbol. Its convolutions are over one symbol there, so that no symbol sees its neighbours.
+In the names of trainings *signed* is [-1, 1] and *unsigned* is [0, 1].
 
-Scaled accuracy is 0 for guessing and 1 for all right. It is taken over positions 41 to 160, which
-training does not reach; the figure has every position.
+Scaled accuracy is 0 for guessing and 1 for all right. It is that of positions 41 to 160, which
+training does not reach; the figure has every position. Where a model has all right, its loss may go
+on falling towards zero: it has not converged by the rule below, and there is nothing left to learn.
 """
 
 JUDGED = """\
