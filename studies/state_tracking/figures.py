@@ -40,8 +40,8 @@ class Expected(NamedTuple):
 OF_PARITY = Expected(
     "With eigenvalues in [-1, 1] recurrences keep track of parity beyond the length of training "
     "(scaled accuracy in the paper: Mamba 1.00, DeltaNet 1.00).",
-    "With eigenvalues in [0, 1] recurrences guess parity beyond that length (scaled accuracy in the "
-    "paper: Mamba 0.00, DeltaNet 0.02).",
+    "With eigenvalues in [0, 1] recurrences guess parity beyond that length (scaled accuracy in "
+    "the paper: Mamba 0.00, DeltaNet 0.02).",
     "arXiv 2411.12537, table 3",
     0.9,
     (-0.05, 0.1),
