@@ -22,9 +22,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.replicas import rows
 from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
-from zoo.registry import ModelSpec
+from zoo.registry import ModelSpec, list_models
 from zoo.training.base import EpisodeModule, Positions, StepKind
 from zoo.training.module import LitPredictor
 from zoo.training.options import OptimConfig
@@ -48,6 +49,18 @@ ROWS: list[Row] = [
     ("delta_net", DEEP | {"num_layers": 2}, 5, 1, 10, "all", (1, 16), False),
     ("mesa_net", DEEP | {"num_layers": 2}, 5, 1, 10, "all", (1, 16), False),
 ]
+
+
+def all_rows() -> list[Row]:
+    """`ROWS`, then one for every other architecture of the registry."""
+    listed = {row[0] for row in ROWS}
+    every = list(ROWS)
+    for other in rows([name for name in list_models() if name not in listed]):
+        if other.is_deep:
+            every.append((other.name, other.arguments, 5, 1, 10, "all", (1, 16), False))
+        else:
+            every.append((other.name, other.arguments, 10, 10, 10, "last", (1, 8), False))
+    return every
 
 
 class Timer(pl.Callback):
@@ -151,22 +164,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="steps that are timed")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    console, rows = Console(width=110), []
-    for row in ROWS:
+    console, found_rows = Console(width=110), []
+    for row in all_rows():
         for num_replicas in row[6]:
             try:
                 found = measure(row, num_replicas, options.device, options.steps)
             except (RuntimeError, ValueError) as error:
                 found = {"model": row[0], "replicas": num_replicas, "error": str(error)[:300]}
             console.print(json.dumps(found), highlight=False, soft_wrap=True)
-            rows.append(found)
-            (options.out / "steps.json").write_text(json.dumps(rows, indent=1))
+            found_rows.append(found)
+            (options.out / "steps.json").write_text(json.dumps(found_rows, indent=1))
     columns = ("draw", "bare", "graph", "eager", "compile")
     table = Table(title=f"milliseconds of a step, batch {BATCH}, {options.device}")
     table.add_column("architecture")
     for heading in ("replicas", *columns):
         table.add_column(heading, justify="right")
-    for found in rows:
+    for found in found_rows:
         label = found["model"] + "".join(
             f" {name}={value}" for name, value in found.get("arguments", {}).items()
         )

@@ -1,6 +1,6 @@
 """Time of one optimizer step of eight seeds: side by side, and as runs one after the other.
 
-    python -m benchmarks.replicas
+    python -m benchmarks.replicas [ARCHITECTURE ...]
 
 Steps are those inside a Lightning trainer, as `train.py` has them, without validation. Every ratio
 is to the step of one run, timed in the same round; a round meets the same machine, and of the
@@ -9,10 +9,11 @@ rounds the median ratio is shown. Replicas are timed as one batch and in turn; `
 """
 
 import logging
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -38,20 +39,45 @@ WARM_UP = 5
 # layers.
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "gd_ssm": [{}, {"num_steps": 4}],
-    "mamba": [{"d_model": 32, "num_layers": 1}],
-    "transformer": [{"num_layers": 4}],
+    "linear_transformer": [{"num_layers": 4}],
 }
 DEEP_STEPS, OTHER_STEPS = 6, 100  # that are timed
 SPEC = EpisodeSpec(d_x=10, d_y=10, num_context=10)
 
 
-def rows() -> Iterator[tuple[str, dict[str, Any], int]]:
-    """Every architecture of the registry, with its arguments and how many steps are timed."""
-    for name in list_models():
-        is_deep = "num_layers" in model_arguments(name)
-        sizes = {"num_layers": 2} if is_deep else {}
-        for arguments in ARGUMENTS.get(name, [{}]):
-            yield name, sizes | arguments, DEEP_STEPS if is_deep else OTHER_STEPS
+class Row(NamedTuple):
+    """An architecture to time.
+
+    Attributes:
+        name: In the registry.
+        arguments: That differ from its defaults.
+        is_deep: Whether it has a width of its own, `d_model`.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    is_deep: bool
+
+    @property
+    def label(self) -> str:
+        """What tells rows apart."""
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
+
+    @property
+    def steps(self) -> int:
+        """How many are timed."""
+        return DEEP_STEPS if self.is_deep else OTHER_STEPS
+
+
+def rows(names: Sequence[str] = ()) -> list[Row]:
+    """Those of some architectures; of every one in the registry if none are named."""
+    found = []
+    for name in names or list_models():
+        known = model_arguments(name)
+        is_deep = "d_model" in known
+        sizes = {"num_layers": 2} if is_deep and "num_layers" in known else {}
+        found += [Row(name, sizes | own, is_deep) for own in ARGUMENTS.get(name, [{}])]
+    return found
 
 
 class Timer(pl.Callback):
@@ -105,15 +131,14 @@ def main() -> None:
     table = Table(title=f"{NUM_SEEDS} seeds in steps of one run, batch 64, d = N = 10, one thread")
     for heading in ("", "one run, ms", "one batch", "in turn", "runs one after the other"):
         table.add_column(heading, justify="right")
-    for name, arguments, steps in track(list(rows()), "timing"):
-        model = ModelSpec.of(name, d_x=SPEC.d_x, d_y=SPEC.d_y, **arguments)
-        one, ways = ratios(model, steps)
+    for row in track(rows(sys.argv[1:]), "timing"):
+        model = ModelSpec.of(row.name, d_x=SPEC.d_x, d_y=SPEC.d_y, **row.arguments)
+        one, ways = ratios(model, row.steps)
         module = LitReplicas(model, OptimConfig(), [0, 1])
         module.configure_model()
         chosen = int(declared(module, torch.device("cpu")))
         cells = [f"{way:.1f} x{' *' if i == chosen else ''}" for i, way in enumerate(ways)]
-        label = [name, *(f"{argument}={value}" for argument, value in arguments.items())]
-        table.add_row(" ".join(label), f"{one:.2f}", *cells)
+        table.add_row(row.label, f"{one:.2f}", *cells)
     Console(width=110).print(table)
 
 
