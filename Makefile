@@ -78,7 +78,7 @@ cards: $(READY)  ## Reproduce the numbers in all cards, on all their episodes
 gpu-test: $(READY)  ## Run the tests that need a CUDA GPU, on all there are
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs
 
-gpu-check:  ## On a machine with a CUDA GPU: tests, times and a training, in eight minutes
+gpu-check:  ## On a machine with a CUDA GPU: tests, times and a training, eleven minutes at most
 	benchmarks/gpu_check.sh
 
 # For Python 3.12 on x86-64, and what a machine with torch, Lightning and TensorBoard may lack.
