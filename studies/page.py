@@ -83,11 +83,12 @@ def page(study: Study, results: dict[str, Any], places: Places) -> str:
     figures = {name: found[name] for name in study.figures if name in found}
     quick = any(entry["made"]["quick"] for entry in figures.values())
     above = study.introduction.format(command=study.command(quick), results=place.as_posix())
-    reading = READING.format(claimed_by=study.claimed_by, judged=study.judged)
+    reading = study.reading or READING.format(claimed_by=study.claimed_by, judged=study.judged)
     parts = [f"# {study.title}\n", wrapped(above), wrapped(reading)]
     if quick:
         parts.append(wrapped(QUICK))
-    parts.append(_summary(study, figures))
+    if summary_rows(figures):
+        parts.append(_summary(study, figures))
     directory = place.parent.as_posix()
     parts += [_section(study, name, entry, directory) for name, entry in figures.items()]
     if study.shows_trainings and figures:
@@ -187,11 +188,13 @@ def _section(study: Study, name: str, entry: dict[str, Any], directory: str) -> 
     for text in dict.fromkeys(claim.claimed for claim in claims):
         members = [claim for claim in claims if claim.claimed == text]
         who = f"*{study.claimed_by[0].upper()}{study.claimed_by[1:]}* ({members[0].source})"
-        lines.append(wrapped(f"{who}: {text}" if text else "*Ours:*"))
+        if text or not study.reading:
+            lines.append(wrapped(f"{who}: {text}" if text else "*Ours:*"))
         lines += _table(members)
     versions = ", ".join(f"{name} {' and '.join(all_)}" for name, all_ in made["versions"].items())
+    num_seeds = "1 seed" if len(made["seeds"]) == 1 else f"{len(made['seeds'])} seeds"
     made_by = (
-        f"`{made['command']}`; {len(made['seeds'])} seeds, {made['num_episodes']:,} test episodes, "
+        f"`{made['command']}`; {num_seeds}, {made['num_episodes']:,} test episodes, "
         f"{made['training_s'] / 60:.1f} min of training on one thread; {made['date']}, {versions}; "
         f"trained by the code of {' and '.join(made['git_commits']) or 'no commit'}."
     )

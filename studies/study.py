@@ -56,6 +56,8 @@ class Study:
         claimed_by: Who made the claims that are judged, such as "the paper".
         figures: By the name that asks for each, in the order of the page.
         judged: A further sentence of the page on how claims are judged.
+        reading: How its numbers are read, in place of what pages say of seeds and verdicts: of a
+            study that judges nothing.
         shows_trainings: Whether the page ends with a table of what was trained, with the learning
             rates that were tried and whether the losses had stopped falling.
         full: How much is trained and measured.
@@ -68,6 +70,7 @@ class Study:
     claimed_by: str
     figures: Mapping[str, StudyFigure]
     judged: str = ""
+    reading: str = ""
     shows_trainings: bool = False
     full: Effort = FULL
     quick: Effort = QUICK

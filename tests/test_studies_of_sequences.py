@@ -1,4 +1,4 @@
-"""The studies of recall and of state tracking: their claims, on accuracies that are made up."""
+"""Studies of sequences: what they claim and measure, on numbers that are made up."""
 
 import csv
 import json
@@ -28,6 +28,8 @@ from studies.recall.learners import (
 )
 from studies.state_tracking import figures as tracking
 from studies.state_tracking.cells import PARITY, S3, TRAINED, Cell
+from studies.study import load_study
+from studies.text import figures as text
 from tests.conftest import MakeCheckpoint
 from zoo.commands import train
 from zoo.files import ROOT
@@ -180,3 +182,38 @@ def test_models_are_judged_by_positions_beyond_those_of_training(
     assert {claim.verdict for claim in judged} == {"reproduced"}
     solvers = [claim for claim in judged if claim.quantity.endswith("[-1, 1]") and claim.low == 0.9]
     assert [claim.measured.value for claim in solvers] == [1.0] * len(solved)
+
+
+def test_bits_per_byte_have_the_interval_over_windows_and_stand_beside_ngrams(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    runs = {}
+    for model in text.MODELS:
+        run = tmp_path / model.name / "seed_0"
+        shutil.copytree(make_checkpoint("gd_ssm"), run / "checkpoint")
+        log = run / "csv" / "version_0" / "metrics.csv"
+        log.parent.mkdir(parents=True)
+        log.write_text("step,val/bits_per_byte_all\n60,2.5\n")
+        of_model, of_ngrams = (
+            {"test/bits_per_byte_all": {"value": value, "ci95": 0.01}} for value in (2.0, 2.3)
+        )
+        references = dict.fromkeys(text.NGRAMS, of_ngrams)
+        content = {"model": of_model, "references": references}
+        (run / "metrics.json").write_text(json.dumps(content))
+        runs[model.name] = [run]
+    claims = text.bits_per_byte(runs, EFFORT).claims
+    assert [claim.measured.value for claim in claims] == [2.0] * len(text.MODELS) + [2.3, 2.3]
+    assert all(claim.measured.ci95 == 0.01 and claim.verdict == "ours" for claim in claims)
+    (line,) = text.bits_per_byte(runs, EFFORT).figures["bits"][0].axes[0].lines[:1]
+    assert list(line.get_xdata()) == [60]
+
+
+def test_the_rate_of_a_text_model_is_one_that_was_tried_and_the_best_of_its_grid() -> None:
+    assert all(model.rate in model.rates for model in text.MODELS)
+    results = load_study("text").places(quick=False).results
+    if results.exists():
+        (figure,) = json.loads(results.read_text())["figures"].values()
+        best = {row["name"]: row["best_rate"] for row in figure["trainings"]}
+        assert {model.name: model.rate for model in text.MODELS} == {
+            model.name: best[f"{model.name}-rates"] for model in text.MODELS
+        }

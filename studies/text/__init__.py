@@ -1,0 +1,1 @@
+"""How well small deep models predict the next byte."""
