@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,6 @@ from studies.recall.learners import (
 )
 from studies.state_tracking import figures as tracking
 from studies.state_tracking.cells import PARITY, S3, TRAINED, Cell
-from studies.study import load_study
 from studies.text import figures as text
 from tests.conftest import MakeCheckpoint
 from zoo.commands import train
@@ -208,12 +208,17 @@ def test_bits_per_byte_have_the_interval_over_windows_and_stand_beside_ngrams(
     assert list(line.get_xdata()) == [60]
 
 
-def test_the_rate_of_a_text_model_is_one_that_was_tried_and_the_best_of_its_grid() -> None:
+def test_another_rate_than_the_best_of_its_grid_is_refused(tmp_path: Path) -> None:
     assert all(model.rate in model.rates for model in text.MODELS)
-    results = load_study("text").places(quick=False).results
-    if results.exists():
-        (figure,) = json.loads(results.read_text())["figures"].values()
-        best = {row["name"]: row["best_rate"] for row in figure["trainings"]}
-        assert {model.name: model.rate for model in text.MODELS} == {
-            model.name: best[f"{model.name}-rates"] for model in text.MODELS
-        }
+    runs = {}
+    for model in text.MODELS:
+        run = tmp_path / model.name
+        run.mkdir()
+        losses = {f"{rate:g}": {"0": 1.5 + (rate != model.rate)} for rate in model.rates}
+        (run / "metrics.json").write_text(json.dumps({"rates": losses}))
+        runs[model.grid().name] = [run]
+    found = text.learning_rates(runs, EFFORT)
+    assert found.claims[0].measured.value == pytest.approx(2.5 / math.log(2))  # at 0.003
+    (run / "metrics.json").write_text(json.dumps({"rates": {"0.5": {"0": 1.0}}}))
+    with pytest.raises(ValueError, match="mesa_net: the best rate is 0.5, and 0.005 is set"):
+        text.learning_rates(runs, EFFORT)

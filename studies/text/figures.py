@@ -1,15 +1,16 @@
 """Bits per byte of deep models of one size, beside n-grams."""
 
+import math
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from studies.claims import Claim, Found, OverSeeds
+from studies.claims import Claim, Found, OverSeeds, over_seeds
 from studies.drawing import legend, new_figure
 from studies.measure import Runs, history, metrics_of
 from studies.plan import Effort, Training
 from zoo.hub.directory import read_card
-from zoo.metrics.drawing import style_of
+from zoo.metrics.drawing import marked, style_of
 from zoo.metrics.text import loss_label
 
 LOSS = "bits_per_byte_all"
@@ -82,13 +83,17 @@ MODELS = (
 
 
 def trainings(effort: Effort) -> list[Training]:
-    """Every model, and what its rate was chosen by; the latter is left out of quick versions."""
-    grids = [] if effort.fewer_settings else [model.grid() for model in MODELS]
-    return [*(model.training() for model in MODELS), *grids]
+    """Trainings of figure a: every model at the best of its rates."""
+    return [model.training() for model in MODELS]
+
+
+def trainings_at_rates(effort: Effort) -> list[Training]:
+    """Trainings of figure b: every model at all of its rates."""
+    return [model.grid() for model in MODELS]
 
 
 def bits_per_byte(runs: Runs, effort: Effort) -> Found:
-    """The figure: bits per byte in the course of training and at its end."""
+    """Figure a: bits per byte in the course of training and at its end."""
     claims = []
     for model in MODELS:
         (run,) = runs[model.name]
@@ -108,6 +113,35 @@ CAPTION = (
     "n-grams on the test stretch, fitted to the training stretch or counted in the window alone. A "
     "measurement: nothing follows beyond this size and this many bytes."
 )
+
+
+def learning_rates(runs: Runs, effort: Effort) -> Found:
+    """Figure b: bits per byte against the learning rate.
+
+    Raises:
+        ValueError: If figure a has a model at another rate than the best.
+    """
+    figure, (ax,) = new_figure()
+    figure.set_size_inches(6.4, 4.4)
+    claims = []
+    for model in MODELS:
+        (run,) = runs[model.grid().name]
+        losses = {float(rate): of["0"] for rate, of in metrics_of(run)["rates"].items()}
+        bits = {rate: nats / math.log(2) for rate, nats in losses.items()}
+        best = min(bits, key=lambda rate: bits[rate])
+        if best != model.rate and effort.share == 1:
+            raise ValueError(f"{model.name}: the best rate is {best:g}, and {model.rate:g} is set")
+        claims += [
+            Claim(f"bits per byte in validation, {model.name} at {rate:g}", over_seeds([value]))
+            for rate, value in bits.items()
+        ]
+        ax.plot(list(bits), list(bits.values()), label=model.name, **marked(style_of(model.name)))
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel(f"validation, {loss_label(LOSS)}")
+    legend(ax)
+    caption = f"Bits per byte in validation after {GRID_STEPS} steps at each learning rate."
+    return Found({"rates": (figure, caption)}, claims)
 
 
 def _measured(label: str, numbers: dict[str, dict[str, float]]) -> Claim:

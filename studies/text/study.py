@@ -18,7 +18,7 @@ or counted in the window alone (`docs/solvers.md`).
 READING = """\
 These are measurements of one seed. Intervals are over the windows of the test stretch, 95 %, and
 say nothing of how much another seed would move. The learning rate of every model is the best of a
-grid in trainings of a quarter as many steps, which are in the last table as well. Nothing follows
+grid in trainings of a quarter as many steps, shown in (b). Nothing follows
 beyond this size, this text and this many steps, and no architecture is judged.
 """
 
@@ -29,7 +29,10 @@ STUDY = Study(
     claimed_by="nobody",
     reading=READING,
     shows_trainings=True,
-    figures={"a": StudyFigure("Bits per byte", figures.trainings, figures.bits_per_byte)},
+    figures={
+        "a": StudyFigure("Bits per byte", figures.trainings, figures.bits_per_byte),
+        "b": StudyFigure("Learning rates", figures.trainings_at_rates, figures.learning_rates),
+    },
     full=Effort(seeds=(0,), num_episodes=1_000, num_validation=200),
     quick=Effort(seeds=(0,), share=0.1, num_episodes=100, fewer_settings=True),
 )
