@@ -120,15 +120,15 @@ def test_of_sizes_the_growth_is_judged_and_every_width_has_its_algorithms(
     monkeypatch.setattr(recall, "ceiling", lambda *given: Ceiling("exact", given[3].d / 40))
     runs = make_runs(recall.trainings_of_sizes(EFFORT), 0.2)
     for learner, accuracy in ((SUM, 0.7), (MESA, 0.1)):
-        for seed, run in enumerate(runs[training(learner, Setting(32, 8), EFFORT).name]):
+        for seed, run in enumerate(runs[training(learner, Setting(16, 8), EFFORT).name]):
             set_accuracy(run, accuracy + 0.001 * seed)
     found = recall.sizes(runs, EFFORT)
     grown = verdicts(found, recall.SIZE)
     assert len(grown) == len(LEARNERS)
-    assert grown["accuracy, sum, d = 32"] == "reproduced"
-    assert grown["accuracy, mesa, d = 32"] == "not reproduced"
+    assert grown["accuracy, sum, d = 16"] == "reproduced"
+    assert grown["accuracy, mesa, d = 16"] == "not reproduced"
     own = verdicts(found, recall.OWN)
-    assert {own[f"accuracy, {MESA.name}, d = {d}"] for d in (8, 32)} == {
+    assert {own[f"accuracy, {MESA.name}, d = {d}"] for d in (4, 8)} == {
         "reproduced",
         "not reproduced",
     }

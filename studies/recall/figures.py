@@ -26,7 +26,7 @@ from zoo.metrics.drawing import MARKERS, VERMILION, marked, style_of
 from zoo.metrics.text import loss_label
 
 ONCE, UPDATED = Setting(16, 0), Setting(16, 8)
-WIDTHS = (8, 16, 32)
+WIDTHS = (4, 8, 16)
 NEAR = 0.03
 
 OWN = (
