@@ -220,5 +220,5 @@ def test_another_rate_than_the_best_of_its_grid_is_refused(tmp_path: Path) -> No
     found = text.learning_rates(runs, EFFORT)
     assert found.claims[0].measured.value == pytest.approx(2.5 / math.log(2))  # at 0.003
     (run / "metrics.json").write_text(json.dumps({"rates": {"0.5": {"0": 1.0}}}))
-    with pytest.raises(ValueError, match="mesa_net: the best rate is 0.5, and 0.005 is set"):
+    with pytest.raises(ValueError, match="mesa_net: the best rate is 0.5, and 0.015 is set"):
         text.learning_rates(runs, EFFORT)

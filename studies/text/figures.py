@@ -73,12 +73,10 @@ MODELS = (
     Model("transformer", (0.003, 0.01, 0.03), 0.01, 400.0, ("model.num_layers=2",)),
     Model("s5", (0.01, 0.03, 0.1), 0.03, 300.0, ("model.num_layers=3",), recurrent=True),
     Model("mamba", (0.003, 0.01, 0.03), 0.01, 600.0, ("model.d_model=48", "model.num_layers=3")),
-    Model(
-        "gd_ssm_deep", (0.001, 0.003, 0.01), 0.003, 900.0, ("model.d_model=56", "model.d_head=14")
-    ),
+    Model("gd_ssm_deep", (0.003, 0.01, 0.03), 0.01, 900.0, ("model.d_model=56", "model.d_head=14")),
     Model("delta_net", (0.005, 0.015, 0.045), 0.015, 600.0),
     Model("gated_delta_net", (0.005, 0.015, 0.045), 0.015, 700.0, ("model.expand_v=1",)),
-    Model("mesa_net", (0.0015, 0.005, 0.015), 0.005, 1_000.0),
+    Model("mesa_net", (0.005, 0.015, 0.045), 0.015, 1_000.0),
 )
 
 
