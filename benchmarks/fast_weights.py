@@ -10,7 +10,6 @@ that of the chunked form from 1,024 to 16,384 at batch 2. Writes `docs/figures/f
 prints the tables.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +32,7 @@ from benchmarks.timing import (
     Shape,
     Step,
     best_ms,
+    child_of,
     exponent_of_length,
     peak_mib,
     print_peak_mib,
@@ -245,8 +245,9 @@ def main() -> None:
 if __name__ == "__main__":
     outlive_readers()
     torch.set_num_threads(1)
-    if len(sys.argv) == 5:  # a process of `peak_mib`
-        label, method, batch, length = sys.argv[1:]
+    child = child_of("Times the rules of fast weights.", "RULE", "METHOD", "BATCH", "LENGTH")
+    if child:  # of `peak_mib`
+        label, method, batch, length = child
         print_peak_mib(
             lambda: step_of(label, method, 1, 2)(),
             lambda: step_of(label, method, int(batch), int(length))(),

@@ -7,15 +7,13 @@ size^p, by least squares of the logarithms. Below 1, a fixed cost of the step is
 those inside a Lightning trainer, on one thread, and the time is that of the processor.
 """
 
-import sys
-
 import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks.replicas import Row, rows, step_ms
-from benchmarks.timing import exponent
+from benchmarks.timing import architectures_typed, exponent
 from datamodules import EpisodeSpec
 from zoo.memory import keep_freed_memory
 from zoo.registry import ModelSpec
@@ -47,12 +45,13 @@ def time_of(row: Row, changed: dict[str, int]) -> float:
 
 def main() -> None:
     """Times the steps and prints the table of exponents."""
+    names = architectures_typed("Fits how a step grows with its sizes.")
     torch.set_num_threads(1)
     table = Table(title="exponents: a step takes as long as size^p; in brackets ms at both ends")
     table.add_column("architecture")
     for heading in ("batch", "examples", "width", "runs"):
         table.add_column(heading, justify="right")
-    for row in track(rows(sys.argv[1:]), "timing"):
+    for row in track(rows(names), "timing"):
         cells = []
         for size in ("batch", "examples", "width", "runs"):
             values = SIZES["width d" if size == "width" and not row.is_deep else size]

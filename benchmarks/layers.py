@@ -11,7 +11,6 @@ its peak over one forward and backward, Linux only. The exponent k of time ~ len
 """
 
 import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +28,7 @@ from benchmarks.timing import (
     Shape,
     Step,
     best_ms,
+    child_of,
     exponent_of_length,
     peak_mib,
     print_peak_mib,
@@ -167,8 +167,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     outlive_readers()
-    if len(sys.argv) == 5:  # a process of `peak_mib`
-        architecture, name, batch, length = sys.argv[1:]
+    child = child_of("Times layers beside others.", "ARCHITECTURE", "NAME", "BATCH", "LENGTH")
+    if child:  # of `peak_mib`
+        architecture, name, batch, length = child
         layer = COMPARISONS[architecture].create[name]()
         print_peak_mib(
             lambda: step_of(layer, 1, 2)(), lambda: step_of(layer, int(batch), int(length))()

@@ -9,7 +9,6 @@ rounds the median ratio is shown. Replicas are timed as one batch and in turn; `
 """
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from statistics import median
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.timing import architectures_typed
 from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec, ReplicaDataModule
 from zoo.memory import keep_freed_memory
@@ -126,12 +126,13 @@ def ratios(model: ModelSpec, steps: int) -> tuple[float, list[float]]:
 
 def main() -> None:
     """Times steps of several seeds and prints the table."""
+    names = architectures_typed("Times steps of several seeds in one process.")
     torch.set_num_threads(1)
     declared = LitReplicas.takes_turns_on
     table = Table(title=f"{NUM_SEEDS} seeds in steps of one run, batch 64, d = N = 10, one thread")
     for heading in ("", "one run, ms", "one batch", "in turn", "runs one after the other"):
         table.add_column(heading, justify="right")
-    for row in track(rows(sys.argv[1:]), "timing"):
+    for row in track(rows(names), "timing"):
         model = ModelSpec.of(row.name, d_x=SPEC.d_x, d_y=SPEC.d_y, **row.arguments)
         one, ways = ratios(model, row.steps)
         module = LitReplicas(model, OptimConfig(), [0, 1])

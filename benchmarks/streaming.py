@@ -13,7 +13,6 @@ only.
 """
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -25,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 import zoo
-from benchmarks.timing import in_own_process, own_mib
+from benchmarks.timing import child_of, in_own_process, own_mib
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.groups import WordProblem
 from datamodules.stream import Generators
@@ -158,11 +157,12 @@ def table_of_memory(console: Console) -> Table:
 
 @torch.inference_mode()
 def main() -> None:
-    """Prints both tables, or, with the name of an architecture, its memory."""
+    """Prints both tables, or, in a process of `table_of_memory`, the memory of a model."""
+    child = child_of("Times going on with a stream, and measures its memory.", "ARCHITECTURE")
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    if len(sys.argv) == 2:  # a process of `table_of_memory`
-        print_memory(sys.argv[1])
+    if child:
+        print_memory(*child)
         return
     console = Console(width=100)
     console.print(table_of_times(console))

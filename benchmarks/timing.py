@@ -1,5 +1,6 @@
-"""What benchmarks of layers share: best times, the memory that a step takes, exponents."""
+"""What benchmarks share: best times, the memory that a step takes, exponents, command lines."""
 
+import argparse
 import math
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from zoo.errors import unknown
+from zoo.registry import list_models
 
 TURNS, SECONDS = 4, 0.5  # of repeats in each turn of a step
 
@@ -49,9 +53,39 @@ def best_ms(
 
 
 def in_own_process(module: str, *arguments: str) -> str:
-    """What a benchmark prints when it is run by itself with these arguments."""
-    command = [sys.executable, "-m", module, *arguments]
+    """What a benchmark prints when it is run by itself with `--child` and these arguments."""
+    command = [sys.executable, "-m", module, "--child", *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def child_of(description: str, *names: str) -> list[str]:
+    """What `in_own_process` gave to this process; empty where a user started it.
+
+    Args:
+        description: Of the benchmark, for `--help`.
+        names: What the arguments of a child are called.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    shown = names or None
+    text = "one measurement in a process of its own, whose result it prints"
+    parser.add_argument("--child", nargs=len(names), metavar=shown, help=text)
+    return parser.parse_args().child or []
+
+
+def architectures_typed(description: str) -> list[str]:
+    """The architectures on the command line; none stands for all of the registry.
+
+    Args:
+        description: Of the benchmark, for `--help`.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "names", nargs="*", metavar="ARCHITECTURE", help="all unless some are named"
+    )
+    names: list[str] = parser.parse_args().names
+    if unknown_names := sorted(set(names) - set(list_models())):
+        parser.error(unknown("model", unknown_names[0], list_models()))
+    return names
 
 
 def peak_mib(module: str, *arguments: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -73,6 +74,15 @@ class Text(SymbolFamily):
     def most_length(self) -> int:
         return self.num_bytes // 10 - 1
 
+    def check(self, d_x: int, d_y: int, lengths: Collection[int]) -> None:
+        longest = max(lengths)
+        if longest > self.most_length:
+            raise ValueError(
+                f"windows of {longest:,} bytes need a text of at least {10 * (longest + 1):,}, "
+                f"{self.file} has {self.num_bytes:,}"
+            )
+        super().check(d_x, d_y, lengths)
+
     def prepare(self) -> None:
         self.content()
 
@@ -88,7 +98,7 @@ class Text(SymbolFamily):
         if found is None:
             raise ValueError(
                 f"the text {self.file} with sha256 {self.sha256} is not the one in the package: "
-                "text=FILE names one of your own"
+                "give the file again as text=FILE"
             )
         if len(found) != self.num_bytes:
             raise ValueError(f"text {self.file} has {len(found)} bytes, got {self.num_bytes}")

@@ -14,7 +14,10 @@ Verdict = Literal["reproduced", "not reproduced", "not decided", "not judged", "
 
 
 class OverSeeds(NamedTuple):
-    """A mean over seeds, with half its 95 % interval (Student's t; None for a single seed)."""
+    """A mean over seeds, with half its 95 % interval (Student's t; None for a single seed).
+
+    A study of one seed, which judges nothing, has the interval over test episodes in its place.
+    """
 
     value: float
     ci95: float | None

@@ -28,8 +28,8 @@ algorithm beside them. The intervals are over seeds alone: the scatter of the te
 1 % of a loss on linear functions and more on others, is in none of them. It drops out of a ratio
 where both predict nearly the same. Closed forms stand beside.
 
-Claims are judged by the interval of the seeds' ratios where there are ratios, else by that of the
-measured number. A claim is
+Claims are judged by the interval of the seeds' ratios or differences where there are any, else by
+that of the measured number. A claim is
 
 - *reproduced* where the whole interval is within the bounds shown,
 - *not reproduced* where the whole interval is outside,

@@ -106,7 +106,7 @@ class Study:
         wrong = [name for name in names if name not in (*self.figures, "all")]
         if wrong or not names:
             got = repr(wrong[0]) if wrong else "none"
-            raise ValueError(f"figure must be all or of {', '.join(self.figures)}, got {got}")
+            raise ValueError(f"figure must be all or some of {', '.join(self.figures)}, got {got}")
         return list(self.figures) if "all" in names else list(dict.fromkeys(names))
 
 

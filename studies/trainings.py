@@ -14,11 +14,12 @@ from zoo.metrics.text import place_text
 TABLE = """\
 Every training in one line. *State* counts the real numbers that are kept after the context of
 training. All seeds were trained at every rate that was *tried*, and all that is said of a model is
-said of the *best* one, that of the least mean validation error over the seeds; *edge* marks the
-smallest and the largest of the list, beyond which there may be a better one. *Minutes* are those of
-all rates and seeds together, on one thread. *Converged* are the seeds whose validation loss fell by
-less than 2 % over the last third of the steps at a constant rate, before it decayed: see
-`docs/training.md`.
+said of the *best* one, that of the least mean validation error over the seeds. What a recurrence
+has of its own, such as a decay, trains at `optim.ssm_lr`, which is not on the list. *Edge* marks
+the smallest and the largest of the list, beyond which there may be a better one. *Minutes* are
+those of all rates and seeds together, on one thread. *Converged* are the seeds whose validation
+loss fell by less than 2 % over the last third of the steps at a constant rate, before it decayed:
+see `docs/training.md`.
 """
 
 

@@ -192,7 +192,9 @@ def test_an_experiment_on_sequences_takes_the_recipe_of_any_deep_model(experimen
         model.check_length(settings.data.num_context + 1)
 
 
-@pytest.mark.parametrize(("data", "reach"), [("linear_noisy", 64), ("text", 255)])
+@pytest.mark.parametrize(
+    ("data", "reach"), [("linear_noisy", 64), ("text", 255), ("recall", 64), ("list_ops", 511)]
+)
 def test_a_transformer_has_places_for_the_whole_episode(data: str, reach: int) -> None:
     settings = RunSettings.of(settings_of("recipe=transformer", f"data={data}"))
     assert settings.model.arguments["max_context"] == reach

@@ -86,7 +86,7 @@ def test_an_unknown_figure_is_refused_with_those_there_are() -> None:
     assert STUDY.chosen(["d", "a", "d"]) == ["d", "a"]
     assert STUDY.chosen(["d", "all"]) == list("abcdefgh")
     for given, got in (("z", "'z'"), (["a", "Z"], "'Z'"), ([], "none")):
-        with pytest.raises(ValueError, match=f"all or of a, b, c, d, e, f, g, h, got {got}"):
+        with pytest.raises(ValueError, match=f"all or some of a, b, c, d, e, f, g, h, got {got}"):
             STUDY.chosen(given)
 
 
@@ -354,7 +354,7 @@ def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> 
         assert page(STUDY, results, places) != places.page.read_text()
 
 
-SHIPPED = [name for name in list_studies() if load_study(name).places(quick=False).page.exists()]
+SHIPPED = ["paper", "recall", "state_tracking", "text"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

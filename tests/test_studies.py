@@ -149,7 +149,7 @@ def test_studies_are_found_by_their_directory() -> None:
     ("setting", "said"),
     [
         ("study=papr", "unknown study 'papr'. Did you mean 'paper'?"),
-        ("figure=z", "figure must be all or of a, b, c, d, e, f, g, h, got 'z'"),
+        ("figure=z", "figure must be all or some of a, b, c, d, e, f, g, h, got 'z'"),
     ],
 )
 def test_the_command_refuses_what_there_is_not(setting: str, said: str) -> None:

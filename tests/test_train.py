@@ -609,7 +609,7 @@ def test_a_run_on_a_text_of_ones_own_asks_for_it_wherever_it_is_needed(tmp_path:
     data = read_card(directory / "checkpoint").data["function"]
     assert (data["file"], data["num_bytes"]) == ("my text.txt", text.stat().st_size)
     assert str(text) not in (directory / "config.yaml").read_text()
-    refused = "is not the one in the package: text=FILE names one of your own"
+    refused = "is not the one in the package: give the file again as text=FILE"
     assert refused in run(f"resume={directory}", "max_steps=3", expect=1)
     run(f"resume={directory}", "max_steps=3", f"text={text}")
     assert read_card(directory / "checkpoint").training.steps == 3

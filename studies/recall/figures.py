@@ -1,6 +1,7 @@
 """Accuracy of every layer beside its algorithm: keys told once, keys told anew, sizes of state."""
 
 from itertools import pairwise
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -13,7 +14,6 @@ from studies.recall.learners import (
     DECAYING_SUM,
     DELTA,
     LEARNERS,
-    MESA,
     SUM,
     Ceiling,
     Learner,
@@ -30,22 +30,15 @@ WIDTHS = (4, 8, 16)
 NEAR = 0.03
 
 OWN = (
-    "A layer of fast weights learns the algorithm that its rule is: its accuracy is within "
-    f"{NEAR:g} of it."
+    "A trained layer does what it can be constructed to do: its accuracy is within "
+    f"{NEAR:g} of its algorithm's."
 )
-OWN_SOURCE = (
-    "arXiv 2406.06484, 2412.06464, 2502.10297, 2407.14207, 2407.04620, 2506.05233 and 2410.11687, "
-    "each of its rule"
-)
-EXACT = "Least squares recalls every one of as many keys as dimensions."
-EXACT_SOURCE = "arXiv 2506.05233"
+OWN_SOURCE = "arXiv 2410.11687 of the GD-SSM; of the other rules the claim is ours"
 ORDER = (
     "Where values change, forgetting recalls more than adding up, correcting more than forgetting, "
     "and least squares that forgets more than that."
 )
 ORDER_SOURCE = "arXiv 2406.06484 and 2506.05233"
-SIZE = "A larger state recalls more."
-SIZE_SOURCE = "arXiv 2312.04927"
 IN_ORDER = (SUM, DECAYING_SUM, DELTA, DECAYING_MESA)
 
 
@@ -73,15 +66,7 @@ def trainings_of_sizes(effort: Effort) -> list[Training]:
 def once(runs: Runs, effort: Effort) -> Found:
     """Figure a: each key once."""
     found = _Measured(runs, effort, ONCE)
-    exact = Claim(
-        f"accuracy, {MESA.name}",
-        over_seeds(found.accuracy[MESA.name]),
-        claimed=EXACT,
-        source=EXACT_SOURCE,
-        low=1 - NEAR,
-        one_sided="an accuracy is at most 1",
-    )
-    return Found({"accuracy": found.drawn()}, [*found.claims(), exact, *found.dictionary()])
+    return Found({"accuracy": found.drawn()}, [*found.claims(), *found.dictionary()])
 
 
 def updated(runs: Runs, effort: Effort) -> Found:
@@ -95,8 +80,8 @@ def updated(runs: Runs, effort: Effort) -> Found:
             found.accuracy[worse.name],
             claimed=ORDER,
             source=ORDER_SOURCE,
-            low=0.0,
-            one_sided="an order says nothing of how much",
+            low=NEAR,
+            one_sided="an order says nothing of how much more",
             by="difference",
         )
         for worse, better in pairwise(IN_ORDER)
@@ -107,21 +92,6 @@ def updated(runs: Runs, effort: Effort) -> Found:
 def sizes(runs: Runs, effort: Effort) -> Found:
     """Figure c: accuracy against the size of the state."""
     by_width = {d: _Measured(runs, effort, UPDATED._replace(d=d)) for d in widths(effort)}
-    smallest, *_, largest = by_width
-    grown = [
-        compared(
-            f"accuracy, {learner.name}, d = {largest}",
-            by_width[largest].accuracy[learner.name],
-            f"the same, d = {smallest}",
-            by_width[smallest].accuracy[learner.name],
-            claimed=SIZE,
-            source=SIZE_SOURCE,
-            low=0.0,
-            one_sided="growth says nothing of how much",
-            by="difference",
-        )
-        for learner in LEARNERS
-    ]
     figure, (ax,) = new_figure()
     figure.set_size_inches(6.4, 4.4)
     for learner, marker in zip(LEARNERS, MARKERS, strict=True):
@@ -138,10 +108,17 @@ def sizes(runs: Runs, effort: Effort) -> Found:
     text = ", ".join(map(str, by_width))
     caption = (
         f"Accuracy against the size of the state, with keys and values of {text} numbers: 16 keys, "
-        "8 of them told anew; means over seeds."
+        "8 of them told anew; means over seeds. Wider keys are also further apart, so this is not "
+        "the effect of the state alone."
     )
-    claims = [claim for d, found in by_width.items() if d != UPDATED.d for claim in found.claims()]
-    return Found({"state": (figure, caption)}, [*grown, *claims])
+    # Not judged: the narrower the keys, the less the algorithms differ.
+    claims = [
+        claim
+        for d, found in by_width.items()
+        if d != UPDATED.d
+        for claim in found.claims(judged=False)
+    ]
+    return Found({"state": (figure, caption)}, claims)
 
 
 class _Measured:
@@ -167,19 +144,19 @@ class _Measured:
     def ceiling_of(self, solver: str) -> Ceiling:
         return ceiling(solver, (), False, self.setting, self.effort.num_episodes)
 
-    def claims(self) -> list[Claim]:
+    def claims(self, judged: bool = True) -> list[Claim]:
         """Each layer beside its algorithm."""
+        bounds: dict[str, Any] = {}
+        if judged:
+            bounds = {"claimed": OWN, "source": OWN_SOURCE, "low": -NEAR, "high": NEAR}
         return [
             compared(
                 f"accuracy, {name}, d = {self.setting.d}",
                 values,
                 self.beside[name].label,
                 [self.beside[name].accuracy] * len(values),
-                claimed=OWN,
-                source=OWN_SOURCE,
-                low=-NEAR,
-                high=NEAR,
                 by="difference",
+                **bounds,
             )
             for name, values in self.accuracy.items()
         ]

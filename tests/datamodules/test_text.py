@@ -107,7 +107,7 @@ def test_a_spec_whose_text_nobody_named_is_refused_before_anything_is_drawn(own:
     plain = spec_of(open_text(own)).model_dump()
     text._opened.clear()  # as in another process
     spec = EpisodeSpec(**plain)  # data, which can be looked at
-    with pytest.raises(ValueError, match=r"own.txt with sha256 .* text=FILE names one") as refusal:
+    with pytest.raises(ValueError, match=r"own.txt with sha256 .* give the file again as text=FILE") as refusal:
         create_sampler(spec)
     assert "\n" not in str(refusal.value)
     open_text(own)

@@ -23,7 +23,7 @@ def register_resolvers() -> None:
         ("unit_scale", unit_scale, False),
         ("uniform_variance", uniform_variance, False),
         ("text_of", text_of, False),
-        ("at_least", max, False),
+        ("at_least", at_least, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=once, replace=True)
 
@@ -41,14 +41,29 @@ def unit_scale(part: Literal["x", "y"], *, _root_: DictConfig) -> float:
 
     To four decimals, so that it is the same number on every machine; of small ones to four digits.
     """
-    data: Any = OmegaConf.to_container(_root_.data, resolve=True)
-    try:
-        spec = EpisodeSpec(**data)
-    except ValidationError:
-        return 1.0  # `train` refuses these data with a better text than a resolver can
+    spec = _spec_of(_root_)
+    if spec is None:
+        return 1.0
     scale = 1 / math.sqrt(spec.input_variance if part == "x" else spec.label_variance)
     digits = max(4, 3 - math.floor(math.log10(scale)))
     return round(scale, digits)
+
+
+def at_least(least: int, num_context: int | None, *, _root_: DictConfig) -> int:
+    """The examples before the query, or more; where None is given they follow from the function."""
+    if num_context is None:
+        spec = _spec_of(_root_)
+        num_context = least if spec is None else spec.num_context
+    return max(least, num_context)
+
+
+def _spec_of(config: DictConfig) -> EpisodeSpec | None:
+    """None where `train` refuses the data, with a better text than a resolver can."""
+    data: Any = OmegaConf.to_container(config.data, resolve=True)
+    try:
+        return EpisodeSpec(**data)
+    except ValidationError:
+        return None
 
 
 def uniform_variance(r: float) -> float:
