@@ -29,6 +29,7 @@ RULES.linear := delta_rule delta_product test_time_training
 RULES.linear_noisy := longhorn mesa
 RULES.linear_drift := gated_linear_attention gated_delta_rule mesa
 LEARNERS := $(foreach data,linear linear_noisy linear_drift,$(RULES.$(data):%=online_learner-%.$(data)))
+NETS := delta_net gated_delta_net mesa_net
 ZOO := \
   $(addprefix gd_ssm.,$(LINEAR) linear_gaussian classification) gd_ssm_two_steps.linear \
   $(addprefix gd_ssm_four_steps.,linear linear_noisy linear_gaussian) gd_ssm_eight_steps.linear \
@@ -38,7 +39,7 @@ ZOO := \
   $(addprefix transformer.,$(LINEAR) linear_gaussian sine relu_network) \
   $(addprefix s5.,$(LINEAR) linear_gaussian sine relu_network) \
   $(addprefix mamba.,$(LINEAR) sine relu_network) $(LEARNERS) \
-  $(addsuffix .linear_noisy,delta_net gated_delta_net mesa_net)
+  $(addsuffix .linear_noisy,$(NETS))
 # What else some of them are trained with.
 WITH.gd_ssm.linear_gaussian := max_steps=4000 val_every=400
 WITH.gd_ssm.classification := max_steps=3000
@@ -51,10 +52,7 @@ WITH.online_learner-test_time_training.linear := model.mini_batch=4
 DRIFT := model.decay=head data.d_y=5 data.function.rho=0.9
 $(foreach rule,$(RULES.linear_drift),$(eval WITH.online_learner-$(rule).linear_drift := $(DRIFT)))
 $(foreach one,$(LEARNERS),$(eval WITH.$(one) += optim.lr='[0.003,0.01,0.03]'))
-RATES := optim.lr='[0.005,0.015,0.045]' optim.schedule=constant_then_decay
-WITH.delta_net.linear_noisy := optim.schedule=constant_then_decay val_every=200
-WITH.gated_delta_net.linear_noisy := $(RATES) max_steps=800 val_every=40 eval_episodes=1000
-WITH.mesa_net.linear_noisy := $(RATES) max_steps=450 val_every=25 eval_episodes=1000
+$(foreach net,$(NETS),$(eval WITH.$(net).linear_noisy := optim.schedule=constant_then_decay val_every=200))
 # What is typed after `python train.py` for one of them.
 pair = recipe=$(subst -, model.rule=,$(basename $1)) data=$(patsubst .%,%,$(suffix $1)) $(WITH.$1)
 typed = $(strip $(if $(suffix $1),$(call pair,$1),experiment=$1))
