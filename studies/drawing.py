@@ -58,5 +58,5 @@ def bars(ax: Axes, rows: Mapping[str, Sequence[float]]) -> None:
 
 
 def legend(ax: Axes) -> None:
-    """A small legend without a frame."""
-    ax.legend(frameon=False, fontsize=8)
+    """A small legend without a frame, whose lines are long enough to show dashes."""
+    ax.legend(frameon=False, fontsize=8, handlelength=3.6)

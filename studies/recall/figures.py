@@ -182,7 +182,13 @@ class _Measured:
         right.set_yscale("log")
         right.set_xlabel("optimizer steps")
         right.set_ylabel(f"validation, {loss_label('half_mse', at_place=True)}")
-        right.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        right.legend(
+            frameon=False,
+            fontsize=7,
+            handlelength=4,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+        )
         caption = (
             f"16 keys, {self.setting.num_updates} of them told anew, d = {self.setting.d}. Left: "
             "accuracy of every layer, a dot for each seed; the upright is that of its algorithm. "
