@@ -130,11 +130,9 @@ def _chunked(
     rows, size = [], k.shape[2]
     if k.device.type == "cpu":
         size = CHUNK * max(1, AT_ONCE // max(1, H.numel() * CHUNK))
-    if k.shape[2] <= size:
-        return _piece(q, k, v, beta, g, H, G, penalty, inclusive)
-    g = torch.zeros_like(beta) if g is None else g
-    for q_p, k_p, v_p, beta_p, g_p in split(size, q, k, v, beta, g):
-        o, H, G = _piece(q_p, k_p, v_p, beta_p, g_p, H, G, penalty, inclusive)
+    decays = () if g is None else (g,)
+    for q_p, k_p, v_p, beta_p, *g_p in split(size, q, k, v, beta, *decays):
+        o, H, G = _piece(q_p, k_p, v_p, beta_p, g_p[0] if g_p else None, H, G, penalty, inclusive)
         rows.append(o)
     return torch.cat(rows, 2), H, G
 
