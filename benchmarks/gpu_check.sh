@@ -10,8 +10,8 @@ OUT=${OUT:-runs/gpu_check} WHEELS=${WHEELS:-.wheels} PYTHON=${PYTHON:-python3}
 STAGES=${STAGES:-environment tests steps training}
 mkdir -p "$OUT"
 export PYTHON PYTHONUNBUFFERED=1 PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
-device=cuda trainer=gpu step=graph timed=300
-if [ "${CPU:-}" = 1 ]; then device=cpu trainer=cpu step=eager timed=2; fi
+device=cuda trainer=gpu step=graph timed=300 replicas=1000
+if [ "${CPU:-}" = 1 ]; then device=cpu trainer=cpu step=eager timed=2 replicas=1; fi
 if compgen -G "$WHEELS/*.whl" >/dev/null; then
   "$PYTHON" -m pip install -q --no-index --no-deps --find-links "$WHEELS" "$WHEELS"/*.whl
 fi
@@ -51,7 +51,8 @@ PYTHON
 export -f environment
 stage environment 60 bash -c environment
 stage tests "${TESTS_S:-150}" "$PYTHON" -m pytest -m gpu -q -rA -p no:cacheprovider tests/test_gpu.py
-stage steps "${STEPS_S:-260}" "$PYTHON" -m benchmarks.gpu_steps --device $device --steps $timed --out "$OUT"
+stage steps "${STEPS_S:-260}" "$PYTHON" -m benchmarks.gpu_steps --device $device --steps $timed \
+  --most-replicas $replicas --out "$OUT"
 seconds=${TRAINING_S:-200}
 case " $STAGES " in *" training "*) rm -rf "$OUT/transformer" ;; esac  # another number of steps
 stage training "$seconds" "$PYTHON" train.py recipe=transformer data=linear_scalar data.d_x=5 \

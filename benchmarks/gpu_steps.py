@@ -162,11 +162,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where steps.json is written")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--steps", type=int, default=300, help="steps that are timed")
+    parser.add_argument("--most-replicas", type=int, default=1000, help="of rows")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     console, found_rows = Console(width=110), []
     for row in all_rows():
-        for num_replicas in row[6]:
+        for num_replicas in (num for num in row[6] if num <= options.most_replicas):
             try:
                 found = measure(row, num_replicas, options.device, options.steps)
             except (RuntimeError, ValueError) as error:
