@@ -1,0 +1,163 @@
+"""What is trained: an architecture on a task, with its tokens, sizes and steps."""
+
+from typing import NamedTuple
+
+from studies.plan import Effort, Training
+
+# The same grid for all; where its edge is best, it is extended.
+RATES = (0.001, 0.003, 0.01, 0.03)
+# Rates are tried for a quarter of the steps.
+TRIAL = 0.25
+# A third of the steps at a constant rate holds five of them.
+VALIDATIONS = 20
+SEEDS = 3
+TASKS = {
+    "scalar": ("data=linear_scalar", "data.d_x=5", "data.num_context=20"),
+    "noisy": ("data=linear_noisy",),
+    "drift": ("data=linear_drift",),
+    "linear": ("data=linear",),
+    "scalar_10": ("data=linear_scalar",),
+}
+
+
+class Cell(NamedTuple):
+    """An architecture on a task.
+
+    Attributes:
+        recipe: How it is trained, but for what stands here.
+        task: A name of `TASKS`.
+        tokens: How pairs become tokens; None where the architecture has no choice.
+        max_steps: Optimizer steps.
+        step_ms: Of a step of one seed at one rate, about.
+        most_seeds: Seeds that are trained.
+        overrides: Further settings of the recipe.
+        heavy_tailed: Whether single episodes decide its mean error.
+        variant: What sets it apart from another cell of the same architecture.
+    """
+
+    recipe: str
+    task: str
+    tokens: str | None
+    max_steps: int
+    step_ms: float
+    most_seeds: int = SEEDS
+    overrides: tuple[str, ...] = ()
+    heavy_tailed: bool = False
+    variant: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """Name of the model."""
+        return self.recipe.removesuffix("_one_layer")
+
+    @property
+    def name(self) -> str:
+        """Of its training."""
+        parts = (self.task, self.recipe, self.variant, self.tokens or "")
+        return "-".join(part for part in parts if part)
+
+    @property
+    def label(self) -> str:
+        """What figures and tables call it."""
+        words = [word for word in (self.variant, self.tokens) if word]
+        return f"{self.architecture}, {', '.join(words)}" if words else self.architecture
+
+    def training(self, effort: Effort) -> Training:
+        """By the protocol."""
+        tokens = () if self.tokens is None else (f"model.tokens={self.tokens}",)
+        return Training(
+            self.name,
+            self.max_steps,
+            self.step_ms,
+            (
+                f"recipe={self.recipe}",
+                *TASKS[self.task],
+                *tokens,
+                *self.overrides,
+                "optim.schedule=constant_then_decay",
+            ),
+            validations=VALIDATIONS,
+            rates=RATES[:2] if effort.fewer_settings else RATES,
+            trial=TRIAL,
+            most_seeds=self.most_seeds,
+            heavy_tailed=self.heavy_tailed,
+        )
+
+
+# Milliseconds of a step of 64 episodes with 17 positions.
+_STEP_MS = {
+    "transformer": 20.0,
+    "s5": 20.0,
+    "mamba": 37.0,
+    "gd_ssm_deep": 32.0,
+    "delta_net": 28.0,
+    "gated_delta_net": 40.0,
+    "mesa_net": 75.0,
+}
+DEEP = tuple(_STEP_MS)
+# On the three cheap tasks.
+MAX_STEPS = 3_000
+
+
+def of_task(task: str) -> list[Cell]:
+    """All nine on one of the cheap tasks; deep ones on tokens (x_i, y_(i-1)), at all positions."""
+    return [
+        Cell("gd_ssm", task, None, MAX_STEPS, 2.0),
+        Cell("linear_transformer", task, None, MAX_STEPS, 5.0, heavy_tailed=True),
+        *(Cell(name, task, "shifted", MAX_STEPS, _STEP_MS[name]) for name in DEEP),
+    ]
+
+
+# The paper's task, one layer: both layouts, the loss at the query.
+ONE_LAYER_STEPS = 8_000
+AT_QUERY = ("positions=last",)
+
+
+def one_layer() -> list[Cell]:
+    """One layer of five architectures on the paper's task."""
+    return [
+        Cell("gd_ssm", "linear", None, ONE_LAYER_STEPS, 2.0, 5),
+        Cell("linear_transformer_one_layer", "linear", None, ONE_LAYER_STEPS, 2.0, 5),
+        *(
+            Cell(f"{name}_one_layer", "linear", tokens, ONE_LAYER_STEPS, step_ms, 5, AT_QUERY)
+            for name, tokens, step_ms in (
+                ("transformer", "pairs", 13.0),
+                ("transformer", "interleaved", 21.0),
+                ("mamba", "pairs", 15.0),
+                ("mamba", "interleaved", 25.0),
+                ("s5", "pairs", 13.0),
+                ("s5", "interleaved", 20.0),
+            )
+        ),
+    ]
+
+
+# Training episodes that grow from few dimensions to ten.
+_CURRICULUM = "+data.curriculum={{dims: {{start: {start}, end: 10, increment: 1, every: {every}}}}}"
+_WIDE = ("model.num_layers=3", "optim.ssm_lr=0.002")
+
+
+def deep() -> list[Cell]:
+    """Deep models on the paper's task."""
+    return [
+        Cell("linear_transformer", "linear", None, 6_000, 4.0, 5, heavy_tailed=True),
+        Cell("transformer", "linear", "shifted", 6_000, 20.0, 5),
+        Cell("transformer", "linear", "pairs", 6_000, 20.0, 5, AT_QUERY),
+        Cell("mamba", "linear", "shifted", 6_000, 37.0, 5),
+        Cell("gd_ssm_deep", "linear", "shifted", 6_000, 26.0, 3),
+        Cell("delta_net", "linear", "shifted", 6_000, 23.0, 3),
+        Cell("mesa_net", "linear", "shifted", 6_000, 53.0, 3),
+    ]
+
+
+def with_curriculum() -> list[Cell]:
+    """S5 with and without a curriculum, on vector and on scalar targets of ten dimensions."""
+    vector = (*_WIDE, "model.d_model=128")
+    scalar = (*_WIDE, "model.d_model=112")
+    growing = (_CURRICULUM.format(start=1, every=250), _CURRICULUM.format(start=2, every=300))
+    return [
+        Cell("s5", "linear", "shifted", 4_800, 40.0, 3, vector),
+        Cell("s5", "linear", "shifted", 4_800, 40.0, 5, (*vector, growing[0]), False, "growing"),
+        Cell("s5", "scalar_10", "shifted", 4_800, 33.0, 3, scalar),
+        Cell("s5", "scalar_10", "shifted", 4_800, 33.0, 5, (*scalar, growing[1]), False, "growing"),
+    ]
