@@ -130,7 +130,7 @@ def trainer_step_ms(batch: int, d: int, num_context: int, steps: int) -> float:
         with initialize(version_base="1.3", config_path="../configs"):
             config = compose("train", [*overrides, f"run_dir={directory}"])
         begin_to_look()  # as the door does; else what was timed before counts as company
-        train(config, Path(directory), Console(quiet=True))
+        train(config, Path(directory), Console(quiet=True), ["train.py", *overrides])
     # The class in the configuration is imported by name, apart from the one of this script.
     from benchmarks.step_time import StepTimer as ImportedTimer
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from studies.claims import Claim, OverSeeds
 from studies.study import Places, Study, load_study
-from studies.trainings import TABLE, TrainingRow, table
+from studies.trainings import TrainingRow, table, text_of
 from zoo.errors import unknown
 from zoo.files import write_text
 from zoo.metrics.text import with_interval
@@ -93,7 +93,7 @@ def page(study: Study, results: dict[str, Any], places: Places) -> str:
     parts += [_section(study, name, entry, directory) for name, entry in figures.items()]
     if study.shows_trainings and figures:
         rows = [TrainingRow(**row) for entry in figures.values() for row in entry["trainings"]]
-        parts += ["## Trainings\n", wrapped(TABLE), *table(rows)]
+        parts += ["## Trainings\n", wrapped(text_of(rows)), *table(rows)]
     return "\n".join(parts)
 
 

@@ -4,15 +4,14 @@ import hashlib
 import json
 import math
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra import compose
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 # Settings of a run that say which one it is and what it is called, not what is trained.
 NAMES = ("seed", "resume", "run_dir", "checkpoint_tag")
@@ -48,6 +47,26 @@ FULL = Effort()
 QUICK = Effort(seeds=(0, 1), share=0.25, num_episodes=2_000, fewer_settings=True)
 
 
+class Trial(NamedTuple):
+    """Learning rates that the first seed tries, before all seeds train at the best.
+
+    Where that is the smallest or the largest of them, two more beyond it are tried.
+
+    Attributes:
+        name: The start of its directory's name.
+        max_steps: Optimizer steps at each rate, fewer than those of the training.
+        step_ms: About how long one takes for each rate, on one thread.
+        rates: Two or more.
+        overrides: Of `configs/train.yaml`.
+    """
+
+    name: str
+    max_steps: int
+    step_ms: float
+    rates: tuple[float, ...]
+    overrides: tuple[str, ...] = ()
+
+
 class Training(NamedTuple):
     """A run of `train.py`, up to its seed.
 
@@ -60,11 +79,10 @@ class Training(NamedTuple):
         validations: How many there are on the way.
         together: Whether one process trains all seeds, which costs less than one for each and logs
             nothing but losses on the way.
-        rates: Learning rates that are tried. What is kept is the best of them in validation, for
-            all seeds; empty for that of the configuration.
-        trial: The share of the steps that rates are tried for, by the first seed alone, before all
-            seeds train at the best. Where that is the smallest or the largest, two more beyond it
-            are tried. With 1 all seeds train at all rates to the end, in the same process.
+        rates: Learning rates that the seeds are trained at, in the same process. What is kept is
+            the best of them in validation, for all seeds; empty for one rate.
+        trial: What settles that rate; None for the rate of the configuration. Trainings may share
+            one.
         most_seeds: How many of the effort's seeds are trained; None for all.
         heavy_tailed: Whether single episodes decide the mean error. Ten times as many are measured.
     """
@@ -76,7 +94,7 @@ class Training(NamedTuple):
     validations: int = 10
     together: bool = True
     rates: tuple[float, ...] = ()
-    trial: float = 1.0
+    trial: Trial | None = None
     most_seeds: int | None = None
     heavy_tailed: bool = False
 
@@ -86,23 +104,35 @@ class Training(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One process that trains.
+    """What one process trains.
 
     Attributes:
-        training: What it trains.
+        training: What it trains, or a part of it.
         overrides: All of them, those of the effort included.
+        config: What they compose to.
         directory: Of all seeds.
         seeds: The one or those that it trains.
         steps: Optimizer steps.
         rates: Learning rates that each seed is trained at; empty for that of the configuration.
+        of_trial: Whether it settles the rate of a training.
     """
 
     training: Training
     overrides: tuple[str, ...]
+    config: DictConfig
     directory: Path
     seeds: tuple[int, ...]
     steps: int
     rates: tuple[float, ...] = ()
+    of_trial: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the training and what of it this is."""
+        if self.of_trial:
+            return f"{self.training.name} {len(self.rates)} rates"
+        seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        return f"{self.training.name} {seeds}"
 
     @property
     def run_dirs(self) -> list[Path]:
@@ -120,10 +150,9 @@ class Job(NamedTuple):
         return self.place / "log.txt"
 
     @property
-    def command(self) -> list[str]:
-        """Trains it, or goes on where an earlier process stopped."""
-        place = f"hydra.run.dir='{self.place.resolve()}'"
-        return [sys.executable, "train.py", *self.overrides, f"seed={self.seeds[0]}", place]
+    def typed(self) -> list[str]:
+        """The words behind `python` that train it, but for the place."""
+        return ["train.py", *self.overrides, f"seed={self.seeds[0]}"]
 
     @property
     def finished(self) -> bool:
@@ -154,15 +183,15 @@ class Job(NamedTuple):
 def overrides_of(training: Training, effort: Effort) -> tuple[str, ...]:
     """What the command line of a training has, but for seed and place.
 
-    Of one whose rates are tried beforehand all but the rate.
+    Where a trial settles the rate, that is not in it.
     """
     seeds = training.seeds(effort)
     num_tests = effort.num_episodes * (10 if training.heavy_tailed else 1)
     return (
         *training.overrides,
         *((f"seeds={len(seeds)}",) if training.together and len(seeds) > 1 else ()),
-        *(_rates(training.rates) if training.trial == 1 else ()),
-        *_lengths(training, _num_steps(training, effort), effort),
+        *_rates(training.rates),
+        *_lengths(_num_steps(training, effort), training.validations, effort),
         *((f"test_episodes={num_tests}",) if effort.num_validation else ()),
     )
 
@@ -179,20 +208,23 @@ def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]
     Needs Hydra initialised with the directory `configs`.
     """
     overrides, seeds = overrides_of(training, effort), training.seeds(effort)
-    if training.trial < 1:
+    if training.trial is not None:
         errors: dict[float, float] = {}
-        rates = training.rates
+        rates = training.trial.rates
         while rates:
-            trial = _trial(training, effort, runs, rates)
-            yield [trial]
-            errors |= errors_of_rates(trial)
-            rates = _beyond(errors, training, effort)
+            job = _trial(training, training.trial, rates, effort, runs)
+            yield [job]
+            errors |= errors_of_rates(job)
+            rates = _beyond(errors, training.trial, effort)
         overrides = (*overrides, *_rates((min(errors, key=errors.__getitem__),)))
     groups = [seeds] if training.together else [(seed,) for seed in seeds]
-    directory = runs / f"{training.name}-{_key(overrides)}"
+    config, key = _composed(overrides)
+    directory = runs / f"{training.name}-{key}"
     steps = _num_steps(training, effort)
-    rates = training.rates if training.trial == 1 else ()
-    yield [Job(training, overrides, directory, group, steps, rates) for group in groups]
+    yield [
+        Job(training, overrides, config, directory, group, steps, training.rates)
+        for group in groups
+    ]
 
 
 def finished_jobs(training: Training, effort: Effort, runs: Path) -> list[Job] | None:
@@ -204,34 +236,28 @@ def finished_jobs(training: Training, effort: Effort, runs: Path) -> list[Job] |
     return jobs
 
 
-def trials_of(training: Training, effort: Effort, runs: Path) -> dict[float, float]:
-    """The errors in validation at all rates that were tried beforehand; empty where none were."""
-    errors: dict[float, float] = {}
-    if training.trial < 1:
-        for jobs in stages(training, effort, runs):
-            if jobs[0].rates:
-                errors |= errors_of_rates(jobs[0])
+def errors_of_trial(training: Training, effort: Effort, runs: Path) -> dict[float, float]:
+    """The errors in validation at the rates that were tried; empty where there is no trial."""
+    if training.trial is None:
+        return {}
+    *trials, _ = stages(training, effort, runs)
+    errors = {rate: e for (job,) in trials for rate, e in errors_of_rates(job).items()}
     return dict(sorted(errors.items()))
 
 
-def errors_of_rates(trial: Job) -> dict[float, float]:
-    """The error in validation at each rate of a trial, infinite where it diverged."""
-    found = json.loads((trial.place / "metrics.json").read_text())["rates"]
+def errors_of_rates(job: Job) -> dict[float, float]:
+    """The mean error in validation at each rate of a finished job, infinite where it diverged."""
+    found = json.loads((job.place / "metrics.json").read_text())["rates"]
     return {
         rate: fmean(seeds.values()) if (seeds := found.get(f"{rate:g}")) else math.inf
-        for rate in trial.rates
+        for rate in job.rates
     }
 
 
 def seconds_of_training(training: Training, effort: Effort) -> float:
-    """About how long it takes on one thread; rates that may have to be added are not in it."""
-    steps = _num_steps(training, effort)
-    replicas = len(training.seeds(effort)) * (len(training.rates) or 1)
-    seconds = OVERHEAD
-    if training.trial < 1:
-        replicas = len(training.seeds(effort))
-        seconds += OVERHEAD + len(training.rates) * training.trial * steps * training.step_ms / 1000
-    return seconds + replicas * steps * training.step_ms / 1000
+    """About how long it takes on one thread, without its trial."""
+    num_replicas = len(training.seeds(effort)) * max(1, len(training.rates))
+    return OVERHEAD + num_replicas * _num_steps(training, effort) * training.step_ms / 1000
 
 
 def run_dirs(jobs: Iterable[Job]) -> list[Path]:
@@ -239,24 +265,26 @@ def run_dirs(jobs: Iterable[Job]) -> list[Path]:
     return [run for job in jobs for run in job.run_dirs]
 
 
-def _trial(training: Training, effort: Effort, runs: Path, rates: tuple[float, ...]) -> Job:
-    """The first seed at several rates, for a part of the steps."""
-    steps = max(1, round(training.trial * _num_steps(training, effort)))
+def _trial(
+    training: Training, trial: Trial, rates: tuple[float, ...], effort: Effort, runs: Path
+) -> Job:
+    steps = _num_steps(trial, effort)
     overrides = (
-        *training.overrides,
+        *trial.overrides,
         *_rates(rates),
-        *_lengths(training, steps, effort),
+        *_lengths(steps, training.validations, effort),
         f"test_episodes={NUM_TESTS_OF_TRIAL}",
     )
-    directory = runs / f"{training.name}-rates-{_key(overrides)}"
-    return Job(training, overrides, directory, effort.seeds[:1], steps, rates)
+    config, key = _composed(overrides)
+    directory = runs / f"{trial.name}-rates-{key}"
+    return Job(training, overrides, config, directory, effort.seeds[:1], steps, rates, True)
 
 
-def _beyond(errors: dict[float, float], training: Training, effort: Effort) -> tuple[float, ...]:
+def _beyond(errors: dict[float, float], trial: Trial, effort: Effort) -> tuple[float, ...]:
     """Two rates beyond the best of those that were tried, if that is at the edge."""
     rates = sorted(errors)
     best = min(errors, key=errors.__getitem__)
-    extended = (len(rates) - len(training.rates)) / 2
+    extended = (len(rates) - len(trial.rates)) / 2
     if effort.fewer_settings or extended >= MOST_EXTENSIONS:
         return ()
     for edge, inner in ((rates[0], rates[1]), (rates[-1], rates[-2])):
@@ -272,21 +300,28 @@ def _rates(rates: tuple[float, ...]) -> tuple[str, ...]:
     return (f"optim.lr=[{','.join(f'{rate:g}' for rate in rates)}]",)
 
 
-def _lengths(training: Training, steps: int, effort: Effort) -> tuple[str, ...]:
+def _lengths(steps: int, validations: int, effort: Effort) -> tuple[str, ...]:
     return (
         f"max_steps={steps}",
-        f"val_every={max(1, steps // training.validations)}",
+        f"val_every={max(1, steps // validations)}",
         f"eval_episodes={effort.num_validation or effort.num_episodes}",
         f"callbacks.figures.every_n_steps={steps}",  # drawing takes longer than the steps between
     )
 
 
-def _key(overrides: tuple[str, ...]) -> str:
-    config = compose("train", list(overrides))
+def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, str]:
+    """The configuration, and the key of all that is not a name."""
+    config = compose("train", list(overrides), return_hydra_config=True)
+    choice = config.hydra.runtime.choices.data
+    with open_dict(config):
+        del config.hydra
     kept = {name: value for name, value in config.items_ex(resolve=False) if name not in NAMES}
     text = OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    tag: str = plain["checkpoint_tag"]
+    config.checkpoint_tag = tag.replace("${hydra:runtime.choices.data}", choice)
+    return config, hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _num_steps(training: Training, effort: Effort) -> int:
-    return max(1, round(training.max_steps * effort.share))
+def _num_steps(work: Training | Trial, effort: Effort) -> int:
+    return max(1, round(work.max_steps * effort.share))

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import matplotlib
 from rich.console import Console
 
 from studies.page import LAYOUT, read_results, write_page
-from studies.plan import Effort, Job, plan, run_dirs
-from studies.runner import train_all
+from studies.plan import Effort, Job, Training, run_dirs, stages
+from studies.progress import Progress
+from studies.runner import Runner, Train, train_all
 from studies.study import Places, Study
-from studies.trainings import seconds_of, training_row
+from studies.trainings import training_row
 from zoo.files import sole_writer, write_figure, write_json
 from zoo.hub.directory import read_card
 
@@ -24,7 +25,8 @@ def reproduce(
     names: Sequence[str],
     effort: Effort,
     runs: Path,
-    side_by_side: int,
+    runner: Runner,
+    train: Train,
     places: Places,
     console: Console,
 ) -> dict[str, Any]:
@@ -38,7 +40,8 @@ def reproduce(
         names: Which of its figures.
         effort: How much is trained and measured.
         runs: Where finished runs are kept.
-        side_by_side: Runs at a time.
+        runner: How trainings are run.
+        train: Trains one, in a process that `runner` chooses.
         places: Where page and results are written; drawings go beside the results.
         console: Where progress is shown.
 
@@ -46,48 +49,64 @@ def reproduce(
         The content of the results file.
 
     Raises:
-        ValueError: If a results file is there that cannot be read, or another process uses `runs`.
+        ValueError: If two trainings have one name, a results file is there that cannot be read, or
+            another process uses `runs`.
         TrainingFailed: If a run fails, or one of its seeds diverges.
     """
-    needed = {t.name: t for name in names for t in study.figures[name].trainings(effort)}
-    jobs = plan(needed.values(), effort, runs)
+    of_figures = {name: study.figures[name].trainings(effort) for name in names}
+    needed = trainings_of(of_figures)
     runs.mkdir(parents=True, exist_ok=True)
     places.results.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"layout": LAYOUT, "figures": {}}
-    with sole_writer(runs):
+    progress = Progress(console, len(names))
+    with sole_writer(runs), progress.shown():
         if places.results.exists():
             results = read_results(study, places.results)
-        every_job = [job for of_training in jobs.values() for job in of_training]
-        train_all(every_job, side_by_side, console)
-        for name in names:
-            with console.status(f"figure {name}"):
-                own = [jobs[training.name] for training in study.figures[name].trainings(effort)]
-                found = measured(study, name, own, effort, places.results.parent)
+        train_all(needed, effort, runs, runner, train, progress)
+        for name, trainings in of_figures.items():
+            of_training = [list(stages(training, effort, runs)) for training in trainings]
+            found = measured(study, name, of_training, effort, places.results.parent)
             if places.results.exists():  # another command may have made other figures meanwhile
                 results = read_results(study, places.results)
             results["figures"][name] = found
             # After each figure: the next one may be interrupted.
             write_json(places.results, results)
             write_page(study, places)
-            console.print(
-                f"figure {name}  {places.results.parent}", soft_wrap=True, highlight=False
-            )
+            progress.drawn(name)
     return results
 
 
+def trainings_of(of_figures: Mapping[str, Sequence[Training]]) -> list[Training]:
+    """Those of all figures, which may share them.
+
+    Raises:
+        ValueError: If two have one name.
+    """
+    by_name: dict[str, Training] = {}
+    for training in (training for of_one in of_figures.values() for training in of_one):
+        if by_name.setdefault(training.name, training) != training:
+            raise ValueError(f"two trainings are called {training.name!r}")
+    return list(by_name.values())
+
+
 def measured(
-    study: Study, name: str, jobs: Sequence[list[Job]], effort: Effort, directory: Path
+    study: Study,
+    name: str,
+    of_trainings: Sequence[Sequence[Sequence[Job]]],
+    effort: Effort,
+    directory: Path,
 ) -> dict[str, Any]:
     """What the results file holds of a figure; writes its drawings into the directory.
 
     Args:
         study: Of the figure.
         name: Of the figure.
-        jobs: Finished ones, for each of its trainings.
+        of_trainings: For each training the jobs of its stages, all of them finished.
         effort: How much is measured.
         directory: For drawings.
     """
-    runs = {of_training[0].training.name: run_dirs(of_training) for of_training in jobs}
+    runs = {jobs[0].training.name: run_dirs(jobs) for *_, jobs in of_trainings}
+    rows = [training_row(jobs, [job for (job,) in trials]) for *trials, jobs in of_trainings]
     found = study.figures[name].make(runs, effort)
     drawings = []
     for drawing, (figure, caption) in found.figures.items():
@@ -105,13 +124,13 @@ def measured(
         "title": study.figures[name].title,
         "figures": drawings,
         "claims": [claim.as_dict() for claim in found.claims],
-        "trainings": [training_row(of_training)._asdict() for of_training in jobs],
+        "trainings": [row._asdict() for row in rows],
         "made": {
             "command": shlex.join(["python", "reproduce.py", *sys.argv[1:]]),
             "quick": effort != study.full,
             "seeds": list(effort.seeds),
             "num_episodes": effort.num_episodes,
-            "training_s": round(sum(map(seconds_of, cards)), 1),
+            "training_s": round(sum(row.seconds for row in rows), 1),
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             # Of the code that trained, which may be older than that which measures.
             "git_commits": sorted({card.git_commit[:10] for card in cards if card.git_commit}),

@@ -1,154 +1,246 @@
-"""Runs processes of `train.py` side by side, those that are not finished."""
+"""Trains what is not finished: here, in processes side by side, or as jobs of a cluster."""
 
-import os
+import contextlib
+import importlib.util
 import shlex
 import signal
-import subprocess
-import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+import psutil  # type: ignore[import-untyped]
 
-from studies.plan import Job
-from zoo.files import ROOT, refuse_links
+from studies.plan import Effort, Job, Training, seconds_of_training, stages
+from studies.progress import Progress
+from zoo.files import refuse_links
+from zoo.terminal import StoppedBySignal, ending_signals
 
-# Seconds between two looks at the processes, and that an interrupted one has to save its state.
-LOOK_EVERY = 0.2
-STOP_WITHIN = 120.0
+# Trains a job in this process, or goes on with it.
+Train = Callable[[Job], None]
 
 
 class TrainingFailed(RuntimeError):
-    """A run ended with an error; the text has the command and the end of its output."""
+    """A run ended with an error; the text says which, and where its output is."""
 
 
-def train_all(jobs: Sequence[Job], side_by_side: int, console: Console) -> None:
-    """Runs what is not finished, the longest first; a half-done run goes on where it stopped.
+class Runner(NamedTuple):
+    """How trainings are run.
 
-    When this is interrupted, or one run fails, those under way finish their step and save.
+    Attributes:
+        name: `here` in this process, one after the other; `joblib` in processes of this machine;
+            `submitit` as jobs of SLURM, or where there is none as processes of their own.
+        side_by_side: Trainings at a time, of `joblib` and `submitit`.
+        parameters: Of a job of `submitit`, as its `AutoExecutor` takes them.
+    """
+
+    name: Literal["here", "joblib", "submitit"] = "here"
+    side_by_side: int = 2
+    parameters: Mapping[str, Any] = {}
+
+    def check(self) -> None:
+        """Raises ValueError if what it needs is not installed."""
+        if self.name != "here" and importlib.util.find_spec(self.name) is None:
+            raise ValueError(f"runner={self.name} needs {self.name}: pip install 'icl-zoo[sweep]'")
+
+
+def train_all(
+    trainings: Sequence[Training],
+    effort: Effort,
+    runs: Path,
+    runner: Runner,
+    train: Train,
+    progress: Progress,
+) -> None:
+    """Trains what is not finished, the longest first; what is half done goes on where it stopped.
+
+    Where one fails the others go on, up to what they are needed for. When this is interrupted,
+    those under way save their state.
 
     Raises:
-        TrainingFailed: If a run fails, or one of its seeds diverges.
+        TrainingFailed: If some have failed, or a seed has diverged.
+        StoppedBySignal: If a signal asked for it.
+        ValueError: If the runner needs what is not installed.
     """
-    waiting = sorted((job for job in jobs if not job.finished), key=lambda job: -job.seconds)
-    running: dict[Job, subprocess.Popen[bytes]] = {}
-    if waiting:
-        console.print(f"training {side_by_side} runs side by side, each with one thread")
-    with _PlanProgress(jobs, console) as progress:
+    runner.check()
+    while True:
+        jobs, later = known(trainings, effort, runs)
+        progress.plan(jobs, later)
+        waiting = sorted((j for j in jobs if not j.finished), key=lambda job: -job.seconds)
+        if not waiting:
+            return
+        failures = []
+        for job, failure in _run(waiting, runner, train):
+            if failure is None and not job.finished:
+                failure = _without_result(job)
+            if failure is not None:
+                failures.append(failure)
+            progress.ended(job, failed=failure is not None)
+        if failures:
+            more = f"\nand {len(failures) - 1} more failed" if len(failures) > 1 else ""
+            raise TrainingFailed(failures[0] + more)
+
+
+def known(trainings: Iterable[Training], effort: Effort, runs: Path) -> tuple[list[Job], float]:
+    """The jobs that can be named now, and about how many seconds those take that come after them.
+
+    What follows a trial is known when that has ended. Trainings may share a trial.
+    """
+    jobs: dict[Path, Job] = {}
+    later = 0.0
+    for training in trainings:
+        for stage in stages(training, effort, runs):
+            jobs |= {job.place: job for job in stage}
+            if not all(job.finished for job in stage):
+                later += seconds_of_training(training, effort) if stage[0].of_trial else 0.0
+                break
+    return list(jobs.values()), later
+
+
+def _run(jobs: Sequence[Job], runner: Runner, train: Train) -> Iterator[tuple[Job, str | None]]:
+    """Each job as soon as it has ended, and why it failed if it did."""
+    if runner.name == "here":
+        for job in jobs:
+            yield job, _logged(train, job)
+    elif runner.name == "joblib":
+        yield from _by_joblib(jobs, runner, train)
+    else:
+        yield from _by_submitit(jobs, runner, train)
+
+
+def _by_joblib(
+    jobs: Sequence[Job], runner: Runner, train: Train
+) -> Iterator[tuple[Job, str | None]]:
+    import joblib  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    # What comes out is the same with any number of threads; more than cores wait for each other.
+    with (
+        _passed_on() as signals,
+        joblib.parallel_config("loky", n_jobs=runner.side_by_side, inner_max_num_threads=1),
+    ):
+        calls = (joblib.delayed(_in_a_worker)(train, job, k) for k, job in enumerate(jobs))
         try:
-            while waiting or running:
-                while waiting and len(running) < side_by_side:
-                    job = waiting.pop(0)
-                    running[job] = _start(job)
-                time.sleep(LOOK_EVERY)
-                for job, process in list(running.items()):
-                    if process.poll() is None:
-                        continue
-                    del running[job]
-                    if process.returncode != 0 or not job.finished:
-                        raise TrainingFailed(_failure(job, process.returncode))
-                    progress.finished(job, list(running))
-                progress.update(list(running))
-        finally:
-            _stop(list(running.values()))
+            for k, failure in joblib.Parallel(return_as="generator_unordered")(calls):
+                if not signals:
+                    yield jobs[k], failure
+        except BrokenExecutor:
+            if not signals:  # else a worker that had not begun was ended by one
+                raise TrainingFailed(
+                    "a process that trained was killed, most likely because memory ran out; the "
+                    "same command goes on, side_by_side=1 takes less"
+                ) from None
+    if signals:
+        raise StoppedBySignal(signals[0])
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
+def _by_submitit(
+    jobs: Sequence[Job], runner: Runner, train: Train
+) -> Iterator[tuple[Job, str | None]]:
+    import submitit  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    executor = submitit.AutoExecutor(folder=jobs[0].directory.parent / "submitit")
+    executor.update_parameters(**runner.parameters)
+    waiting, running = list(enumerate(jobs)), list[Any]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < runner.side_by_side:
+                k, job = waiting.pop(0)
+                running.append(executor.submit(_in_a_worker, train, job, k))
+            ended = next(iter(submitit.helpers.as_completed(running, poll_frequency=1)))
+            running.remove(ended)
+            k, failure = ended.result()
+            yield jobs[k], failure
+    finally:  # after a signal: they save their state
+        for left in running:
+            left.cancel()
+
+
+def _logged(train: Train, job: Job) -> str | None:
+    """Trains a job, with what it prints in its log.
+
+    Returns:
+        Why it failed, None if it did not.
+
+    Raises:
+        StoppedBySignal: If a signal asked for it; the state is saved then.
+    """
     job.place.mkdir(parents=True, exist_ok=True)
     refuse_links(*job.place.glob("*"))
-    with job.log.open("ab") as log:
-        # One thread: what comes out must not depend on the machine's cores.
-        # A session of its own: Ctrl-C in the terminal reaches it once, from `_stop`. A second
-        # SIGINT would make it exit without saving.
-        return subprocess.Popen(
-            job.command,
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-
-
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.send_signal(signal.SIGINT)
-    for process in processes:
+    with (
+        job.log.open("a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
         try:
-            process.wait(STOP_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            train(job)
+        except StoppedBySignal as stopped:
+            print(stopped)
+            raise
+        except Exception as error:  # whatever it is, the others go on
+            traceback.print_exc()
+            return f"{job.name}: {error}\nmore: {job.log}"
+    return None
 
 
-def _failure(job: Job, code: int) -> str:
-    if code == 0:
-        missing = [run.name for run in job.run_dirs if not (run / "metrics.json").exists()]
-        return (
-            f"{', '.join(missing)} of {job.training.name} ended without a result, see {job.log}; "
-            f"rm -r {shlex.quote(str(job.place))} to train it anew"
-        )
-    output = job.log.read_text(errors="replace").splitlines()[-12:]
-    command = " ".join(job.command)
-    return "\n".join([f"exit code {code} from", f"  {command}", *output, f"more: {job.log}"])
+# The signal that has ended what this worker did, and whether it is training now.
+_stopped_by = 0
+_training = False
 
 
-def _name(job: Job) -> str:
-    seeds = f"seed {job.seeds[0]}" if len(job.seeds) == 1 else f"{len(job.seeds)} seeds"
-    return f"{job.training.name} {seeds}"
+def _in_a_worker(train: Train, job: Job, k: int) -> tuple[int, str | None]:
+    """Trains a job in a process that others are trained in as well, until a signal comes.
+
+    The worker of a pool outlives a signal: while one process of the pool dies, others are killed
+    before they have saved their state.
+    """
+    global _training
+    for each in ending_signals():
+        signal.signal(each, _stop)
+    if _stopped_by:
+        return k, None
+    _training = True
+    try:
+        return k, _logged(train, job)
+    except StoppedBySignal:
+        return k, None
+    finally:
+        _training = False
 
 
-class _PlanProgress:
-    """How much of the plan is done and how long the rest takes: a bar, or a line for each run."""
+def _stop(signum: int, frame: FrameType | None) -> None:
+    global _stopped_by
+    if not _stopped_by:
+        _stopped_by = signum
+        if _training:
+            raise StoppedBySignal(signum)
 
-    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self.jobs, self.console = jobs, console
-        self.total = sum(job.seconds for job in jobs)
-        self.at_start = sum(job.seconds_done() for job in jobs)
-        self.settled = sum(job.seconds for job in jobs if job.finished)
-        self.num_finished = sum(job.finished for job in jobs)
-        self.start = time.monotonic()
-        self.bar: Progress | None = None
 
-    def __enter__(self) -> "_PlanProgress":
-        if self.num_finished:
-            text = f"{self.num_finished} of {len(self.jobs)} runs are finished already"
-            self.console.print(text, highlight=False)
-        if self.console.is_terminal and self.num_finished < len(self.jobs):
-            columns = (BarColumn(bar_width=20), TextColumn("{task.fields[text]}"))
-            self.bar = Progress(*columns, console=self.console, transient=True)
-            self.bar.add_task("", total=self.total, text="")
-            self.bar.start()
-        return self
+@contextlib.contextmanager
+def _passed_on() -> Iterator[list[int]]:
+    """Signals go to the processes that this one has started, which save; they are noted here."""
+    signals: list[int] = []
 
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        signals.append(signum)
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(signal.SIGTERM)
 
-    def finished(self, job: Job, running: Sequence[Job]) -> None:
-        self.settled += job.seconds
-        self.num_finished += 1
-        if self.bar is None:
-            left = self._left(self._done(running))
-            text = f"{self.num_finished}/{len(self.jobs)}  {_name(job)}  {left}"
-            self.console.print(text, highlight=False)
+    before = {each: signal.signal(each, pass_on) for each in ending_signals()}
+    try:
+        yield signals
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
-    def update(self, running: Sequence[Job]) -> None:
-        if self.bar is None:
-            return
-        done = self._done(running)
-        names = ", ".join(map(_name, running))
-        text = f"{self.num_finished}/{len(self.jobs)} runs  {self._left(done)}  {names}"
-        self.bar.update(self.bar.task_ids[0], completed=done, text=text)
 
-    def _done(self, running: Sequence[Job]) -> float:
-        return self.settled + sum(job.seconds_done() for job in running)
-
-    def _left(self, done: float) -> str:
-        """Time left at the speed so far, which the estimated seconds of runs are measured by."""
-        gained = done - self.at_start
-        if gained <= 0:
-            return "time left unknown"
-        left = max(0.0, self.total - done)
-        seconds = left * (time.monotonic() - self.start) / gained
-        return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+def _without_result(job: Job) -> str:
+    if not (job.place / "metrics.json").exists():
+        return f"{job.name} was stopped, see {job.log}; the same command goes on with it"
+    missing = [run.name for run in job.run_dirs if not (run / "metrics.json").exists()]
+    return (
+        f"{', '.join(missing)} of {job.name} ended without a result, see {job.log}; "
+        f"rm -r {shlex.quote(str(job.place))} to train it anew"
+    )

@@ -1,26 +1,32 @@
 """What is behind a number of a trained model: its size, rates, seeds, steps and convergence."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from studies.plan import Job, run_dirs
+from studies.plan import Job, errors_of_rates, run_dirs
 from zoo.hub.card import Card
 from zoo.hub.directory import read_card
 from zoo.metrics.text import place_text
 
 TABLE = """\
 Every training in one line. *State* counts the real numbers that are kept after the context of
-training. All seeds were trained at every rate that was *tried*, and all that is said of a model is
-said of the *best* one, that of the least mean validation error over the seeds. What a recurrence
-has of its own, such as a decay, trains at `optim.ssm_lr`, which is not on the list. *Edge* marks
-the smallest and the largest of the list, beyond which there may be a better one. *Minutes* are
-those of all rates and seeds together, on one thread. *Converged* are the seeds whose validation
-loss fell by less than 2 % over the last third of the steps at a constant rate, before it decayed:
-see `docs/training.md`.
+training. All that is said of a model is said of the *best* rate of those that were *tried*, that of
+the least error in validation. {tried} What a recurrence has of its own, such as a decay, trains at
+`optim.ssm_lr`, which is not on the list. *Edge* marks the smallest and the largest of the list,
+beyond which there may be a better one. *Minutes* are those of all rates and seeds together, on one
+thread. *Converged* are the seeds whose validation loss fell by less than 2 % over the last third of
+the steps at a constant rate, before it decayed: see `docs/training.md`.
 """
+
+EVERY_SEED = "All seeds were trained at each rate."
+FIRST_SEED = """\
+The first seed alone tried each for the first part of the steps that the table says, with a schedule
+of its own, and then all seeds trained at the best. Where that was at the edge of the list, two more
+were tried."""
 
 
 class TrainingRow(NamedTuple):
@@ -39,6 +45,9 @@ class TrainingRow(NamedTuple):
         batch_size: Episodes in each of them.
         seconds: Of all rates and seeds together, on one thread.
         converged: How many seeds have which verdict on convergence; empty where none was asked for.
+        trial_steps: Optimizer steps that the first seed tried each rate for; None where all seeds
+            trained at all rates to the end.
+        errors: Of the trial, in validation, in the order of the rates; None where it diverged.
     """
 
     name: str
@@ -53,6 +62,8 @@ class TrainingRow(NamedTuple):
     batch_size: int
     seconds: float
     converged: dict[str, int]
+    trial_steps: int | None = None
+    errors: list[float | None] | None = None
 
 
 def rates_of(card: Card) -> list[float]:
@@ -66,30 +77,43 @@ def seconds_of(card: Card) -> float:
     return card.training.wall_time_s * len(rates_of(card))
 
 
-def training_row(jobs: Sequence[Job]) -> TrainingRow:
+def training_row(jobs: Sequence[Job], trials: Sequence[Job] = ()) -> TrainingRow:
     """What the runs of a training say of themselves.
 
     Args:
         jobs: Finished ones, of all its seeds.
+        trials: Those that settled their rate.
     """
     cards = [read_card(run / "checkpoint") for run in run_dirs(jobs)]
     card = cards[0]
     config: Any = OmegaConf.load(jobs[0].place / "config.yaml")
     verdicts = (c.training.schedule.get("convergence", {}).get("verdict") for c in cards)
+    errors = {rate: e for job in trials for rate, e in errors_of_rates(job).items()}
+    tried = dict(sorted(errors.items()))
+    of_trials = [read_card(run / "checkpoint") for run in run_dirs(trials)]
     return TrainingRow(
         name=jobs[0].training.name,
         num_parameters=card.num_parameters,
         state_size=card.state_size,
         tokens=card.token_layout,
         loss_at=place_text("query" if config.positions == "last" else "all"),
-        rates=rates_of(card),
+        rates=list(tried) or rates_of(card),
         best_rate=card.training.optimizer["lr"],
         num_seeds=len(cards),
         steps=card.training.steps,
         batch_size=card.training.batch_size,
-        seconds=round(sum(map(seconds_of, cards)), 1),
+        seconds=round(sum(map(seconds_of, [*cards, *of_trials])), 1),
         converged=dict(Counter(verdict for verdict in verdicts if verdict is not None)),
+        trial_steps=trials[0].steps if trials else None,
+        errors=[e if math.isfinite(e) else None for e in tried.values()] if trials else None,
     )
+
+
+def text_of(rows: Iterable[TrainingRow]) -> str:
+    """What stands above the table."""
+    alone = {row.trial_steps is not None for row in rows if len(row.rates) > 1}
+    kinds = {False: EVERY_SEED, True: FIRST_SEED}
+    return TABLE.format(tried=" ".join(kinds[kind] for kind in sorted(alone)))
 
 
 def table(rows: Iterable[TrainingRow]) -> list[str]:
@@ -109,13 +133,18 @@ def _cells(row: TrainingRow) -> dict[str, str]:
         "state": f"{row.state_size:,}",
         "tokens": row.tokens,
         "loss": row.loss_at,
-        "rates tried": ", ".join(f"{rate:g}" for rate in row.rates),
+        "rates tried": _tried(row),
         "best": f"{row.best_rate:g}" + (", edge" if at_edge else ""),
         "seeds": str(row.num_seeds),
         "steps": f"{row.steps:,} of {row.batch_size}",
         "minutes": f"{row.seconds / 60:.1f}",
         "converged": _converged(row),
     }
+
+
+def _tried(row: TrainingRow) -> str:
+    rates = ", ".join(f"{rate:g}" for rate in row.rates)
+    return rates if row.trial_steps is None else f"{rates} ({row.trial_steps:,} steps)"
 
 
 def _converged(row: TrainingRow) -> str:

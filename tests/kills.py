@@ -198,7 +198,7 @@ def run(config: DictConfig, run_dir: Path) -> None:
     """A run without its last figures, which would take longer than all the rest."""
     write.write_figures = lambda *_: None  # type: ignore[assignment]
     config.run_dir = str(run_dir)
-    script.train(config, run_dir, Console(quiet=True))
+    script.train(config, run_dir, Console(quiet=True), sys.argv)
 
 
 def killed_run(config: DictConfig, run_dir: Path, moment: Moment) -> None:

@@ -83,7 +83,7 @@ def run(directory: Path, name: str, *overrides: str) -> None:
                 }
             try:
                 write.write_figures = lambda *_: None  # type: ignore[assignment]
-                script.train(config, directory / name, Console(quiet=True))
+                script.train(config, directory / name, Console(quiet=True), sys.argv)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)

@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,28 +11,27 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from studies import runner
 from studies.claims import Claim, Found, OverSeeds, compared, over_seeds
-from studies.measure import histories, history, metrics_of, model_of, of_each
+from studies.measure import histories, metrics_of, model_of, of_each
 from studies.page import claims_of, page, read_results, summary_rows, write_page
 from studies.paper.more_steps import numbers_of_steps
 from studies.paper.sources import V1
 from studies.paper.study import STUDY
 from studies.plan import (
     FULL,
-    OVERHEAD,
     Effort,
     Job,
     Training,
-    jobs_of,
     overrides_of,
-    plan,
     run_dirs,
+    stages,
 )
+from studies.progress import Progress
 from studies.reproduction import measured, reproduce
-from studies.runner import TrainingFailed, train_all
+from studies.runner import Runner, Train, train_all
 from studies.study import Places, Study, list_studies, load_study
 from zoo.commands import train  # registers the resolvers of the configs
+from zoo.commands.reproduce import train_job
 from zoo.commands.settings import ReproduceSettings, check_model, check_values
 from zoo.files import sole_writer
 from zoo.hub.directory import card_bytes, read_card
@@ -58,8 +53,13 @@ def silent() -> Console:
     return Console(quiet=True)
 
 
-def one_job(training: Training, runs: Path, seeds: tuple[int, ...] = (0,)) -> Job:
-    return jobs_of(training, Effort(seeds=seeds, num_episodes=50), runs)[0]
+def last_jobs(training: Training, effort: Effort, runs: Path) -> list[Job]:
+    *_, jobs = stages(training, effort, runs)
+    return jobs
+
+
+def train_here(training: Training, effort: Effort, runs: Path) -> None:
+    train_all([training], effort, runs, Runner(), train_job, Progress(silent(), 0))
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ def places_in(directory: Path) -> Places:
     return Places(directory / "paper.md", directory / "figures" / "results.json")
 
 
-def again(directory: Path, letters: list[str]) -> dict[str, Any]:
+def again(directory: Path, letters: list[str], train: Train = train_job) -> dict[str, Any]:
     places = places_in(directory)
-    return reproduce(STUDY, letters, TINY, directory / "runs", 2, places, silent())
+    return reproduce(STUDY, letters, TINY, directory / "runs", Runner(), train, places, silent())
 
 
 def test_an_unknown_figure_is_refused_with_those_there_are() -> None:
@@ -117,111 +117,21 @@ def every_training(study: Study, effort: Effort) -> list[Training]:
     return list(dict.fromkeys(every))
 
 
-def test_a_run_is_kept_by_everything_but_its_seed(tmp_path: Path) -> None:
-    training = Training("x", 10, 1.0, together=False)
-    first, second = jobs_of(training, TINY, tmp_path)
-    assert first.directory == second.directory
-    assert [path.name for path in run_dirs([first, second])] == ["seed_0", "seed_1"]
-    others = [
-        training._replace(max_steps=100),
-        training._replace(overrides=("data.noise=0.1",)),
-        training._replace(overrides=("optim.lr=0.1",)),
-    ]
-    directories = {jobs_of(other, TINY, tmp_path)[0].directory for other in others}
-    assert len(directories | {first.directory}) == 4
-    same = training._replace(step_ms=9.0, overrides=("checkpoint_tag=named",))
-    assert jobs_of(same, TINY, tmp_path)[0].directory == first.directory
+def refuse(job: Job) -> None:
+    raise AssertionError(f"{job.run_dirs[0]} was trained again")
 
 
-def test_several_rates_are_trained_in_one_process_and_take_as_many_times_as_long(
-    tmp_path: Path,
-) -> None:
-    one = Training("x", 1_000, 10.0, rates=(0.001,))
-    three = one._replace(rates=(0.001, 0.003, 0.01))
-    ((first,), (job,)) = (jobs_of(training, TINY, tmp_path) for training in (one, three))
-    assert "optim.lr=[0.001,0.003,0.01]" in job.command
-    assert "seeds=2" in job.command
-    assert job.seconds - OVERHEAD == pytest.approx(3 * (first.seconds - OVERHEAD))
-    assert job.directory != first.directory
-
-
-def test_figures_share_a_training_and_none_takes_the_name_of_another(tmp_path: Path) -> None:
-    training = Training("x", 10, 1.0)
-    assert list(plan([training, training], TINY, tmp_path)) == ["x"]
-    with pytest.raises(ValueError, match="two trainings are called 'x'"):
-        plan([training, training._replace(max_steps=20)], TINY, tmp_path)
-
-
-def test_finished_runs_are_used_again(reproduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(job: Job) -> None:
-        raise AssertionError(f"{job.run_dirs[0]} was trained again")
-
-    monkeypatch.setattr(runner, "_start", refuse)
-    results = again(reproduced, ["a", "b"])  # b needs no other runs
+def test_finished_runs_are_used_again(reproduced: Path) -> None:
+    results = again(reproduced, ["a", "b"], refuse)  # b needs no other runs
     assert sorted(results["figures"]) == ["a", "b"]
     assert (reproduced / "figures" / "b_weights.svg").stat().st_size < 100_000
 
 
-def test_an_interrupted_plan_goes_on_within_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = one_job(Training("long", 300, 1.0, SMALL, validations=6), tmp_path)
-    sleep = time.sleep
-
-    def interrupt(seconds: float) -> None:
-        if job.log.exists() and "step 100/300" in job.log.read_text():
-            monkeypatch.undo()  # Popen.wait sleeps as well
-            raise KeyboardInterrupt
-        sleep(seconds)
-
-    monkeypatch.setattr(runner.time, "sleep", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train_all([job], 2, silent())
-    assert not job.finished
-    assert "stopped by SIGINT after step" in job.log.read_text()
-    assert 0 < job.seconds_done() < job.seconds
-    train_all([job], 2, silent())
-    assert job.finished
-    assert job.seconds_done() == job.seconds
-    assert job.log.read_text().count("step 50/300") == 1
-    steps = list(history(job.run_dirs[0], "val/half_mse_query"))
-    assert steps == list(range(50, 301, 50))
-
-
-@pytest.mark.parametrize("before", [[], ["nohup"]])
-def test_a_signal_stops_the_runs_under_way_with_their_state_saved(
-    before: list[str], tmp_path: Path
-) -> None:
-    command = [*before, sys.executable, "reproduce.py", "figure=a", f"runs={tmp_path}"]
-    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored if this is under nohup
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    signal.signal(signal.SIGHUP, inherited)
-    with process:
-        give_up = time.monotonic() + 200
-        while "step 100/" not in "".join(logs_in(tmp_path)):
-            assert process.poll() is None
-            assert time.monotonic() < give_up
-            time.sleep(0.2)
-        process.send_signal(signal.SIGHUP)
-        if before:
-            time.sleep(1)
-            process.send_signal(signal.SIGTERM)
-        output = process.communicate(timeout=200)[0]
-    assert process.returncode == 128 + (signal.SIGTERM if before else signal.SIGHUP), output
-    assert "the same command goes on from here" in output
-    assert "stopped by SIGINT after step" in "".join(logs_in(tmp_path))
-
-
-def logs_in(directory: Path) -> list[str]:
-    return [log.read_text(errors="replace") for log in directory.rglob("log.txt")]
-
-
 def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(tmp_path: Path) -> None:
     effort = Effort(seeds=(0, 1), num_episodes=50)
-    (job,) = jobs_of(Training("x", 10, 1.0, SMALL, validations=1), effort, tmp_path)
-    train_all([job], 1, silent())
+    training = Training("x", 10, 1.0, SMALL, validations=1)
+    train_here(training, effort, tmp_path)
+    (job,) = last_jobs(training, effort, tmp_path)
     assert [path.name for path in run_dirs([job])] == ["seed_0", "seed_1"]
     losses = of_each(run_dirs([job]), "model", "test/half_mse_query", "value")
     assert len(set(losses)) == 2
@@ -236,35 +146,12 @@ def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(tmp_pa
     card = read_card(second)
     older = card.model_copy(update={"git_commit": "0" * 40, "versions": {"torch": "1.0"}})
     (second / "card.json").write_bytes(card_bytes(older))
-    made = measured(study, "a", [[job]], effort, tmp_path)["made"]
+    made = measured(study, "a", [[[job]]], effort, tmp_path)["made"]
     times = [read_card(run / "checkpoint").training.wall_time_s for run in job.run_dirs]
     assert made["training_s"] == pytest.approx(sum(times), abs=0.1)
     assert made["git_commits"][0] == "0" * 10
     assert made["versions"]["torch"] == ["1.0", card.versions["torch"]]
     assert made["versions"]["lightning"] == [card.versions["lightning"]]
-
-
-def test_a_run_that_fails_ends_the_plan_with_its_output(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fails = [sys.executable, "-c", "print('why'); raise SystemExit(3)"]
-    monkeypatch.setattr(Job, "command", property(lambda job: fails))
-    with pytest.raises(TrainingFailed, match=r"(?s)exit code 3 from.*SystemExit.*why.*log.txt"):
-        train_all([one_job(Training("wrong", 10, 1.0), tmp_path)], 1, silent())
-
-
-def test_a_seed_that_diverged_ends_the_plan_with_what_to_do(tmp_path: Path) -> None:
-    effort = Effort(seeds=(0, 1), num_episodes=50)
-    wild = Training("wild", 10, 1.0, (*SMALL, "data.inputs.r=1e30"))
-    (job,) = jobs_of(wild, effort, tmp_path)
-    with pytest.raises(TrainingFailed, match="every seed has diverged"):
-        train_all([job], 1, silent())
-    for run in job.run_dirs:
-        run.mkdir()
-    (job.run_dirs[0] / "metrics.json").touch()
-    text = runner._failure(job, 0)
-    assert text.startswith("seed_1 of wild ended without a result")
-    assert text.endswith(f"rm -r {job.place} to train it anew")
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
@@ -294,23 +181,12 @@ def test_a_second_reproduction_with_the_same_runs_is_refused(tmp_path: Path) -> 
     ],
 )
 def test_results_that_cannot_be_read_are_found_before_training(
-    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runner, "_start", lambda job: pytest.fail("trained"))
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "results.json").write_text(content)
     with pytest.raises(ValueError, match=r"results\.json holds no results that can be read"):
-        again(tmp_path, ["a"])
-
-
-def test_progress_is_a_line_for_each_run_with_the_time_left(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    jobs = jobs_of(Training("x", 10, 1.0, together=False), TINY, tmp_path)
-    with runner._PlanProgress(jobs, Console()) as progress:
-        progress.start -= 60.0
-        progress.finished(jobs[0], [])
-    assert capsys.readouterr().out == "1/2  x seed 0  60 s left\n"
+        again(tmp_path, ["a"], refuse)
 
 
 def test_curves_of_seeds_have_the_steps_that_all_of_them_have(reproduced: Path) -> None:
@@ -381,7 +257,9 @@ def test_a_model_that_was_not_trained_reproduces_nothing(tmp_path: Path) -> None
     untrained = Effort(seeds=(0, 1), share=1e-9, num_episodes=50, fewer_settings=True)
     places = places_in(tmp_path)
     letters = ["a", "b", "c", "e", "f"]
-    results = reproduce(STUDY, letters, untrained, tmp_path / "runs", 2, places, silent())
+    results = reproduce(
+        STUDY, letters, untrained, tmp_path / "runs", Runner(), train_job, places, silent()
+    )
     rows = summary_rows(results["figures"])
     assert {letter for letter, *_ in rows} == set(letters)
     verdicts = {verdict.split(":")[0] for _, _, verdict, _ in rows}

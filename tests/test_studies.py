@@ -19,8 +19,10 @@ from studies.measure import Runs, of_each, validations
 from studies.page import claims_of, page, read_results, wrapped
 from studies.plan import QUICK, Effort, Training
 from studies.reproduction import reproduce
+from studies.runner import Runner
 from studies.study import Places, Study, StudyFigure, list_studies, load_study
 from zoo.commands import train
+from zoo.commands.reproduce import train_job
 from zoo.hub.directory import read_card
 from zoo.hub.io import save_checkpoint
 from zoo.models.online_learner import OnlineLearner, construct_solver_
@@ -78,7 +80,7 @@ def make(directory: Path, study: Study = STUDY) -> tuple[dict[str, Any], Places]
     places = Places(directory / "rates.md", directory / "figures" / "results.json")
     console = Console(quiet=True)
     names, runs = study.chosen("all"), directory / "runs"
-    return reproduce(study, names, study.full, runs, 2, places, console), places
+    return reproduce(study, names, study.full, runs, Runner(), train_job, places, console), places
 
 
 @pytest.mark.usefixtures("configs")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from studies.plan import Effort, Training
+from studies.plan import Effort, Training, Trial
 
 # The same grid for all; where its edge is best, it is extended.
 RATES = (0.001, 0.003, 0.01, 0.03)
@@ -67,20 +67,22 @@ class Cell(NamedTuple):
     def training(self, effort: Effort) -> Training:
         """By the protocol."""
         tokens = () if self.tokens is None else (f"model.tokens={self.tokens}",)
+        overrides = (
+            f"recipe={self.recipe}",
+            *TASKS[self.task],
+            *tokens,
+            *self.overrides,
+            "optim.schedule=constant_then_decay",
+        )
+        rates = RATES[:2] if effort.fewer_settings else RATES
+        steps = round(self.trial * self.max_steps)
         return Training(
             self.name,
             self.max_steps,
             self.step_ms,
-            (
-                f"recipe={self.recipe}",
-                *TASKS[self.task],
-                *tokens,
-                *self.overrides,
-                "optim.schedule=constant_then_decay",
-            ),
+            overrides,
             validations=VALIDATIONS,
-            rates=RATES[:2] if effort.fewer_settings else RATES,
-            trial=self.trial,
+            trial=Trial(self.name, steps, self.step_ms, rates, overrides),
             most_seeds=self.most_seeds,
             heavy_tailed=self.heavy_tailed,
         )

@@ -269,7 +269,9 @@ def config_of(directory: Path, *overrides: str) -> DictConfig:
 
 
 def run(directory: Path, *overrides: str) -> tuple[dict[str, Any], Run]:
-    return script.train(config_of(directory, *overrides), directory, Console(quiet=True))
+    return script.train(
+        config_of(directory, *overrides), directory, Console(quiet=True), ["train.py"]
+    )
 
 
 def saved_wall_time_s(directory: Path) -> float:

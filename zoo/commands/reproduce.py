@@ -11,14 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from studies.page import summary_rows
+from studies.plan import Job
 from studies.reproduction import reproduce
-from studies.runner import TrainingFailed
+from studies.runner import Runner, TrainingFailed
 from studies.study import Study, load_study
 from zoo.commands.settings import ReproduceSettings
+from zoo.commands.train import train
 from zoo.errors import refusing
-from zoo.files import CONFIGS
+from zoo.files import CONFIGS, sole_writer
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.threads import describe
+from zoo.training.directory import config_of_run
+from zoo.training.overrides import literal
 
 
 def claims_table(study: Study, results: dict[str, Any]) -> Table:
@@ -36,10 +40,19 @@ def claims_table(study: Study, results: dict[str, Any]) -> Table:
     return table
 
 
+def train_job(job: Job) -> None:
+    """Trains a part of a study in this process, as `python train.py` does, or goes on with it."""
+    place = job.place.resolve()
+    config = job.config.copy()
+    config.seed, config.run_dir = job.seeds[0], literal(str(place))
+    with sole_writer(place):
+        train(config_of_run(config, set()), place, Console(), job.typed)
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="reproduce")
 def command(config: DictConfig) -> None:
     """What is done with the composed settings. What a user got wrong is one line, not a trace."""
-    console = Console()
+    console = Console(file=sys.stdout)  # which trainings write to their logs
     with refusing(ValueError, OSError, TrainingFailed):
         plain: Any = OmegaConf.to_container(config, resolve=True)
         settings = ReproduceSettings(**plain)
@@ -52,7 +65,8 @@ def command(config: DictConfig) -> None:
             study.chosen(settings.figure),
             study.effort(settings.quick),
             Path(settings.runs),
-            settings.side_by_side,
+            Runner(settings.runner, settings.side_by_side, settings.submitit),
+            train_job,
             places,
             console,
         )
@@ -64,7 +78,7 @@ def command(config: DictConfig) -> None:
 
 def main() -> None:
     """Reads the command line, to the exit of the process."""
-    # Runs under way save their state. They have sessions of their own, which no signal reaches.
+    # Trainings under way save their state.
     raise_on_signals()
     try:
         command()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -67,7 +67,9 @@ class ReproduceSettings(BaseModel):
     figure: str | list[str]
     quick: bool
     runs: str
+    runner: Literal["here", "joblib", "submitit"]
     side_by_side: PositiveInt
+    submitit: dict[str, Any]
 
 
 SETTINGS: dict[str, type[BaseModel]] = {

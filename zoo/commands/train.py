@@ -2,11 +2,12 @@
 
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,17 @@ MAKES_NO_RUN = {"resume", "-m", "--multirun", "-c", "--cfg", "-i", "--info", "--
 register_resolvers()
 
 
-def train(config: DictConfig, run_dir: Path, console: Console) -> tuple[dict[str, Any], Run]:
+def train(
+    config: DictConfig, run_dir: Path, console: Console, typed: Sequence[str]
+) -> tuple[dict[str, Any], Run]:
     """Trains, measures and exports; `run_dir` may hold an earlier part of the same run.
 
     Args:
         config: As composed from `configs/train.yaml`.
         run_dir: Where everything is written.
         console: Where it is said what is done, and the tables at the end are printed.
+        typed: The words behind `python` that make the run, for its card. Where it is written, which
+            changes nothing of what comes out, is left out.
 
     Returns:
         The content of `metrics.json` (empty on all ranks but the first), and what took part.
@@ -68,7 +73,8 @@ def train(config: DictConfig, run_dir: Path, console: Console) -> tuple[dict[str
     def say(line: str) -> None:
         console.print(line, highlight=False)
 
-    run = assemble(config, run_dir, say)
+    words = [word for word in typed if not word.startswith("hydra.run.dir=")]
+    run = assemble(config, run_dir, shlex.join(["python", *words]), say)
     models = fit(run)
     if not run.trainer.is_global_zero:
         return {}, run
@@ -149,7 +155,7 @@ def command(config: DictConfig) -> float | None:
             config.run_dir = literal(str(run_dir))
             config = config_of_run(config, keys)
             refuse_links(*run_dir.glob("*"))
-            metrics, run = train(config, run_dir, Console(quiet=rank_of_process() != 0))
+            metrics, run = train(config, run_dir, Console(quiet=rank_of_process() != 0), sys.argv)
         return run.module.objective() if metrics else None
 
 

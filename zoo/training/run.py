@@ -1,8 +1,6 @@
 """A run: all that takes part in it, put together from its settings, and its training."""
 
 import copy
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +50,7 @@ class Run:
         config: As composed, to be written beside what the run leaves.
         settings: What it says.
         directory: Where everything is written.
+        command: What is typed to make it.
         references: The exact algorithms that the model is compared with, by name.
         module: What is trained.
         datamodule: Its episodes.
@@ -63,6 +62,7 @@ class Run:
     config: DictConfig
     settings: RunSettings
     directory: Path
+    command: str
     references: dict[str, Predictor]
     module: EpisodeModule
     datamodule: EpisodeSets
@@ -79,12 +79,13 @@ class Run:
         return self.directory / self.prefix(seed)
 
 
-def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
+def assemble(config: DictConfig, run_dir: Path, command: str, say: Say) -> Run:
     """Puts a run together; nothing is written.
 
     Args:
         config: As composed from `configs/train.yaml`.
         run_dir: Where everything will be written; may hold an earlier part of the same run.
+        command: What is typed to make it, for its card.
         say: What is done where that may take long.
 
     Raises:
@@ -124,6 +125,7 @@ def assemble(config: DictConfig, run_dir: Path, say: Say) -> Run:
         config,
         settings,
         run_dir,
+        command,
         references,
         module,
         datamodule,
@@ -152,9 +154,7 @@ def fit(run: Run) -> dict[int, Predictor]:
         remove_half_written(run.directory)
         set_metrics_aside(run.directory, run.settings.max_steps)
         save_config(run.config, run.directory)
-        # Where a run is written changes nothing of what comes out.
-        typed = [part for part in sys.argv if not part.startswith("hydra.run.dir=")]
-        save_command(run.directory, shlex.join(["python", *typed]), run.settings.max_steps)
+        save_command(run.directory, run.command, run.settings.max_steps)
     run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
     return run.module.whole_models()
 

@@ -1,0 +1,390 @@
+"""How the trainings of a study are planned, run side by side, stopped and gone on with."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import initialize_config_dir
+from rich.console import Console
+
+from studies.measure import history
+from studies.plan import (
+    MOST_EXTENSIONS,
+    OVERHEAD,
+    Effort,
+    Job,
+    Training,
+    Trial,
+    errors_of_rates,
+    finished_jobs,
+    run_dirs,
+    stages,
+)
+from studies.progress import Progress
+from studies.reproduction import trainings_of
+from studies.runner import Runner, TrainingFailed, known, train_all
+from studies.trainings import training_row
+from zoo.commands import train
+from zoo.commands.reproduce import train_job
+from zoo.files import ROOT
+from zoo.hub.io import load_checkpoint
+from zoo.terminal import StoppedBySignal, raise_on_signals
+
+TINY = Effort(seeds=(0, 1), share=0.04, num_episodes=50)
+ONE = Effort(seeds=(0,), num_episodes=50)
+SMALL = ("trainer=cpu", "data.d_x=3", "data.num_context=4", "checkpoint_every=100")
+SHORT = Training("short", 10, 1.0, SMALL, validations=1)
+GRID = (0.01, 0.03, 0.1, 0.3)
+TRIED = Training("tried", 40, 1.0, SMALL, trial=Trial("tried", 10, 1.0, GRID, SMALL))
+
+
+@pytest.fixture(autouse=True)
+def configs() -> Iterator[None]:
+    train.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        yield
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Signals raise, as in a command."""
+    before = {
+        each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    raise_on_signals()
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+def silent(num_figures: int = 0) -> Progress:
+    return Progress(Console(quiet=True), num_figures)
+
+
+def run(
+    trainings: list[Training],
+    effort: Effort,
+    runs: Path,
+    runner: Runner | None = None,
+    do: Callable[[Job], None] = train_job,
+) -> None:
+    train_all(trainings, effort, runs, runner or Runner(), do, silent())
+
+
+def last_jobs(training: Training, effort: Effort, runs: Path) -> list[Job]:
+    *_, jobs = stages(training, effort, runs)
+    return jobs
+
+
+def pretend(best: float, done: list[Job] | None = None) -> Callable[[Job], None]:
+    """Leaves what a training leaves, with the least error at a rate."""
+
+    def leave(job: Job) -> None:
+        if done is not None:
+            done.append(job)
+        rates = {f"{r:g}": {"0": abs(torch.tensor(r / best).log().item())} for r in job.rates}
+        for directory in {job.place, *job.run_dirs}:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "metrics.json").write_text(json.dumps({"rates": rates}))
+        for directory in job.run_dirs:
+            (directory / "checkpoint").mkdir()
+            (directory / "checkpoint" / "card.json").touch()
+
+    return leave
+
+
+def weights(run_dir: Path) -> list[torch.Tensor]:
+    return list(load_checkpoint(run_dir / "checkpoint").state_dict().values())
+
+
+def test_a_run_is_kept_by_everything_but_its_seed(tmp_path: Path) -> None:
+    training = Training("x", 10, 1.0, together=False)
+    first, second = last_jobs(training, TINY, tmp_path)
+    assert first.directory == second.directory
+    assert [path.name for path in run_dirs([first, second])] == ["seed_0", "seed_1"]
+    others = [
+        training._replace(max_steps=100),
+        training._replace(overrides=("data.noise=0.1",)),
+        training._replace(overrides=("optim.lr=0.1",)),
+    ]
+    directories = {last_jobs(other, TINY, tmp_path)[0].directory for other in others}
+    assert len(directories | {first.directory}) == 4
+    same = training._replace(step_ms=9.0, overrides=("checkpoint_tag=named",))
+    assert last_jobs(same, TINY, tmp_path)[0].directory == first.directory
+
+
+def test_several_rates_are_trained_in_one_process_and_take_as_many_times_as_long(
+    tmp_path: Path,
+) -> None:
+    one = Training("x", 1_000, 10.0, rates=(0.001,))
+    three = one._replace(rates=(0.001, 0.003, 0.01))
+    ((first,), (job,)) = (last_jobs(training, TINY, tmp_path) for training in (one, three))
+    assert "optim.lr=[0.001,0.003,0.01]" in job.typed
+    assert "seeds=2" in job.typed
+    assert job.seconds - OVERHEAD == pytest.approx(3 * (first.seconds - OVERHEAD))
+    assert job.directory != first.directory
+
+
+def test_a_training_may_have_fewer_seeds_than_the_effort(tmp_path: Path) -> None:
+    effort = Effort(seeds=(0, 1, 2))
+    (job,) = last_jobs(Training("x", 10, 1.0, most_seeds=2), effort, tmp_path)
+    assert job.seeds == (0, 1)
+    assert "seeds=2" in job.typed
+
+
+def test_ten_times_as_many_episodes_are_measured_where_single_ones_decide() -> None:
+    effort = Effort(seeds=(0,), num_episodes=50, num_validation=20)
+    heavy = Training("x", 10, 1.0, heavy_tailed=True)
+    (job,) = last_jobs(heavy, effort, Path())
+    assert "test_episodes=500" in job.typed
+
+
+def test_figures_share_a_training_and_none_takes_the_name_of_another() -> None:
+    assert trainings_of({"a": [SHORT], "b": [SHORT]}) == [SHORT]
+    with pytest.raises(ValueError, match="two trainings are called 'short'"):
+        trainings_of({"a": [SHORT], "b": [SHORT._replace(max_steps=20)]})
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (0.05, GRID),
+        (0.3, (*GRID, 0.9, 2.7)),
+        (3.0, (*GRID, 0.9, 2.7, 8.1, 24.0)),
+        (0.002, (0.0011, 0.0033, *GRID)),
+    ],
+)
+def test_rates_are_tried_until_the_best_is_not_at_the_edge(
+    best: float, tried: tuple[float, ...], tmp_path: Path
+) -> None:
+    done: list[Job] = []
+    run([TRIED], TINY, tmp_path, do=pretend(best, done))
+    *trials, last = done
+    assert sorted(r for job in trials for r in job.rates) == pytest.approx(tried)
+    assert all(job.seeds == (0,) and job.of_trial for job in trials)
+    assert last.seeds == (0, 1)
+    (rate,) = (word for word in last.overrides if word.startswith("optim.lr="))
+    nearest = min(tried, key=lambda r: abs(torch.tensor(r / best).log().item()))
+    assert float(rate.partition("=")[2]) == pytest.approx(nearest)
+
+
+def test_rates_are_extended_so_often_and_no_more(tmp_path: Path) -> None:
+    done: list[Job] = []
+    run([TRIED], TINY, tmp_path, do=pretend(1e9, done))
+    assert len(done) == 1 + MOST_EXTENSIONS + 1
+    quick = Effort(seeds=(0,), share=0.04, num_episodes=50, fewer_settings=True)
+    done.clear()
+    run([TRIED], quick, tmp_path / "quick", do=pretend(1e9, done))
+    assert len(done) == 2
+
+
+def test_a_rate_that_diverged_is_not_chosen(tmp_path: Path) -> None:
+    (job,) = next(stages(TRIED, TINY, tmp_path))
+    job.place.mkdir(parents=True)
+    (job.place / "metrics.json").write_text('{"rates": {"0.01": {"0": 2.0}, "0.3": {}}}')
+    assert errors_of_rates(job) == {0.01: 2.0, 0.03: torch.inf, 0.1: torch.inf, 0.3: torch.inf}
+
+
+def test_trainings_share_a_trial(tmp_path: Path) -> None:
+    other = TRIED._replace(name="other", overrides=(*SMALL, "data.noise=0.1"))
+    done: list[Job] = []
+    run([TRIED, other], TINY, tmp_path, do=pretend(0.05, done))
+    assert [job.of_trial for job in done] == [True, False, False]
+    assert {job.training.name for job in done[1:]} == {"tried", "other"}
+
+
+def test_what_follows_a_trial_is_known_when_that_has_ended(tmp_path: Path) -> None:
+    jobs, later = known([TRIED, SHORT], TINY, tmp_path)
+    assert [job.of_trial for job in jobs] == [True, False]
+    assert later == pytest.approx(OVERHEAD + 2 * 2 * 1e-3)
+    assert finished_jobs(TRIED, TINY, tmp_path) is None
+    pretend(0.05)(jobs[0])
+    jobs, later = known([TRIED, SHORT], TINY, tmp_path)
+    assert [job.of_trial for job in jobs] == [True, False, False]
+    assert later == 0.0
+    assert finished_jobs(TRIED, TINY, tmp_path) is None
+    pretend(0.05)(jobs[1])
+    assert finished_jobs(TRIED, TINY, tmp_path) == [jobs[1]]
+
+
+def test_the_table_of_trainings_has_the_rates_of_a_trial_with_their_errors(tmp_path: Path) -> None:
+    trial = Trial("tried", 5, 1.0, (1e-9, 0.01, 0.05), SMALL)
+    training = Training("tried", 10, 1.0, SMALL, validations=1, trial=trial)
+    run([training], ONE, tmp_path)
+    *trials, jobs = stages(training, ONE, tmp_path)
+    row = training_row(jobs, [job for (job,) in trials])
+    assert row.rates[:3] == [1e-9, 0.01, 0.05]
+    assert row.trial_steps == 5
+    errors = {rate: e for (job,) in trials for rate, e in errors_of_rates(job).items()}
+    assert row.errors == [errors[rate] for rate in row.rates]
+    assert row.best_rate == min(errors, key=errors.__getitem__)
+    assert row.num_seeds == 1
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit"])
+def test_every_runner_and_the_command_line_train_the_same_bits(name: str, tmp_path: Path) -> None:
+    trainings = [SHORT, SHORT._replace(name="other", overrides=(*SMALL, "optim.lr=0.01"))]
+    parameters = {"timeout_min": 10} if name == "submitit" else {}
+    runner = Runner(name, 2, parameters)  # type: ignore[arg-type]
+    run(trainings, ONE, tmp_path / "here")
+    run(trainings, ONE, tmp_path / name, runner)
+    for training in trainings:
+        ((here,), (there,)) = (last_jobs(training, ONE, tmp_path / x) for x in ("here", name))
+        for a, b in zip(weights(here.place), weights(there.place), strict=True):
+            assert torch.equal(a, b)
+    (job,) = last_jobs(SHORT, ONE, tmp_path / "here")
+    place = tmp_path / "alone"
+    subprocess.run(
+        [sys.executable, *job.typed, f"hydra.run.dir={place}"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    for a, b in zip(weights(job.place), weights(place), strict=True):
+        assert torch.equal(a, b)
+    cards = [json.loads((p / "checkpoint" / "card.json").read_text()) for p in (job.place, place)]
+    assert cards[0]["command"] == cards[1]["command"] == "python " + " ".join(job.typed)
+    assert (job.place / "config.yaml").read_bytes() == (place / "config.yaml").read_bytes()
+
+
+def stop_at(log: Path, text: str, signum: signal.Signals = signal.SIGINT) -> threading.Thread:
+    """Sends this process a signal once a text is in a log."""
+
+    def watch() -> None:
+        give_up = time.monotonic() + 200
+        while time.monotonic() < give_up:
+            if log.exists() and text in log.read_text():
+                os.kill(os.getpid(), signum)
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("signals")
+def test_an_interrupted_plan_goes_on_within_the_run(tmp_path: Path) -> None:
+    training = Training("long", 300, 1.0, SMALL, validations=6)
+    (job,) = last_jobs(training, ONE, tmp_path)
+    watcher = stop_at(job.log, "step 100/300")
+    with pytest.raises(StoppedBySignal, match="SIGINT"):
+        run([training], ONE, tmp_path)
+    watcher.join()
+    assert not job.finished
+    assert "stopped by SIGINT after step" in job.log.read_text()
+    assert 0 < job.seconds_done() < job.seconds
+    run([training], ONE, tmp_path)
+    assert job.finished
+    assert job.seconds_done() == job.seconds
+    assert job.log.read_text().count("step 50/300") == 1
+    steps = list(history(job.run_dirs[0], "val/half_mse_query"))
+    assert steps == list(range(50, 301, 50))
+
+
+@pytest.mark.parametrize(("runner", "before"), [("here", ["nohup"]), ("joblib", [])])
+def test_a_signal_stops_the_runs_under_way_with_their_state_saved(
+    before: list[str], runner: str, tmp_path: Path
+) -> None:
+    command = [
+        *(*before, sys.executable, "reproduce.py", "figure=d", f"runs={tmp_path}"),
+        *(f"runner={runner}", "side_by_side=2"),
+    ]
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored if this is under nohup
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    signal.signal(signal.SIGHUP, inherited)
+    at_once = 2 if runner == "joblib" else 1
+    with process:
+        give_up = time.monotonic() + 200
+        while sum("\nstep " in log for log in logs_in(tmp_path)) < at_once:
+            assert process.poll() is None
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+        process.send_signal(signal.SIGHUP)
+        if before:
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=200)[0]
+    assert process.returncode == 128 + (signal.SIGTERM if before else signal.SIGHUP), output
+    assert "the same command goes on from here" in output
+    logs = logs_in(tmp_path)
+    assert len(logs) == at_once
+    assert all(re.search(r"stopped by SIG\w+ after step", log) for log in logs)
+
+
+def logs_in(directory: Path) -> list[str]:
+    return [log.read_text(errors="replace") for log in directory.rglob("log.txt")]
+
+
+@pytest.mark.parametrize("name", ["here", "joblib"])
+def test_where_a_run_fails_the_others_go_on_and_the_end_says_why(name: str, tmp_path: Path) -> None:
+    wrong = Training("wrong", 20, 1.0, (*SMALL, "trainer.precision=none"))
+    with pytest.raises(TrainingFailed, match=r"(?s)^wrong seed 0: .*precision.*more: .*log.txt$"):
+        run([wrong, SHORT], ONE, tmp_path, Runner(name, 2))  # type: ignore[arg-type]
+    assert finished_jobs(SHORT, ONE, tmp_path) is not None
+    (job,) = last_jobs(wrong, ONE, tmp_path)
+    assert "Traceback" in job.log.read_text()
+
+
+def test_a_seed_that_diverged_ends_the_plan_with_what_to_do(tmp_path: Path) -> None:
+    wild = Training("wild", 10, 1.0, (*SMALL, "data.inputs.r=1e30"))
+    effort = Effort(seeds=(0, 1), num_episodes=50)
+    with pytest.raises(TrainingFailed, match="every seed has diverged"):
+        run([wild], effort, tmp_path)
+    (job,) = last_jobs(wild, effort, tmp_path)
+
+    def half(job: Job) -> None:
+        for directory in (job.directory, job.run_dirs[0]):
+            directory.mkdir(exist_ok=True)
+            (directory / "metrics.json").touch()
+
+    with pytest.raises(TrainingFailed) as caught:
+        run([wild], effort, tmp_path, do=half)
+    assert str(caught.value).startswith("seed_1 of wild 2 seeds ended without a result")
+    assert str(caught.value).endswith(f"rm -r {job.place} to train it anew")
+
+
+def test_a_run_that_was_stopped_from_outside_is_said_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="short seed 0 was stopped.*the same command goes on"):
+        run([SHORT], ONE, tmp_path, do=lambda job: None)
+
+
+def test_a_runner_that_is_not_installed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"runner=joblib needs joblib: pip install 'icl-zoo\[sw"):
+        run([SHORT], ONE, tmp_path, Runner("joblib"))
+
+
+def test_progress_is_a_line_for_each_training_and_figure_with_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = Training("x", 400_000, 1.0, together=False)
+    first, second = last_jobs(training, TINY, tmp_path)
+    progress = Progress(Console(), 2)
+    with progress.shown():
+        progress.plan([first, second], 0.0)
+        pretend(1.0)(first)
+        progress.start -= 60.0
+        progress.ended(first, failed=False)
+        progress.ended(second, failed=True)
+        progress.drawn("a")
+    # Two of 16 s + OVERHEAD, and two figures of 20 s; 28 of these took 60 s.
+    assert capsys.readouterr().out.splitlines() == [
+        "0 of 2 trainings are finished, about 2 min on one thread are left",
+        "1/2  x seed 0  2 min left",
+        "1/2  x seed 1  failed",
+        "figure a  1 of 2",
+    ]
