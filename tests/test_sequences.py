@@ -35,7 +35,8 @@ from zoo.hub.card import MAX_CARD_BYTES
 from zoo.hub.charts import chart
 from zoo.hub.directory import card_bytes, read_card
 from zoo.hub.index import index_entry
-from zoo.hub.pages import card_page, comparisons, leaderboard
+from zoo.hub.leaderboard import leaderboard
+from zoo.hub.pages import card_page, comparisons
 from zoo.metrics.errors import Summary
 from zoo.metrics.scoring import Scoring
 from zoo.predictor import Predictor

@@ -10,6 +10,7 @@ from zoo.hub.card import Card
 from zoo.hub.charts import chart, shows
 from zoo.hub.directory import read_card
 from zoo.hub.pages import comparisons
+from zoo.metrics.drawing import style_of
 
 CURVES = {
     "model": [{"value": 2.0 - 0.3 * i, "ci95": 0.1} for i in range(6)],
@@ -80,6 +81,18 @@ def test_without_curves_models_and_algorithms_are_still_named(card: Card) -> Non
     shown = texts(chart(comparison))
     assert {"gd_ssm.test", "zero", "parameters", "numbers in the state", "0.5*MSE"} <= shown
     assert "examples in the context" not in shown
+
+
+def test_every_seed_has_its_curve_and_its_dots_under_one_label(card: Card) -> None:
+    seeds = [
+        changed(card, name=name, training=card.training.model_dump() | {"seed": seed})
+        for seed, name in enumerate(("gd_ssm.test", "gd_ssm.test@1", "gd_ssm.test@2"))
+    ]
+    (one,), (three,) = comparisons(seeds[:1]), comparisons(seeds)
+    style = f"stroke: {style_of('gd_ssm')['color']}".encode()
+    assert chart(three).count(style) > chart(one).count(style)
+    assert "gd_ssm.test" in texts(chart(three))
+    assert not any("@" in text for text in texts(chart(three)) if "gd_ssm" in text)
 
 
 def test_any_number_of_models_and_algorithms_fits_into_a_chart(card: Card) -> None:

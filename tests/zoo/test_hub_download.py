@@ -18,11 +18,12 @@ import torch
 
 import zoo
 from tests.conftest import MakeCheckpoint
+from zoo.files import sha256_of
 from zoo.hub import download as downloads
 from zoo.hub.card import CheckpointError
 from zoo.hub.directory import read_card
 from zoo.hub.download import DownloadError, cache_directory
-from zoo.hub.export import write_generated
+from zoo.hub.export import export, write_generated
 from zoo.hub.find import find_card, find_checkpoint
 from zoo.hub.io import check_checkpoint, save_checkpoint
 
@@ -214,6 +215,35 @@ def test_an_address_and_a_path_serve_as_well(server: Server, served: Path) -> No
     zoo.load(NAME, url=str(served))
     zoo.load(NAME, url=served.as_uri())
     assert server.asked["model.safetensors"] == 1  # the cache goes by content
+
+
+def test_a_name_with_a_seed_is_fetched_as_any_other(server: Server, served: Path) -> None:
+    other = export(served / NAME, f"{NAME}@0", served)
+    zoo.load(f"{NAME}@0", url=server.url)
+    zoo.load(f"{server.url}/{NAME}@0")
+    zoo.load(f"{NAME}@0", url=served.as_uri())
+    assert find_checkpoint(f"{NAME}@0") == downloads.cached_checkpoint(
+        sha256_of((other / "card.json").read_bytes())
+    )
+    with pytest.raises(ValueError, match=rf"'{NAME}@1'. Did you mean '{NAME}@0' or '{NAME}'\?"):
+        zoo.load(f"{NAME}@1", url=server.url)
+    with pytest.raises(ValueError, match=rf"'gd_ssm.tst'. Did you mean '{NAME}'\?"):
+        zoo.load("gd_ssm.tst", url=server.url)
+
+
+@pytest.mark.parametrize(
+    ("address", "read"),
+    [
+        ("hf://user/zoo/gd_ssm.a@1/card.json", "hf://user/zoo@main/gd_ssm.a@1/card.json"),
+        ("hf://datasets/user/zoo/c/a.b@1/x", "hf://datasets/user/zoo@main/c/a.b@1/x"),
+        ("hf://user/zoo@v2/gd_ssm.a@1/card.json", "hf://user/zoo@v2/gd_ssm.a@1/card.json"),
+        ("hf://user/zoo/gd_ssm.a/card.json", "hf://user/zoo/gd_ssm.a/card.json"),
+        ("hf://buckets/user/zoo/gd_ssm.a@1/x", "hf://buckets/user/zoo/gd_ssm.a@1/x"),
+        ("s3://bucket/zoo/gd_ssm.a@1/card.json", "s3://bucket/zoo/gd_ssm.a@1/card.json"),
+    ],
+)
+def test_a_seed_in_an_address_is_not_taken_for_a_revision(address: str, read: str) -> None:
+    assert downloads.with_revision(address) == read
 
 
 def test_the_card_comes_without_the_weights(server: Server) -> None:

@@ -13,13 +13,14 @@ from filelock import FileLock
 
 import zoo
 from tests.conftest import MakeCheckpoint
-from zoo.hub.card import Card, CheckpointError
+from zoo.hub.card import Card, CheckpointError, MetricEntry
 from zoo.hub.directory import WEIGHTS, read_card
 from zoo.hub.export import BEGIN, CHARTS, END, PAGE, export, stale_files, write_generated
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import build_index, read_index
 from zoo.hub.io import check_checkpoint
-from zoo.hub.pages import card_page, comparisons, leaderboard, model_card
+from zoo.hub.leaderboard import by_training, leaderboard, over_seeds
+from zoo.hub.pages import card_page, comparisons, model_card
 from zoo.metrics.text import number_text
 
 # A checkpoint and its index as they were before medians and tails.
@@ -53,11 +54,10 @@ def test_nothing_made_from_the_shipped_cards_is_stale() -> None:
 
 
 def test_shipped_checkpoints_are_whole_and_small() -> None:
-    total = 0
     for name in read_index(CHECKPOINTS).checkpoints:
         check_checkpoint(CHECKPOINTS / name)
-        total += (CHECKPOINTS / name / WEIGHTS).stat().st_size
-    assert total <= 30e6
+    sizes = [path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()]
+    assert sum(sizes) < 20 * 2**20
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16])
@@ -183,7 +183,115 @@ def test_the_leaderboard_shows_what_the_card_says(checkpoint: Path) -> None:
         "64",
         "1",
     ]
-    assert cells == ["`gd_ssm.test`", "interleaved", *numbers]
+    assert cells == ["`gd_ssm.test`", "interleaved", "1, *measurement*", *numbers]
+
+
+def of_seeds(card: Card, *values: float, **training: Any) -> list[Card]:
+    """A training of several seeds, by their errors."""
+    return [
+        changed(
+            card,
+            name=card.name if seed == 0 else f"{card.name}@{seed}",
+            metrics={"test/half_mse_query": metric(value)},
+            training=card.training.model_dump() | {"seed": seed} | training,
+        )
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_a_checkpoint_of_another_seed_has_it_in_its_name(checkpoint: Path, tmp_path: Path) -> None:
+    edit(checkpoint, lambda card: card["training"].update(seed=12))
+    target = tmp_path / "target"
+    export(checkpoint, "gd_ssm.linear", target)
+    assert export(checkpoint, "gd_ssm.linear@12", target).name == "gd_ssm.linear@12"
+    assert zoo.list_checkpoints("gd_ssm.l*@*", url=str(target)) == ["gd_ssm.linear@12"]
+    zoo.load("gd_ssm.linear@12", url=str(target))
+    of_another = "is of seed 12, so it may be gd_ssm.linear or gd_ssm.linear@12, got .*@1'"
+    with pytest.raises(CheckpointError, match=of_another):
+        export(checkpoint, "gd_ssm.linear@1", target)
+    for name in ("gd_ssm.linear@012", "gd_ssm.linear@", "gd_ssm.linear@a", "gd_ssm.@12"):
+        with pytest.raises(CheckpointError, match="is not a name|is of seed"):
+            export(checkpoint, name, target)
+    assert sorted(path.name for path in target.glob("*/")) == ["gd_ssm.linear", "gd_ssm.linear@12"]
+
+
+def test_seeds_of_a_training_are_one_line_with_their_interval(checkpoint: Path) -> None:
+    judged = [{"convergence": {"verdict": v}} for v in ("converged", "not converged", "converged")]
+    cards = of_seeds(read_card(checkpoint), 0.2, 0.21, 0.22)
+    cards = [
+        changed(card, training=card.training.model_dump() | {"schedule": schedule})
+        for card, schedule in zip(cards, judged, strict=True)
+    ]
+    (line,) = [line for line in leaderboard(cards).splitlines() if "gd_ssm.test" in line]
+    # Student's t: 4.303 * 0.01 / sqrt(3).
+    start = "| `gd_ssm.test` | interleaved | 3, 2 of 3 converged |"
+    assert line.startswith(f"{start} {cards[0].num_parameters} | 15 | 0.210 ± 0.025 |")
+
+
+def test_one_seed_of_several_or_of_several_rates_is_no_mere_measurement(checkpoint: Path) -> None:
+    card = read_card(checkpoint)
+    tried = {"rates": {"0.001": {"0": 0.2}, "0.003": {"0": 0.3}}, "lr": 0.001}
+    for training, said in (
+        ({}, "| 1, *measurement* |"),
+        ({"num_seeds": 3}, "| 1 of 3 |"),
+        ({"optimizer": tried}, "| 1 |"),
+        ({"optimizer": {"rates": {"0.001": {"0": 0.2}}}}, "| 1, *measurement* |"),
+    ):
+        assert said in leaderboard(of_seeds(card, 0.2, **training))
+
+
+def test_a_seed_of_another_training_stands_by_itself(checkpoint: Path) -> None:
+    first, second, third = of_seeds(read_card(checkpoint), 0.2, 0.3, 0.4)
+    other = changed(second, training=second.training.model_dump() | {"steps": 7})
+    assert by_training([third, other, first]) == [[first, third], [other]]
+
+
+def test_seeds_that_differ_by_more_than_their_mean_have_no_interval(checkpoint: Path) -> None:
+    page = leaderboard(of_seeds(read_card(checkpoint), 0.1, 0.1, 4.0))
+    assert "| 1.4 |" in page
+
+
+def test_over_seeds_a_heavy_tail_has_the_range_of_all() -> None:
+    heavy = {"ci95": None, "median": 0.1, "tail_share": 0.5, "lowest": 0.3, "highest": 9.0}
+    light = {"median": 0.2, "tail_share": 0.01}
+    entries = [MetricEntry(**metric(0.2) | light), MetricEntry(**metric(0.4) | heavy)]
+    found = over_seeds(entries)
+    assert number_text(found) == "0.3 (heavy tail, 0.2 to 9)"
+    assert (found.median, found.tail_share) == (pytest.approx(0.15), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({}, "- one seed, one rate\n"),
+        ({"num_seeds": 3}, "- one of 3 seeds, one rate\n"),
+        (
+            {
+                "num_seeds": 5,
+                "study": "architectures/noisy",
+                "optimizer": {
+                    "lr": 0.003,
+                    "rates": {"0.01": {}, "0.003": {"0": 0.25, "1": 0.5}},
+                    "rates_steps": 1500,
+                },
+                "schedule": {"convergence": {"verdict": "not converged"}},
+            },
+            "- one of 5 seeds; learning rate 0.003, the best in validation after 1,500 steps of "
+            "0.003 (0.375), 0.01 (diverged); not converged; training architectures/noisy\n",
+        ),
+    ],
+)
+def test_a_page_says_how_many_seeds_and_rates_stand_behind_a_model(
+    checkpoint: Path, training: dict[str, Any], said: str
+) -> None:
+    card = read_card(checkpoint)
+    assert said in card_page(changed(card, training=card.training.model_dump() | training))
+
+
+def test_a_card_holds_nothing_that_a_card_without_it_has_as_well(checkpoint: Path) -> None:
+    text = (checkpoint / "card.json").read_text()
+    assert not any(name in text for name in ("lowest", "num_seeds", "study", "notes", "curves"))
+    assert read_card(checkpoint).metrics["test/half_mse_query"].lowest is None
 
 
 def test_pages_show_median_and_tail_and_no_interval_of_a_heavy_one(checkpoint: Path) -> None:

@@ -51,6 +51,13 @@ DEEP: Any = functools.reduce(lambda inner, _: [inner], range(100), 0)
 POINT = {"value": 0.2, "ci95": 0.01}
 
 
+def training(**optimizer: Any) -> dict[str, Any]:
+    """A card's training with such settings of the optimizer."""
+    counts = {"steps": 1, "episodes": 64, "batch_size": 64, "seed": 0, "devices": 1}
+    how = {"schedule": {}, "precision": "32-true", "wall_time_s": 1.0}
+    return {"training": counts | how | {"optimizer": optimizer}}
+
+
 @pytest.mark.parametrize(
     ("architecture", "change", "message"),
     [
@@ -84,6 +91,10 @@ POINT = {"value": 0.2, "ci95": 0.01}
         ("gd_ssm", {"files": {WEIGHTS: {"sha256": "0" * 64, "bytes": HUGE}}}, "at most 1073741824"),
         ("gd_ssm", {"files": {WEIGHTS: {"sha256": "0" * 64, "bytes": -1}}}, "bytes: Input should"),
         ("gd_ssm", {"command": "\x1b[2Jpython train.py"}, "command: String should match"),
+        ("gd_ssm", training(rates="x"), r"training\.rates"),
+        ("gd_ssm", training(rates={"0.1": {"0": "x"}}), r"training\.rates"),
+        ("gd_ssm", training(rates={"x": {}}), r"training\.rates"),
+        ("gd_ssm", training(rates_steps=-1), r"training\.rates_steps"),
         ("gd_ssm", {"notes": "\u202etxt.exe"}, "notes: String should match"),
         ("gd_ssm", {"data": {"function": {"name": "\x1b[2J"}}}, "function.name has control"),
         ("gd_ssm", {"data": {"\x9b2J": 1}}, "a name has control characters"),

@@ -32,7 +32,7 @@ from zoo.hub.find import (
     locate,
 )
 from zoo.hub.index import IndexEntry, read_index
-from zoo.hub.pages import Comparison, comparisons, number, tail
+from zoo.hub.pages import Comparison, comparisons, number, protocol_text, tail
 from zoo.metrics.text import in_cell, loss_label, number_text, place_of, place_text, plain
 from zoo.terminal import StoppedBySignal, raise_on_signals
 
@@ -221,7 +221,8 @@ def verify_command(
 def export_command(
     run: Annotated[Path, typer.Argument(help="Directory of a run, or of its checkpoint.")],
     name: Annotated[
-        str | None, typer.Argument(help="architecture.tag; its own unless given.")
+        str | None,
+        typer.Argument(help="architecture.tag, of further seeds with @SEED; its own unless given."),
     ] = None,
     directory: Directory = CHECKPOINTS,
     replace: Annotated[bool, typer.Option("--replace", help="Replace one of that name.")] = False,
@@ -348,6 +349,7 @@ def card_fields(card: Card) -> dict[str, str]:
         "data": json.dumps(card.data),
         "training": f"{training.steps:,} steps, {training.episodes:,} episodes, "
         f"{training.wall_time_s:,.0f} s, seed {training.seed}",
+        "seeds, rates": protocol_text(training),
         "command": card.command,
         "commit": card.git_commit or "unknown",
         "created": f"{card.created:%Y-%m-%d}",

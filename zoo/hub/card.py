@@ -28,9 +28,8 @@ MAX_CARD_BYTES = 1_000_000
 _TEXT = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, Field(pattern=_TEXT)]
 # A name is one part of a path and of an address, so it has no separator in it.
-CheckpointName = Annotated[
-    str, Field(pattern=r"^[a-z0-9_]+\.[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=100)
-]
+_NAME = r"^[a-z0-9_]+\.[A-Za-z0-9_-][A-Za-z0-9_.-]*(@(0|[1-9][0-9]*))?$"
+CheckpointName = Annotated[str, Field(pattern=_NAME, max_length=100)]
 # A name beside a number, in tables and figures.
 Label = Annotated[Text, Field(max_length=100)]
 # Floating-point numbers, such as the axes of figures, hold every integer up to here.
@@ -129,6 +128,15 @@ class Plain(BaseModel):
     )
 
 
+def split_seed(name: str) -> tuple[str, int | None]:
+    """The name of a checkpoint in two: `architecture.tag`, and the seed after an `@`.
+
+    `architecture.tag` is the first seed of a training. Its other seeds are `architecture.tag@SEED`.
+    """
+    training, _, seed = name.partition("@")
+    return training, int(seed) if seed else None
+
+
 class FileEntry(Plain):
     """A file beside the card.
 
@@ -181,6 +189,23 @@ class MetricEntry(CurvePoint):
 Curve = Annotated[list[CurvePoint | None], Field(max_length=100_000)]
 # More than fit into a table or a figure.
 MANY = Field(max_length=100)
+CONVERGED = "converged"
+VERDICTS = (CONVERGED, "not converged", "unknown")
+
+
+class Tried(BaseModel):
+    """The learning rates that one was chosen among, as `TrainingEntry.optimizer` has them.
+
+    Attributes:
+        rates: The validation error of every seed that was left, by rate; empty where there was no
+            choice.
+        rates_steps: Optimizer steps that they were tried for; None for all of the training's.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    rates: Annotated[dict[NonNegativeFloat, dict[Label, float]], MANY] = {}
+    rates_steps: PositiveCount | None = None
 
 
 class TrainingEntry(Plain):
@@ -190,10 +215,12 @@ class TrainingEntry(Plain):
         steps: Optimizer steps.
         episodes: Episodes seen.
         batch_size: Episodes in a step.
-        optimizer: Its settings; `rates` where the rate was chosen among several: the validation
-            error at the query of every seed that was left, by rate.
+        optimizer: Its settings; where the rate was chosen among several, `rates` and `rates_steps`
+            as `Tried` has them.
         schedule: The settings of the learning rate's course; `convergence` where it was judged.
         seed: Of initialisation and data.
+        num_seeds: Seeds that were trained in this way, this one included.
+        study: What it was trained for, `STUDY/TRAINING`; empty if for no study.
         precision: As Lightning names it.
         devices: Number of devices.
         wall_time_s: Seconds spent training, summed over resumed parts.
@@ -205,9 +232,28 @@ class TrainingEntry(Plain):
     optimizer: Settings
     schedule: Settings
     seed: Seed
+    num_seeds: PositiveInt = 1
+    study: Annotated[Text, Field(max_length=200)] = ""
     precision: Text
     devices: PositiveInt
     wall_time_s: float
+
+    @property
+    def tried(self) -> Tried:
+        """The learning rates that were tried."""
+        return Tried.model_validate(self.optimizer)
+
+    @property
+    def verdict(self) -> str | None:
+        """Whether the loss had stopped falling, as far as it was judged."""
+        convergence = self.schedule.get("convergence")
+        verdict = convergence.get("verdict") if isinstance(convergence, dict) else None
+        return verdict if verdict in VERDICTS else None
+
+    @model_validator(mode="after")
+    def _rates_are_errors_by_rate(self) -> "TrainingEntry":
+        _ = self.tried
+        return self
 
 
 class Card(Plain):
@@ -215,7 +261,7 @@ class Card(Plain):
 
     Attributes:
         schema_version: Of this layout; a newer one is refused.
-        name: `architecture.tag`.
+        name: `architecture.tag`, or `architecture.tag@SEED` for another seed of that training.
         architecture: Name for `zoo.create_model`.
         model_args: Arguments for `zoo.create_model`.
         token_layout: How pairs become tokens; says what the architecture does, is not read.

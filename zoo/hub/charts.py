@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from zoo.hub.card import Card, CheckpointError, CurvePoint
+from zoo.hub.leaderboard import by_training
 from zoo.hub.pages import Comparison
 from zoo.metrics.drawing import bare, bounds, draw_curve, label_examples, label_loss, styles_of
 
 MODEL = "model"  # what a card's curves call the checkpoint itself
+UNLABELLED = "_"  # to matplotlib's legends
 # Exact solutions have errors of rounding; the axes end at this fraction of the best model's.
 BELOW_BEST = 0.3
 
@@ -21,6 +23,7 @@ BELOW_BEST = 0.3
 def chart(comparison: Comparison) -> bytes:
     """Loss against examples, parameters and state size, of models and exact algorithms, as SVG.
 
+    Every seed of a training has its curve and its dot, all in one colour and with one label.
     Where no card has curves, the panel of examples is left out.
     The file says in its metadata which numbers it shows, so that a stale one is known by
     `shows` even where another version of matplotlib would draw it differently.
@@ -55,25 +58,30 @@ def _drawn(comparison: Comparison) -> bytes:
     }
     for card in cards.values():
         exact |= {solver: curve for solver, curve in card.curves.items() if solver != MODEL}
-    styles = styles_of([*sorted(cards), *sorted(exact)])
+    # By the name of a checkpoint that of its training: the first seed's, which alone is a label.
+    training = {c.name: seeds[0].name for seeds in by_training(comparison.cards) for c in seeds}
+    styles = styles_of([*sorted(set(training.values())), *sorted(exact)])
     if with_curves:
         label_examples(first)
         for name, card in cards.items():
             curve = card.curves.get(MODEL, [])
-            draw_curve(first, range(len(curve)), curve, name, styles[name])
+            label = name if name == training[name] else UNLABELLED
+            draw_curve(first, range(len(curve)), curve, label, styles[training[name]])
         for solver, curve in exact.items():
             draw_curve(first, range(len(curve)), curve, solver, styles[solver])
     for axes in (sizes, states):
         for row in comparison.rows:
-            label = row.name if axes is first else None  # one panel is enough for the legend
             error, entry = row.error, row.entry
+            name = training.get(row.name, row.name)
+            # One panel is enough for the legend.
+            label = name if axes is first and name == row.name else UNLABELLED
             if entry is None:
-                axes.axhline(error.value, linewidth=1, label=label, **styles[row.name])
+                axes.axhline(error.value, linewidth=1, label=label, **styles[name])
             else:
                 size = entry.num_parameters if axes is sizes else entry.state_size
                 low, high = bounds(error)
                 bars = [[error.value - low], [high - error.value]]
-                axes.errorbar(size, error.value, bars, capsize=2, label=label, **styles[row.name])
+                axes.errorbar(size, error.value, bars, capsize=2, label=label, **styles[name])
         axes.set_xscale("log")
         axes.set_xmargin(0.2)
         axes.xaxis.set_minor_formatter(NullFormatter())

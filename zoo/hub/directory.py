@@ -13,8 +13,8 @@ MAX_WEIGHTS_BYTES = 2**30
 
 
 def card_bytes(card: Card) -> bytes:
-    """The content of `card.json`."""
-    return card.model_dump_json(indent=2).encode() + b"\n"
+    """The content of `card.json`, without what a card that does not say has as well."""
+    return card.model_dump_json(indent=2, exclude_defaults=True).encode() + b"\n"
 
 
 def read_card(directory: Path) -> Card:

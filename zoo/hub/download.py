@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -170,6 +171,15 @@ def download(address: str, entry: IndexEntry | None, progress: Progress | None =
 def join(address: str, name: str) -> str:
     """The address of something in a directory."""
     return f"{address.rstrip('/')}/{name}"
+
+
+def with_revision(address: str) -> str:
+    """An address at `hf://` that names its revision if there is an `@` further on in it.
+
+    Before January 2026 huggingface_hub took what follows the first `@` of a path for a revision.
+    """
+    repository = r"^(hf://(?!buckets/)(?:datasets/|spaces/)?[^/@]+/[^/@]+)(?=/.*@)"
+    return re.sub(repository, r"\1@main", address)
 
 
 def is_whole(directory: Path) -> bool:
@@ -350,7 +360,7 @@ def _opener(address: str, max_bytes: int) -> Callable[[], Any]:
 
     if not address.startswith(("http://", "https://")):
         # Kept instances keep listings, and an index may have changed since.
-        file_system, path = fsspec.core.url_to_fs(address, skip_instance_cache=True)
+        file_system, path = fsspec.core.url_to_fs(with_revision(address), skip_instance_cache=True)
         return partial(file_system.open, path, "rb", block_size=BLOCK_BYTES)
     import aiohttp
 

@@ -18,7 +18,8 @@ from zoo.hub.index import (
     index_entry,
 )
 from zoo.hub.io import check_checkpoint
-from zoo.hub.pages import comparisons, leaderboard, model_card
+from zoo.hub.leaderboard import leaderboard
+from zoo.hub.pages import comparisons, model_card
 
 README = "README.md"
 # The page with the leaderboard of the repository's checkpoints; the rest of it is written by hand.
@@ -35,7 +36,8 @@ def export(
 
     Args:
         run: Directory of the run, or of its checkpoint.
-        name: `architecture.tag`; the run's own if not given.
+        name: `architecture.tag`, for another seed of a training `architecture.tag@SEED`; the run's
+            own if not given.
         directory: Of the checkpoints.
         replace: Whether one of that name may be replaced.
 
@@ -55,7 +57,9 @@ def export(
     try:
         card = Card.model_validate(card.model_dump() | {"name": name})
     except ValueError:
-        raise CheckpointError(f"{name!r} is not a name: letters, digits and _.- only") from None
+        raise CheckpointError(
+            f"{name!r} is not a name: letters, digits and _.- only, then perhaps @SEED"
+        ) from None
     data = card_bytes(card)
     parse_card(data, source / CARD)  # written in another way, it may be too large
     entry = index_entry(card, data, source / CARD)

@@ -59,11 +59,11 @@ def load(
     no history; `model.requires_grad_()` turns that back on.
 
     Args:
-        name_or_path: One of three. A name, such as `gd_ssm.linear`: looked for among the
-            checkpoints of the repository, then in the cache, then in the index at `ICL_ZOO_URL`. A
-            path, such as `runs/TIME/checkpoint`: a string with a separator, `./NAME` for a
-            directory here. The address of a checkpoint's directory, such as
-            `https://HOST/checkpoints/gd_ssm.linear`.
+        name_or_path: One of three. A name, such as `gd_ssm.linear`, with `@1` at its end for the
+            seed 1 of that training: looked for among the checkpoints of the repository, then in the
+            cache, then in the index at `ICL_ZOO_URL`. A path, such as `runs/TIME/checkpoint`: a
+            string with a separator, `./NAME` for a directory here. The address of a checkpoint's
+            directory, such as `https://HOST/checkpoints/gd_ssm.linear`.
         device: Where to.
         dtype: Type of the weights; as stored unless given.
         url: Location of an index to take the name from, instead of the repository and
@@ -183,6 +183,8 @@ def _is_name(given: str) -> bool:
 
 
 def _unknown(given: str, known: list[str], url: str | None) -> ValueError:
+    if "@" not in given:  # seeds of one training would leave no room for others
+        known = [name for name in known if "@" not in name] or known
     hint = did_you_mean(nearest(given, known))
     hint = f".{hint}" if hint else ""
     if url is not None:

@@ -169,6 +169,12 @@ def check_name(name: str, card: Card, source: object) -> None:
         raise CheckpointError(
             f"{source}: the name {name!r} ends as that of a directory being written"
         )
+    training, _, seed = name.partition("@")
+    if seed and seed != str(card.training.seed):
+        raise CheckpointError(
+            f"{source} is of seed {card.training.seed}, so it may be {training} or "
+            f"{training}@{card.training.seed}, got {name!r}"
+        )
 
 
 def index_bytes(index: Index) -> bytes:

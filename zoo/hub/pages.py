@@ -3,9 +3,10 @@
 import json
 import re
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
-from zoo.hub.card import Card, MetricEntry
+from zoo.hub.card import Card, MetricEntry, TrainingEntry
 from zoo.hub.directory import card_bytes
 from zoo.hub.index import IndexEntry, index_entry
 from zoo.metrics.text import (
@@ -14,6 +15,7 @@ from zoo.metrics.text import (
     number_text,
     optional,
     place_of,
+    plain,
     share_text,
 )
 
@@ -134,46 +136,6 @@ def _comparison(episodes: str, group: list[tuple[Card, IndexEntry]]) -> Comparis
     return Comparison(episodes, first.metric, first.error.eval_seed, reference, rows, cards)
 
 
-def leaderboard(cards: Sequence[Card]) -> str:
-    """Markdown: one table for each kind of episodes."""
-    if not cards:
-        return "No checkpoint is shipped yet.\n"
-    return "\n".join(map(_leaderboard_section, comparisons(cards)))
-
-
-def _leaderboard_section(comparison: Comparison) -> str:
-    episodes = _plain(comparison.episodes)
-    lines = [
-        f"### {episodes}",
-        "",
-        f"{loss_label(comparison.metric, at_place=True)} on {comparison.num_episodes} test "
-        f"episodes (seed {comparison.eval_seed}).",
-        "",
-        f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
-        "",
-        f"| predictor | tokens | parameters | state | {loss_label(comparison.metric)} | median | "
-        f"worst 0.1 % | / {comparison.reference} | test episodes | training episodes | seconds |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in comparison.rows:
-        entry, ratio = row.entry, "" if row.ratio is None else number_text(row.ratio)
-        error = [number_text(row.error), *tail(row.error), ratio, f"{row.error.num_episodes:,}"]
-        if entry is None:
-            cells = [f"*{_plain(row.name)}*", "", "", "", *error, "", ""]
-        else:
-            cells = [
-                f"`{row.name}`",
-                _plain(entry.token_layout),
-                f"{entry.num_parameters:,}",
-                f"{entry.state_size:,}",
-                *error,
-                f"{entry.episodes:,}",
-                f"{entry.wall_time_s:,.0f}",
-            ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def model_card(card: Card) -> str:
     """The README.md of a checkpoint: its page, with the front matter that Hugging Face reads."""
     family = index_entry(card, card_bytes(card), card.name).family
@@ -207,14 +169,15 @@ def card_page(card: Card) -> str:
             "",
             OF_SEQUENCES if place_of(entry.metric) == "all" else OF_PAIRS,
             "",
-            f"- architecture: {_plain(card.architecture)} ({_plain(arguments)})",
-            f"- tokens: {_plain(card.token_layout)}",
+            f"- architecture: {in_markdown(card.architecture)} ({in_markdown(arguments)})",
+            f"- tokens: {in_markdown(card.token_layout)}",
             f"- {card.num_parameters:,} parameters, a state of {card.state_size:,} numbers",
-            f"- trained on {training.episodes:,} episodes of {_plain(entry.episodes_label)} in "
-            f"{training.steps:,} steps, {training.wall_time_s:,.0f} s, seed {training.seed}",
-            f"- command: {_plain(card.command)}",
-            *([f"- paper: {_plain(card.paper)}"] if card.paper else []),
-            *([f"- {_plain(card.notes)}"] if card.notes else []),
+            f"- trained on {training.episodes:,} episodes of {in_markdown(entry.episodes_label)} "
+            f"in {training.steps:,} steps, {training.wall_time_s:,.0f} s, seed {training.seed}",
+            f"- {in_markdown(protocol_text(training))}",
+            f"- command: {in_markdown(card.command)}",
+            *([f"- paper: {in_markdown(card.paper)}"] if card.paper else []),
+            *([f"- {in_markdown(card.notes)}"] if card.notes else []),
             "",
             "```python",
             "import zoo",
@@ -241,6 +204,31 @@ def card_page(card: Card) -> str:
     )
 
 
+def protocol_text(training: TrainingEntry) -> str:
+    """What stands behind one trained model: seeds, the choice of its rate, convergence, a study.
+
+    A model of one seed and one rate says little of its architecture.
+    """
+    seeds = "one seed" if training.num_seeds == 1 else f"one of {training.num_seeds} seeds"
+    tried = training.tried
+    if len(tried.rates) < 2:
+        parts = [f"{seeds}, one rate"]
+    else:
+        errors = {rate: list(of_rate.values()) for rate, of_rate in sorted(tried.rates.items())}
+        listed = ", ".join(
+            f"{rate:g} ({plain(fmean(values)) if values else 'diverged'})"
+            for rate, values in errors.items()
+        )
+        steps = "" if tried.rates_steps is None else f" after {tried.rates_steps:,} steps"
+        rate = training.optimizer.get("lr")
+        parts = [seeds, f"learning rate {rate}, the best in validation{steps} of {listed}"]
+    if training.verdict is not None:
+        parts.append({"unknown": "convergence unknown"}.get(training.verdict, training.verdict))
+    if training.study:
+        parts.append(f"training {training.study}")
+    return "; ".join(parts)
+
+
 def number(name: str, entry: MetricEntry) -> str:
     """A metric with its 95 % interval, or why it has none."""
     return number_text(entry, signed=may_reach_zero(name))
@@ -252,10 +240,10 @@ def tail(entry: MetricEntry) -> list[str]:
 
 
 def _metric_line(name: str, entry: MetricEntry) -> str:
-    return f"| {' | '.join([_plain(name), number(name, entry), *tail(entry)])} |"
+    return f"| {' | '.join([in_markdown(name), number(name, entry), *tail(entry)])} |"
 
 
-def _plain(text: str) -> str:
+def in_markdown(text: str) -> str:
     """A text of a card where Markdown could take it for more."""
     text = " ".join(text.split())
     for character in "\\`*[]|":

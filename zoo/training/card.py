@@ -51,6 +51,7 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
             "optimizer": {"name": "AdamW", **optim},
             "schedule": {"name": "linear warm-up and decay", **schedule},
             "seed": seed,
+            "num_seeds": settings.seeds,
             "precision": str(run.trainer.precision),
             "devices": run.trainer.world_size,
             "wall_time_s": round(run.resumable.wall_time_s / num_replicas, 3),
@@ -73,7 +74,8 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
 def _side_by_side(settings: RunSettings) -> str:
     """What a card says of a model that was trained beside others."""
     num_rates, num_seeds = len(settings.optim.rates), settings.seeds
-    whole = f"{num_seeds} seeds" if num_rates == 1 else f"{num_rates} rates x {num_seeds} seeds"
+    counts = {"rates": num_rates, "seeds": num_seeds}
+    whole = " x ".join(f"{number} {what}" for what, number in counts.items() if number > 1)
     return (
         f"One of {whole} trained side by side; wall_time_s is its share, the seconds of all "
         f"divided by {num_rates * num_seeds}."
