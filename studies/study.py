@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +30,18 @@ class StudyFigure(NamedTuple):
     title: str
     trainings: Callable[[Effort], list[Training]]
     make: "Callable[[Runs, Effort], Found]"
+
+
+class Shipped(NamedTuple):
+    """How a training becomes checkpoints.
+
+    Attributes:
+        name: Of its first seed, `architecture.tag`.
+        all_seeds: Whether its other seeds are shipped too, as `architecture.tag@SEED`.
+    """
+
+    name: str
+    all_seeds: bool = False
 
 
 class Places(NamedTuple):
@@ -60,6 +72,7 @@ class Study:
             study that judges nothing.
         shows_trainings: Whether the page ends with a table of what was trained, with the learning
             rates that were tried and whether the losses had stopped falling.
+        ships: By the name of a training, how it is shipped: `python -m studies.ship NAME`.
         full: How much is trained and measured.
         quick: The same with `quick=true`.
     """
@@ -72,6 +85,7 @@ class Study:
     judged: str = ""
     reading: str = ""
     shows_trainings: bool = False
+    ships: Mapping[str, Shipped] = field(default_factory=dict)
     full: Effort = FULL
     quick: Effort = QUICK
 

@@ -23,8 +23,10 @@ import zoo
 from datamodules import EpisodeSpec
 from datamodules.functions import Mixture, Sequence, SingleFunction
 from datamodules.inputs import Inputs
+from studies.study import load_study
 from zoo import registry
 from zoo.commands.train import train
+from zoo.hub.card import split_seed
 from zoo.hub.directory import read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.hub.index import read_index
@@ -295,14 +297,18 @@ def commands_of_zoo() -> list[list[str]]:
     return [shlex.split(line) for line in run.stdout.splitlines()]
 
 
-def test_shipped_checkpoints_are_what_the_makefile_trains(
+def test_shipped_checkpoints_are_what_the_makefile_and_studies_train(
     commands_of_zoo: list[list[str]],
 ) -> None:
-    of_cards = [
-        shlex.split(read_card(CHECKPOINTS / name).command)
-        for name in read_index(CHECKPOINTS).checkpoints
-    ]
-    assert sorted(of_cards) == sorted(commands_of_zoo)
+    cards = [read_card(CHECKPOINTS / name) for name in read_index(CHECKPOINTS).checkpoints]
+    of_makefile = [shlex.split(card.command) for card in cards if not card.training.study]
+    assert sorted(of_makefile) == sorted(commands_of_zoo)
+    for card in cards:
+        if card.training.study:
+            study, training = card.training.study.split("/")
+            shipped, (first, seed) = load_study(study).ships[training], split_seed(card.name)
+            assert first == shipped.name
+            assert seed is None or shipped.all_seeds
 
 
 @pytest.mark.parametrize("name", read_index(CHECKPOINTS).checkpoints)
@@ -312,7 +318,9 @@ def test_the_command_of_a_card_still_trains_its_model(name: str) -> None:
     assert (python, script) == ("python", "train.py")
     settings = settings_of(*overrides)
     architecture = settings["model"].pop("name")
-    assert f"{architecture}.{settings['checkpoint_tag']}" == name
+    first, _ = split_seed(name)
+    if not card.training.study:  # which gives names of its own
+        assert f"{architecture}.{settings['checkpoint_tag']}" == first
     assert architecture == card.architecture
     # Arguments that are newer than the card are at the values that its model has.
     config = registry._models.find(architecture)[0]
@@ -326,20 +334,25 @@ def test_the_command_of_a_card_still_trains_its_model(name: str) -> None:
     decay_share = OptimConfig(**optim).decay_share
     schedule = {part: optim.pop(part) for part in ("schedule", "warmup_steps", "decay_fraction")}
     optimizer = dict(training.optimizer)
-    if rates := optimizer.pop("rates", None):  # of which the card has the one that was kept
+    rates, beforehand = optimizer.pop("rates", None), optimizer.pop("rates_steps", None)
+    if rates and beforehand is None:  # of which the card has the one that was kept
         assert {f"{lr:g}" for lr in optim["lr"]} == rates.keys()
         assert optimizer["lr"] in optim["lr"]
         optim["lr"] = optimizer["lr"]
+    elif rates:
+        assert f"{optimizer['lr']:g}" in rates
     assert {"name": "AdamW", **optim} == optimizer
     # Cards of before there was a choice do not name it.
     stated = {"schedule": "decay", **training.schedule}
     stated.pop("convergence", None)
     schedule["decay_fraction"] = decay_share
     assert {"name": "linear warm-up and decay", **schedule} == stated
-    numbers = {field: settings[field] for field in ("max_steps", "batch_size", "seed")}
+    numbers = {field: settings[field] for field in ("max_steps", "batch_size", "seeds")}
     assert numbers == {
         "max_steps": training.steps,
         "batch_size": training.batch_size,
-        "seed": training.seed,
+        "seeds": training.num_seeds,
     }
+    assert training.seed - settings["seed"] in range(training.num_seeds)
+    assert (training.seed == settings["seed"]) == (first == name)
     assert settings["batch_size"] * settings["max_steps"] == training.episodes

@@ -383,8 +383,11 @@ def test_a_run_of_several_rates_keeps_the_best_and_says_what_the_others_reached(
         "0.01": ["3", "4"],
     }
     assert {p.name for p in directory.glob("seed_*")} == {"seed_3", "seed_4"}
-    training = read_card(directory / "seed_4" / "checkpoint").training
+    card = read_card(directory / "seed_4" / "checkpoint")
+    training = card.training
     assert (training.optimizer["lr"], training.optimizer["rates"]) == (0.01, metrics["rates"])
+    assert (training.num_seeds, training.seed) == (2, 4)
+    assert card.notes.startswith("One of 2 rates x 2 seeds trained side by side")
     alone = tmp_path / "alone"
     of_one, _ = run(alone, "seed=4", "optim.lr=0.01")
     name = "test/half_mse_query"
@@ -410,7 +413,9 @@ def test_a_run_says_whether_it_had_converged(tmp_path: Path) -> None:
     }
     assert steps.keys() == {f"lr_{lr}/seed_0/val/half_mse_query" for lr in ("1e-06", "0.001")}
     assert all(each == list(range(2, 61, 2)) for each in steps.values())
-    verdict = read_card(directory / "checkpoint").training.schedule["convergence"]
+    card = read_card(directory / "checkpoint")
+    assert card.notes.startswith("One of 2 rates trained side by side")
+    verdict = card.training.schedule["convergence"]
     assert verdict == metrics["convergence"]
     assert verdict["num_validations"] == 9  # at 32, 34, ..., 48: the rate falls after 48 of 60
     assert verdict["verdict"] == ("converged" if verdict["fall"] < 0.02 else "not converged")

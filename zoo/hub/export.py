@@ -1,11 +1,12 @@
 """From a run to a directory of checkpoints that any file server can serve as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from zoo.files import sha256_of, write_directory, write_file
-from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError, parse_card
+from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError, TrainingEntry, parse_card
 from zoo.hub.directory import CARD, WEIGHTS, card_bytes, read_card
 from zoo.hub.find import CHECKPOINTS, CLONE
 from zoo.hub.index import (
@@ -29,15 +30,38 @@ BEGIN = "<!-- leaderboard, made by: python -m zoo index -->"
 END = "<!-- end of the leaderboard -->"
 
 
+class Export(NamedTuple):
+    """A checkpoint that is to be there under a name.
+
+    Attributes:
+        run: Directory of the run, or of its checkpoint.
+        name: `architecture.tag`, for another seed of a training `architecture.tag@SEED`; the run's
+            own if None.
+        training: Fields of the card's `training` that the run itself could not know.
+    """
+
+    run: Path
+    name: str | None = None
+    training: Mapping[str, Any] = {}
+
+
+class _Checked(NamedTuple):
+    """What is written of an export, and its row in the index."""
+
+    card: Card
+    data: bytes
+    entry: IndexEntry
+    weights: bytes
+
+
 def export(
     run: Path, name: str | None = None, directory: Path = CHECKPOINTS, replace: bool = False
 ) -> Path:
     """Copies a run's checkpoint under a name, once it is checked, and renews what lists it.
 
     Args:
-        run: Directory of the run, or of its checkpoint.
-        name: `architecture.tag`, for another seed of a training `architecture.tag@SEED`; the run's
-            own if not given.
+        run: As `Export` has it.
+        name: As `Export` has it.
         directory: Of the checkpoints.
         replace: Whether one of that name may be replaced.
 
@@ -45,17 +69,61 @@ def export(
         The new directory: `card.json`, `model.safetensors` and `README.md`.
 
     Raises:
-        CheckpointError: If the checkpoint or the name cannot be used, the name is taken, or another
+        CheckpointError: As `export_all`.
+        OSError: As `export_all`.
+    """
+    return export_all([Export(run, name)], directory, replace)[0]
+
+
+def export_all(
+    exports: Sequence[Export], directory: Path = CHECKPOINTS, replace: bool = False
+) -> list[Path]:
+    """Copies the checkpoints of several runs, once all are checked, and renews what lists them.
+
+    Args:
+        exports: Of different names.
+        directory: Of the checkpoints.
+        replace: Whether those of these names may be replaced.
+
+    Returns:
+        The new directories, in the order of the exports.
+
+    Raises:
+        CheckpointError: If a checkpoint or a name cannot be used, a name is taken, or another
             checkpoint in the directory is broken; then nothing is written.
         OSError: If the directory cannot be written.
     """
     _check_not_installed(directory)
+    made = {checked.card.name: checked for checked in map(_checked, exports)}
+    if len(made) < len(exports):
+        raise CheckpointError(f"{len(exports)} exports have {len(made)} different names")
+    with _lock(directory):
+        checkpoints = build_index(directory).checkpoints
+        for name in made:
+            if (directory / name).exists() and not replace:
+                raise CheckpointError(f"{directory / name} exists; --replace replaces it")
+        others = [read_card(directory / name) for name in checkpoints if name not in made]
+        entries = {name: checked.entry for name, checked in made.items()}
+        # Everything is made before anything is written: it may turn out that it cannot be.
+        cards = [*(checked.card for checked in made.values()), *others]
+        stale = _stale(directory, checkpoints | entries, cards)
+        for name, (card, data, _, weights) in made.items():
+            readme = model_card(card).encode()
+            write_directory(directory / name, {WEIGHTS: weights, CARD: data, README: readme})
+        _renew(stale)
+    return [directory / name for name in made]
+
+
+def _checked(given: Export) -> _Checked:
+    run = given.run
     source = run / "checkpoint" if (run / "checkpoint" / CARD).is_file() else run
     card = check_checkpoint(source)
-    name = card.name if name is None else name
+    name = card.name if given.name is None else given.name
     check_name(name, card, source / CARD)
+    training = TrainingEntry.model_validate(card.training.model_dump() | dict(given.training))
+    fields = card.model_dump() | {"name": name, "training": training.model_dump()}
     try:
-        card = Card.model_validate(card.model_dump() | {"name": name})
+        card = Card.model_validate(fields)
     except ValueError:
         raise CheckpointError(
             f"{name!r} is not a name: letters, digits and _.- only, then perhaps @SEED"
@@ -66,18 +134,7 @@ def export(
     weights = (source / WEIGHTS).read_bytes()
     if sha256_of(weights) != card.files[WEIGHTS].sha256:
         raise CheckpointError(f"{source / WEIGHTS} changed while it was read")
-    target = directory / name
-    with _lock(directory):
-        checkpoints = build_index(directory).checkpoints
-        if target.exists() and not replace:
-            raise CheckpointError(f"{target} exists; --replace replaces it")
-        cards = [card, *(read_card(directory / other) for other in checkpoints if other != name)]
-        # Everything is made before anything is written: it may turn out that it cannot be.
-        stale = _stale(directory, checkpoints | {name: entry}, cards)
-        readme = model_card(card).encode()
-        write_directory(target, {WEIGHTS: weights, CARD: data, README: readme})
-        _renew(stale)
-    return target
+    return _Checked(card, data, entry, weights)
 
 
 def write_generated(directory: Path = CHECKPOINTS) -> list[Path]:

@@ -156,7 +156,8 @@ def _seeds(cards: list[Card]) -> str:
     if shown == training.num_seeds == 1 and len(training.tried.rates) < 2:
         return "1, *measurement*"
     text = str(shown) if shown >= training.num_seeds else f"{shown} of {training.num_seeds}"
-    verdicts = [card.training.verdict for card in cards]
-    if any(verdict not in (None, "unknown") for verdict in verdicts):
-        text += f", {verdicts.count(CONVERGED)} of {shown} converged"
+    verdicts = [v for card in cards if (v := card.training.verdict) not in (None, "unknown")]
+    if verdicts:
+        number = f"{verdicts.count(CONVERGED)} of {shown} converged"
+        text += f", {verdicts[0] if shown == 1 else number}"
     return text
