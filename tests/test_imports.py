@@ -41,8 +41,9 @@ ALLOWED = {
     "zoo.references": HUB | {"datamodules"},
     "zoo.evaluation": HUB | {"datamodules", "zoo.references"},
     "zoo.training": HUB | {"datamodules", "zoo.references", "zoo.evaluation"},
+    "zoo.estimators": HUB | {"datamodules"},
     "zoo.commands": EPISODES | {"studies"},
-    "zoo": CONTRACT | LEARNERS | {"zoo.hub", "zoo.analysis", "zoo.commands"},
+    "zoo": CONTRACT | LEARNERS | {"zoo.hub", "zoo.analysis", "zoo.estimators", "zoo.commands"},
     "studies": EPISODES,
     "benchmarks": EPISODES | {"zoo.commands"},
 }

@@ -9,6 +9,7 @@ from zoo.lazy import attributes
 
 if TYPE_CHECKING:
     from zoo import analysis as analysis
+    from zoo import estimators as estimators
     from zoo import hub as hub
     from zoo import metrics as metrics
     from zoo import models as models

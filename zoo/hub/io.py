@@ -206,11 +206,14 @@ def _check_work(directory: Path, card: Card, num_tensors: int) -> None:
         raise CheckpointError(
             f"{directory / WEIGHTS} holds {num_tensors} tensors, at most {MAX_TENSORS} are read"
         )
-    for name, size, limit in _sizes("model_args", card.model_args):
+    check_sizes(directory / CARD, card.model_args)
+
+
+def check_sizes(source: object, arguments: dict[str, Any]) -> None:
+    """Raises CheckpointError if arguments of a predictor ask for more than is ever built."""
+    for name, size, limit in _sizes("arguments", arguments):
         if size > limit:
-            raise CheckpointError(
-                f"{directory / CARD}: {name} is {size}, at most {limit} can be loaded"
-            )
+            raise CheckpointError(f"{source}: {name} is {size}, at most {limit} can be loaded")
 
 
 def _sizes(name: str, value: Any) -> Iterator[tuple[str, int, int]]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -45,32 +45,61 @@ def tune(
         ValueError: If the grid is empty, `positions` is unknown, target does not fit y, or no
             combination has a finite loss.
     """
-    if not grid or not all(len(values) for values in grid.values()):
-        raise ValueError(f"grid must hold at least one argument and one value of each, got {grid}")
     if positions not in ("last", "all"):
         raise ValueError(f"positions must be 'last' or 'all', got {positions!r}")
     if target.shape != y.shape:
         raise ValueError(
             f"target must have the shape of y, {tuple(y.shape)}, got {tuple(target.shape)}"
         )
+
+    def loss(solver: Predictor) -> float:
+        if positions == "last":
+            return loss_of(solver, solver.predict_query(x, y), target[:, -1])
+        return loss_of(solver, solver(x, y), target)
+
+    return best_of(name, grid, loss, d_x=x.shape[-1], d_y=y.shape[-1], fixed=fixed)
+
+
+def best_of(
+    name: str,
+    grid: Mapping[str, Sequence[Any]],
+    loss: Callable[[Predictor], float],
+    *,
+    d_x: int,
+    d_y: int,
+    fixed: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """As `tune`, for any loss of a solver.
+
+    Args:
+        name: Registered name of a solver.
+        grid: Values to try, for each argument.
+        loss: What is to be least; NaN counts as infinite.
+        d_x: Width of an input.
+        d_y: Width of a label.
+        fixed: Arguments that stay as they are.
+
+    Raises:
+        ValueError: If the grid is empty, or no combination has a finite loss.
+    """
+    if not grid or not all(len(values) for values in grid.values()):
+        raise ValueError(f"grid must hold at least one argument and one value of each, got {grid}")
     best: dict[str, Any] = {}
     least = math.inf
     for values in itertools.product(*grid.values()):
         arguments = {**(fixed or {}), **dict(zip(grid, values, strict=True))}
-        solver = create_solver(name, d_x=x.shape[-1], d_y=y.shape[-1], **arguments)
+        solver = create_solver(name, d_x=d_x, d_y=d_y, **arguments)
         with torch.no_grad():
-            if positions == "last":
-                loss = _loss(solver, solver.predict_query(x, y), target[:, -1])
-            else:
-                loss = _loss(solver, solver(x, y), target)
-        if loss < least:
-            best, least = arguments, loss
+            found = loss(solver)
+        if found < least:
+            best, least = arguments, found
     if not best:
         raise ValueError(f"no combination of the grid gives {name} a finite loss: {grid}")
     return best
 
 
-def _loss(solver: Predictor, prediction: Tensor, target: Tensor) -> float:
+def loss_of(solver: Predictor, prediction: Tensor, target: Tensor) -> float:
+    """0.5*MSE of the predictions of a solver of values, the cross entropy of one of logits."""
     prediction, target = prediction.double(), target.double()
     if solver.output == "logits":
         return -(target * prediction.log_softmax(-1)).sum(-1).mean().item()

@@ -1,0 +1,60 @@
+"""From what an estimator is given as its predictor to the predictor."""
+
+import copy
+import os
+
+import torch
+
+import zoo
+from zoo.errors import unknown
+from zoo.predictor import Predictor
+
+Given = str | os.PathLike[str] | Predictor
+
+
+def find_predictor(given: Given, device: str) -> Predictor | None:
+    """The model of a checkpoint, or the predictor itself; None for the name of a solver.
+
+    Checkpoints are loaded in float64, so that a prediction does not depend on the queries beside
+    it by more than the last digits.
+
+    Raises:
+        ValueError: If a name is neither that of a solver nor that of a checkpoint.
+        TypeError: If it is nothing of all this.
+    """
+    if isinstance(given, Predictor):
+        return given.to(device)
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(
+            f"predictor must be a name, a path or a zoo.Predictor, got {type(given).__name__}"
+        )
+    if is_solver(given):
+        return None
+    if isinstance(given, str) and not {".", os.sep, "/"} & {*given}:
+        known = [*zoo.list_solvers(), *zoo.list_checkpoints()]
+        raise ValueError(unknown("solver or checkpoint", given, known))
+    return zoo.load(given, device=device, dtype=torch.float64)
+
+
+def is_solver(given: object) -> bool:
+    """Whether it is the name of a solver."""
+    return isinstance(given, str) and given in zoo.list_solvers()
+
+
+def is_name(given: object) -> bool:
+    """Whether it is a name, of a solver or a checkpoint, and no place."""
+    return isinstance(given, str) and not {os.sep, "/"} & {*given}
+
+
+def name_of(given: Given) -> str:
+    """What messages call it."""
+    if not isinstance(given, Predictor):
+        return str(given)
+    return type(given).__name__ if given.card is None else str(given.card.name)
+
+
+def without_card(predictor: Predictor) -> Predictor:
+    """The same predictor, sharing its weights, without the warnings of one that has a card."""
+    quiet = copy.copy(predictor)
+    quiet.card = None
+    return quiet
