@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.figure import Figure
@@ -17,11 +17,15 @@ class OverSeeds(NamedTuple):
     """A mean over seeds, with half its 95 % interval (Student's t; None for a single seed).
 
     A study of one seed, which judges nothing, has the interval over test episodes in its place.
+    Where a few episodes decide about the mean there is no interval but a range: the lowest and the
+    highest mean of further test episodes.
     """
 
     value: float
     ci95: float | None
     num_seeds: int
+    lowest: float | None = None
+    highest: float | None = None
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:
@@ -47,6 +51,7 @@ class Claim:
         high: The claim holds for nothing above it. Bounds are those of the ratio or the difference
             where there is one, else of the measured number. A claim without bounds is not judged.
         one_sided: Why there is one bound and not two; empty where there are two or none.
+        also: What else stands in its line of the table, by heading.
 
     Raises:
         ValueError: If there is a claim without its source, bounds without a claim, or one bound
@@ -65,6 +70,7 @@ class Claim:
     low: float | None = None
     high: float | None = None
     one_sided: str = ""
+    also: Mapping[str, str | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         judged = self.low is not None or self.high is not None
@@ -83,14 +89,15 @@ class Claim:
             return "ours"
         if self.low is None and self.high is None:
             return "not judged"
-        value, ci95, _ = self.ratio or self.difference or self.measured
+        found = self.ratio or self.difference or self.measured
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
-        if ci95 is None:
+        if found.ci95 is None:
             return "not decided"
-        if low <= value - ci95 and value + ci95 <= high:
+        lowest, highest = found.value - found.ci95, found.value + found.ci95
+        if low <= lowest and highest <= high:
             return "reproduced"
-        if value + ci95 < low or high < value - ci95:
+        if highest < low or high < lowest:
             return "not reproduced"
         return "not decided"
 

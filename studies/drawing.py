@@ -1,13 +1,18 @@
-"""Lines with bands over seeds."""
+"""Lines and dots of several seeds."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from studies.claims import over_seeds
+from studies.measure import validations
 from zoo.metrics.drawing import BLACK, BLUE, Style, bare, draw_curve
 from zoo.metrics.errors import Summary
+from zoo.metrics.text import loss_label
 
 FEWEST_FOR_BAND = 5
 
@@ -55,6 +60,34 @@ def bars(ax: Axes, rows: Mapping[str, Sequence[float]]) -> None:
         ax.scatter(values, [place] * len(values), s=9, color=BLUE, zorder=3)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.invert_yaxis()
+
+
+def draw_validations(
+    ax: Axes, runs: Mapping[str, Sequence[Path]], loss: str, styles: Mapping[str, Style]
+) -> None:
+    """A loss in validation against steps, a mean over seeds, for each name.
+
+    Args:
+        ax: Where it is drawn.
+        runs: Directories of the seeds by name.
+        loss: As `validations` takes it, such as `half_mse_query`.
+        styles: By name.
+    """
+    for name, found in runs.items():
+        steps, losses = validations(found, loss)
+        means = [over_seeds(column).value for column in zip(*losses, strict=True)]
+        ax.plot(steps, means, label=name, **styles[name])
+    ax.set_yscale("log")
+    ax.set_xlabel("optimizer steps")
+    ax.set_ylabel(f"validation, {loss_label(loss, at_place=True)}")
+
+
+def log_ticks(axis: Axis) -> None:
+    """Numbers at a logarithmic axis, as they are; of few decades also between powers of ten."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high < 300 * low else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend(ax: Axes) -> None:

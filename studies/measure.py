@@ -14,12 +14,13 @@ import zoo
 from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Suite
-from studies.claims import Claim, compared
+from studies.claims import Claim, OverSeeds, compared, over_seeds
 from zoo.evaluation.compare import losses, scored_columns
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.files import ROOT
 from zoo.hub.directory import read_card
-from zoo.metrics.errors import half_squared_error
+from zoo.metrics.drawing import bounds
+from zoo.metrics.errors import Summary, half_squared_error
 from zoo.predictor import Predictor
 from zoo.references import scoring_of
 
@@ -50,6 +51,20 @@ def of_each(runs: Sequence[Path], *path: str) -> list[Any]:
             value = value[key]
         found.append(value)
     return found
+
+
+def summaries(runs: Sequence[Path], *path: str) -> list[Summary]:
+    """`of_each` of a number with its interval, median and tail."""
+    return [Summary(**found) for found in of_each(runs, *path)]
+
+
+def over_runs(found: Sequence[Summary]) -> OverSeeds:
+    """The mean of a number over runs; if the tail of one of them is heavy, with a range."""
+    values = over_seeds([number.value for number in found])
+    if not any(number.ci95 is None and number.tail_share is not None for number in found):
+        return values
+    low, high = zip(*map(bounds, found), strict=True)
+    return values._replace(ci95=None, lowest=min(low), highest=max(high))
 
 
 def model_of(run: Path) -> Predictor:

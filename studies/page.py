@@ -16,7 +16,7 @@ from studies.study import Places, Study, load_study
 from studies.trainings import TrainingRow, table, text_of
 from zoo.errors import unknown
 from zoo.files import write_text
-from zoo.metrics.text import with_interval
+from zoo.metrics.text import with_interval, with_range
 
 LAYOUT = 3  # of the results file; 3: what was claimed is called so, whoever claimed it
 WIDTH = 120  # of a line of prose
@@ -190,16 +190,23 @@ def _section(study: Study, name: str, entry: dict[str, Any], directory: str) -> 
         who = f"*{study.claimed_by[0].upper()}{study.claimed_by[1:]}* ({members[0].source})"
         if text or not study.reading:
             lines.append(wrapped(f"{who}: {text}" if text else "*Ours:*"))
-        lines += _table(members)
+        for headings in dict.fromkeys(tuple(claim.also) for claim in members):
+            lines += _table([claim for claim in members if tuple(claim.also) == headings])
     versions = ", ".join(f"{name} {' and '.join(all_)}" for name, all_ in made["versions"].items())
-    num_seeds = "1 seed" if len(made["seeds"]) == 1 else f"{len(made['seeds'])} seeds"
     made_by = (
-        f"`{made['command']}`; {num_seeds}, {made['num_episodes']:,} test episodes, "
+        f"`{made['command']}`; {_num_seeds(entry)}, {made['num_episodes']:,} test episodes, "
         f"{made['training_s'] / 60:.1f} min of training on one thread; {made['date']}, {versions}; "
         f"trained by the code of {' and '.join(made['git_commits']) or 'no commit'}."
     )
     lines.append(wrapped(made_by))
     return "\n".join(lines)
+
+
+def _num_seeds(entry: dict[str, Any]) -> str:
+    trainings = entry.get("trainings", [])  # earlier results have none
+    found = [row["num_seeds"] for row in trainings] or [len(entry["made"]["seeds"])]
+    text = " to ".join(map(str, dict.fromkeys((min(found), max(found)))))
+    return f"{text} seed" if text == "1" else f"{text} seeds"
 
 
 def _table(claims: list[Claim]) -> list[str]:
@@ -214,6 +221,7 @@ def _table(claims: list[Claim]) -> list[str]:
         "measured / closed form": [
             "" if not c.closed_form else _number(c.measured.value / c.closed_form) for c in claims
         ],
+        **{heading: [_cell(c.also[heading]) for c in claims] for heading in claims[0].also},
     }
     if claims[0].claimed:
         columns["wanted"] = [claim.criterion for claim in claims]
@@ -228,8 +236,18 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else _number(value)
+
+
 def _text(found: OverSeeds | None) -> str:
-    return "" if found is None else with_interval(found.value, found.ci95)
+    if found is None:
+        return ""
+    if found.lowest is not None and found.highest is not None:
+        return with_range(found.value, found.lowest, found.highest)
+    return with_interval(found.value, found.ci95)
 
 
 def write_page(study: Study, places: Places) -> None:

@@ -73,6 +73,7 @@ class Study:
         shows_trainings: Whether the page ends with a table of what was trained, with the learning
             rates that were tried and whether the losses had stopped falling.
         ships: By the name of a training, how it is shipped: `python -m studies.ship NAME`.
+        page: What its page is called, where that is not the name of the study.
         full: How much is trained and measured.
         quick: The same with `quick=true`.
     """
@@ -86,6 +87,7 @@ class Study:
     reading: str = ""
     shows_trainings: bool = False
     ships: Mapping[str, Shipped] = field(default_factory=dict)
+    page: str = ""
     full: Effort = FULL
     quick: Effort = QUICK
 
@@ -95,11 +97,12 @@ class Study:
 
     def places(self, quick: bool) -> Places:
         """Where page and results are written. The quick version never touches `docs`."""
+        page = f"{self.page or self.name}.md"
         if quick:
             directory = ROOT / "runs" / f"{self.name}-quick"
-            return Places(directory / f"{self.name}.md", directory / "results.json")
+            return Places(directory / page, directory / "results.json")
         docs = ROOT / "docs"
-        return Places(docs / f"{self.name}.md", docs / "figures" / self.name / "results.json")
+        return Places(docs / page, docs / "figures" / self.name / "results.json")
 
     def command(self, quick: bool) -> str:
         """What makes all of it, as it is typed."""

@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from studies.claims import Claim, Found, compared, over_seeds
-from studies.drawing import bars, legend, new_figure
-from studies.measure import Runs, of_each, validations
+from studies.drawing import bars, draw_validations, legend, new_figure
+from studies.measure import Runs, of_each
 from studies.plan import Effort, Training
 from studies.recall.learners import (
     DECAYING_MESA,
@@ -23,7 +23,6 @@ from studies.recall.learners import (
 )
 from zoo.hub.directory import read_card
 from zoo.metrics.drawing import MARKERS, VERMILION, marked, style_of
-from zoo.metrics.text import loss_label
 
 ONCE, UPDATED = Setting(16, 0), Setting(16, 8)
 WIDTHS = (4, 8, 16)
@@ -175,13 +174,8 @@ class _Measured:
         ticks = marked({"color": VERMILION, "linestyle": "none"}, "|") | {"markersize": 14}
         left.plot(exact, range(len(exact)), **ticks)
         left.set_xlabel("accuracy at the query")
-        for learner in LEARNERS:
-            steps, losses = validations(self.runs[learner.name], "half_mse_query")
-            means = [over_seeds(column).value for column in zip(*losses, strict=True)]
-            right.plot(steps, means, label=learner.name, **style_of(learner.drawn_as))
-        right.set_yscale("log")
-        right.set_xlabel("optimizer steps")
-        right.set_ylabel(f"validation, {loss_label('half_mse', at_place=True)}")
+        styles = {learner.name: style_of(learner.drawn_as) for learner in LEARNERS}
+        draw_validations(right, self.runs, "half_mse_query", styles)
         right.legend(
             frameon=False,
             fontsize=7,
@@ -201,8 +195,9 @@ class _Measured:
         """Which layers recall more than their algorithm, if any."""
         names = []
         for name, values in self.accuracy.items():
-            value, ci95, _ = over_seeds(values)
-            if ci95 is not None and value - ci95 > self.beside[name].accuracy + NEAR:
+            found = over_seeds(values)
+            least = self.beside[name].accuracy + NEAR
+            if found.ci95 is not None and found.value - found.ci95 > least:
                 names.append(name)
         listed = ", ".join(names)
         return f" Better than its algorithm by more than {NEAR:g}: {listed}." if names else ""

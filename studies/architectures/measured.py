@@ -1,0 +1,164 @@
+"""What finished runs of an architecture say, and the lines of a table that follow from it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from studies.architectures.cells import Cell
+from studies.claims import Claim, over_seeds
+from studies.measure import history, of_each, over_runs, summaries, validations
+from zoo.evaluation.compare import NEGLIGIBLE
+from zoo.hub.directory import read_card
+from zoo.metrics.errors import Summary
+from zoo.metrics.text import loss_label, place_text, plain, share_text
+
+LOSS = "test/half_mse_query"
+ZERO, GRADIENT_DESCENT = "zero", "gradient_descent"
+ERROR = loss_label(LOSS, at_place=True)
+
+
+class Measured:
+    """The seeds of one cell, and the exact algorithms on the same test episodes.
+
+    Args:
+        cell: What was trained.
+        runs: A finished run for each seed.
+
+    Attributes:
+        losses: 0.5*MSE at the query of each seed.
+    """
+
+    def __init__(self, cell: Cell, runs: Sequence[Path]) -> None:
+        self.cell, self.runs = cell, runs
+        self.label = cell.label
+        self.losses = summaries(runs, "model", LOSS)
+        self._cards = [read_card(run / "checkpoint") for run in runs]
+
+    def of_solver(self, name: str) -> Summary:
+        """0.5*MSE at the query of an exact algorithm."""
+        return summaries(self.runs[:1], "references", name, LOSS)[0]
+
+    def in_validation(self, name: str) -> float:
+        """The error of an exact algorithm on the episodes of validation."""
+        found = history(self.runs[0].parent, f"val/half_mse_query/{name}")
+        return found[max(found)]
+
+    def is_rounding(self, name: str) -> bool:
+        """Whether nothing is left of the error of an exact algorithm at the query."""
+        return self.of_solver(name).value <= NEGLIGIBLE * self.of_solver(ZERO).value
+
+    def excess(self, exact: str, of: str = "model") -> list[float]:
+        """Error above that of an exact algorithm after 1, 2, ... examples, a mean over seeds.
+
+        Args:
+            exact: Name of the algorithm.
+            of: Whose error; that of an exact algorithm is the same for all seeds.
+        """
+        found, best = (of_each(self.runs, "curves", name) for name in (of, exact))
+        by_seed = [
+            [a["value"] - b["value"] for a, b in zip(*curves, strict=True)]
+            for curves in zip(found, best, strict=True)
+        ]
+        return [fmean(column) for column in zip(*by_seed, strict=True)][1:]
+
+    def claim(self, beside: str, **claimed: Any) -> Claim:
+        """The error at the query, divided by that of an exact algorithm.
+
+        Args:
+            beside: Name of the algorithm.
+            claimed: What is claimed of the ratio, as `Claim` takes it.
+        """
+        return Claim(
+            f"{ERROR}, {self.label}",
+            over_runs(self.losses),
+            reference=beside,
+            reference_value=self.of_solver(beside).value,
+            ratio=over_runs(summaries(self.runs, "model", f"test/ratio_to_{beside}")),
+            **claimed,
+        )
+
+    def row(self, exact: str, beside: str, where: str = "") -> Claim:
+        """All that is known of the model, in a line of the table.
+
+        Args:
+            exact: The best exact algorithm. What the error is above it is the difference.
+            beside: What the error is divided by.
+            where: Behind the name of the model.
+        """
+        found = self.claim(beside)
+        above = over_seeds([loss.value - self.of_solver(exact).value for loss in self.losses])
+        if found.measured.lowest is not None:
+            above = above._replace(ci95=None)
+        card = self._cards[0]
+        config: Any = OmegaConf.load(self.runs[0].parent / "config.yaml")
+        return replace(
+            found,
+            quantity=f"{found.quantity}{where}",
+            difference=None if self.is_rounding(exact) else above,
+            also={
+                "tokens": card.token_layout,
+                "loss": place_text("query" if config.positions == "last" else "all"),
+                **_tail(self.losses),
+                "parameters": card.num_parameters,
+                "state": card.state_size,
+                "episodes": card.training.episodes,
+                "converged": self._converged(),
+            },
+        )
+
+    def solved(self, name: str, where: str = "") -> Claim:
+        """The error of an exact algorithm, in the same table."""
+        found = self.of_solver(name)
+        blank = dict.fromkeys(("parameters", "state", "episodes", "converged"), "")
+        return Claim(
+            f"{ERROR}, {name} (exact){where}",
+            over_seeds([found.value]),
+            also={"tokens": "", "loss": "", **_tail([found]), **blank},
+        )
+
+    def passing(self) -> Claim:
+        """When each seed first falls below one step of gradient descent in validation, if it does.
+
+        The measured number is the ratio to one step in the last validation.
+        """
+        steps, ratios = validations(self.runs, f"ratio_to_{GRADIENT_DESCENT}")
+        first = [
+            next((step for step, ratio in zip(steps, of_seed, strict=True) if ratio < 1), None)
+            for of_seed in ratios
+        ]
+        minutes = [
+            None if step is None else step / c.training.steps * c.training.wall_time_s / 60
+            for step, c in zip(first, self._cards, strict=True)
+        ]
+        near = of_each(self.runs, "first_step_within_1_percent")
+        return Claim(
+            f"ratio to one step in the last validation, {self.label}",
+            over_seeds([of_seed[-1] for of_seed in ratios]),
+            also={
+                "seeds below one step": f"{len(first) - first.count(None)} of {len(first)}",
+                "first at step": _each(first),
+                "after minutes": _each(minutes, digits=2),
+                "within 1 % at step": _each(near),
+            },
+        )
+
+    def _converged(self) -> str:
+        verdicts = of_each(self.runs, "convergence", "verdict")
+        if set(verdicts) == {"unknown"}:
+            return "unknown"
+        return f"{verdicts.count('converged')} of {len(verdicts)}"
+
+
+def _each(found: Sequence[float | None], digits: int = 4) -> str:
+    return "; ".join("never" if number is None else plain(number, digits) for number in found)
+
+
+def _tail(losses: Sequence[Summary]) -> dict[str, str | float]:
+    """Of several seeds the mean of their medians, and the heaviest tail."""
+    medians = [loss.median for loss in losses if loss.median is not None]
+    shares = [loss.tail_share for loss in losses if loss.tail_share is not None]
+    return {"median": fmean(medians), "worst 0.1 %": share_text(max(shares, default=None))}

@@ -1,0 +1,52 @@
+"""The study of architectures: what nine of them reach on linear functions, by one protocol."""
+
+from studies.architectures.figures import FIGURES
+from studies.plan import Effort
+from studies.study import Study
+
+INTRODUCTION = """\
+What architectures reach on linear functions, by one protocol for all. Made by `{command}`; the
+results file is [{results}]({results}), and this page is made from it, not written by hand.
+
+The protocol: four learning rates a factor of three apart are tried by one seed for a quarter of the
+steps (for half of them with a curriculum, and where that is compared with); where the smallest or
+the largest is the best in validation, two more beyond it are tried, twice at most. All seeds then
+train at the best rate, with a constant rate and a decay over the last fifth of the steps. Rates are
+those of the matrices; what a recurrence has of its own trains at `optim.ssm_lr` of its recipe. A
+seed has converged if its loss fell by less than 2 % over the last third of the constant rate. A
+model that has not may go on to fall.
+
+Tokens and loss are part of a model, so they stand beside each. *Interleaved* tokens are x_1, y_1,
+x_2, y_2, ..., *pairs* are (x_i, y_i) and then (x, 0) for the query, and *shifted* are
+(x_i, y_(i-1)). A loss over all scored positions teaches every number of examples at once.
+
+In the tables the ratio is to the algorithm named, and the difference is the excess, what the error
+is above that of the best exact algorithm of the task. A column has the median over episodes and
+one the share of the mean that the worst 0.1 % of the episodes carry, of the seed where it is
+largest. Where it is more than a tenth a few episodes decide about the mean: no interval is given
+but the range of the means of ten further sets of as many episodes. `linear_transformer` of several
+layers is measured on ten times as many episodes for that.
+
+A claim is judged where one stands below. All else is a measurement of models of this size, trained
+for so many episodes, and nothing is concluded from it about an architecture: not even an order of
+two models whose intervals are apart, where one of them has not converged.
+"""
+
+JUDGED = """\
+Bounds are ours.
+"""
+
+STUDY = Study(
+    name="architectures",
+    title="Architectures by one protocol",
+    introduction=INTRODUCTION,
+    claimed_by="earlier work",
+    judged=JUDGED,
+    shows_trainings=True,
+    page="comparison",
+    figures=FIGURES,
+    full=Effort(seeds=(0, 1, 2, 3, 4), num_episodes=10_000, num_validation=1_000),
+    quick=Effort(
+        seeds=(0, 1), share=0.05, num_episodes=500, num_validation=200, fewer_settings=True
+    ),
+)
