@@ -13,8 +13,9 @@ steps (for half of them with a curriculum, and where that is compared with); whe
 the largest is the best in validation, two more beyond it are tried, twice at most. All seeds then
 train at the best rate, with a constant rate and a decay over the last fifth of the steps. Rates are
 those of the matrices; what a recurrence has of its own trains at `optim.ssm_lr` of its recipe. A
-seed has converged if its loss fell by less than 2 % over the last third of the constant rate. A
-model that has not may go on to fall.
+seed has converged if its loss fell by less than 2 % over the last third of the constant rate. One
+that has not would go on to fall, and one that has may stand on a plateau: a loss that has never
+left that of zero is flat too.
 
 Tokens and loss are part of a model, so they stand beside each. *Interleaved* tokens are x_1, y_1,
 x_2, y_2, ..., *pairs* are (x_i, y_i) and then (x, 0) for the query, and *shifted* are
