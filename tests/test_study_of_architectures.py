@@ -60,11 +60,15 @@ def make_runs(trained: Path, tmp_path: Path) -> MakeRuns:
 
     def make(task: Task) -> dict[str, list[Path]]:
         runs = {}
+        names = (task.exact, *task.others)
         for cell in task.chosen(EFFORT):
             directory = tmp_path / cell.name
             shutil.copytree(trained, directory)
             for path in (*directory.glob("*/metrics.json"), *directory.glob("csv/*/metrics.csv")):
-                path.write_text(path.read_text().replace("ridge", task.exact))
+                text = path.read_text()
+                for other, name in zip(("ridge", "least_squares"), names, strict=False):
+                    text = text.replace(other, name)
+                path.write_text(text)
             runs[cell.name] = [directory / f"seed_{seed}" for seed in EFFORT.seeds]
         return runs
 

@@ -46,6 +46,7 @@ class Task(NamedTuple):
         exact: Registered name of the best exact algorithm.
         why: Why that is the best there is, and where.
         beside: What the errors at the query are divided by.
+        others: Exact algorithms that are shown too, beside the zero predictor and one step.
     """
 
     title: str
@@ -54,11 +55,12 @@ class Task(NamedTuple):
     exact: str
     why: str
     beside: str
+    others: tuple[str, ...] = ()
 
     @property
     def solvers(self) -> list[str]:
-        """Exact algorithms that are shown."""
-        return [ZERO, GRADIENT_DESCENT, self.exact]
+        """Exact algorithms that are shown, the best one last."""
+        return [ZERO, GRADIENT_DESCENT, *self.others, self.exact]
 
     def chosen(self, effort: Effort) -> list[Cell]:
         """What is trained with an effort."""
@@ -104,8 +106,11 @@ DRIFT = Task(
     FEW,
     "kalman_filter",
     "The best exact algorithm is the Kalman filter that is told how weights drift: the posterior "
-    "mean for gaussian weights with this drift, so Bayes-optimal at every number of examples.",
+    "mean for gaussian weights with this drift, so Bayes-optimal at every number of examples. "
+    "weighted_gradient_descent is one step that forgets, which a layer of gd_ssm can be "
+    "constructed to do.",
     "kalman_filter",
+    ("weighted_gradient_descent",),
 )
 ONE_LAYER = Task(
     "The paper's task, one layer",
@@ -129,11 +134,13 @@ CURRICULUM = Task(
 def compared(task: Task, runs: Runs, effort: Effort) -> Found:
     """All architectures on a task; nothing is claimed of them."""
     measured = task.measured(runs, effort)
-    return Found({"errors": drawn(measured, task)}, rows(measured, task))
+    figure, caption = drawn(measured, task)
+    return Found({"errors": (figure, f"{caption} {task.why}")}, rows(measured, task))
 
 
 def of_one_layer(runs: Runs, effort: Effort) -> Found:
     """One layer on the paper's task: beside one step, and what it takes to pass it."""
+    found = compared(ONE_LAYER, runs, effort)
     measured = ONE_LAYER.measured(runs, effort)
     claimed: dict[str, dict[str, Any]] = {
         "gd_ssm": {"claimed": GD_SSM, "source": "arXiv 2410.11687", **ONE_STEP},
@@ -155,17 +162,19 @@ def of_one_layer(runs: Runs, effort: Effort) -> Found:
         if model.label in claimed
     ]
     taken = [model.passing() for model in measured]
-    return Found(
-        {"errors": drawn(measured, ONE_LAYER)}, [*judged, *rows(measured, ONE_LAYER), *taken]
-    )
+    return found._replace(claims=[*judged, *found.claims, *taken])
 
 
 def of_curriculum(runs: Runs, effort: Effort) -> Found:
     """S5 on ten dimensions, at once or one after the other; vector and scalar targets."""
-    figures, judged, table = {}, [], []
+    figures: dict[str, tuple[Figure, str]] = {}
+    judged, table = [], []
     for name, targets, below in (("linear", "vector", 0.87), ("scalar_10", "scalar", 0.8)):
         measured = [model for model in CURRICULUM.measured(runs, effort) if model.cell.task == name]
-        figures[targets] = drawn(measured, CURRICULUM, f"{targets.capitalize()} targets. ")
+        figure, caption = drawn(measured, CURRICULUM)
+        caption = f"{targets.capitalize()} targets. {caption}"
+        # Once on the page.
+        figures[targets] = figure, caption if figures else f"{caption} {CURRICULUM.why}"
         judged += [
             model.claim(
                 ZERO,
@@ -190,7 +199,7 @@ def rows(measured: Sequence[Measured], task: Task, where: str = "") -> list[Clai
     ]
 
 
-def drawn(measured: Sequence[Measured], task: Task, before: str = "") -> tuple[Figure, str]:
+def drawn(measured: Sequence[Measured], task: Task) -> tuple[Figure, str]:
     """Three panels, and what is to be seen."""
     figure, (left, middle, right) = new_figure(3)
     figure.set_size_inches(13.8, 4.6)
@@ -209,7 +218,7 @@ def drawn(measured: Sequence[Measured], task: Task, before: str = "") -> tuple[F
 
     for model in measured:
         _draw_excess(middle, model.excess(task.exact), styles[model.label])
-    for name in (ZERO, GRADIENT_DESCENT):
+    for name in task.solvers[:-1]:
         _draw_excess(middle, beside.excess(task.exact, of=name), style_of(name))
     middle.set_yscale("log")
     log_ticks(middle.yaxis)
@@ -233,11 +242,11 @@ def drawn(measured: Sequence[Measured], task: Task, before: str = "") -> tuple[F
         handlelength=3.6,
     )
     caption = (
-        f"{before}Left: the loss in validation at the rate that was kept, a mean over the seeds; "
+        "Left: the loss in validation at the rate that was kept, a mean over the seeds; "
         f"more than {HIGHEST:g} times that of zero is cut off. Middle: the error above that of "
-        f"{task.exact} after so many examples; a model whose loss is at the query "
-        "has learned to answer at the last position alone. Right: the error at the query, a dot "
-        f"for each seed; uprights are the exact algorithms. {task.why}"
+        f"{task.exact} after so many examples; a model whose loss is at the query has learned to "
+        "answer at the last position alone. Right: the error at the query, a dot for each seed; "
+        "uprights are the exact algorithms."
     )
     return figure, caption
 
