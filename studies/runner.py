@@ -195,7 +195,7 @@ def _in_a_worker(train: Train, job: Job, k: int) -> tuple[int, str | None]:
     The worker of a pool outlives a signal: while one process of the pool dies, others are killed
     before they have saved their state.
     """
-    global _training
+    global _training, _stopped_by
     for each in ending_signals():
         signal.signal(each, _stop)
     if _stopped_by:
@@ -203,7 +203,8 @@ def _in_a_worker(train: Train, job: Job, k: int) -> tuple[int, str | None]:
     _training = True
     try:
         return k, _logged(train, job)
-    except StoppedBySignal:
+    except StoppedBySignal as stopped:  # training has handlers of its own
+        _stopped_by = stopped.signum
         return k, None
     finally:
         _training = False
