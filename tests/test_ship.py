@@ -1,6 +1,5 @@
 """From the finished runs of a study to checkpoints."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from studies.architectures.shipped import ships
 from studies.claims import Found
 from studies.measure import Runs
 from studies.plan import Effort, Training, stages
-from studies.ship import ship
+from studies.ship import main, ship
 from studies.study import Shipped, Study, StudyFigure
 from zoo.files import CONFIGS, write_json
 from zoo.hub.card import CheckpointName
@@ -31,14 +30,14 @@ ALL, FIRST = Shipped("gd_ssm.all", all_seeds=True), Shipped("s5.first")
 ERRORS = {"0.001": {"0": 0.5}, "0.003": {"0": 0.25}, "0.01": {"0": 0.375}, "0.03": {}}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def configs() -> Iterator[None]:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         yield
 
 
 @pytest.fixture
-def runs(tmp_path: Path, card_fields: dict[str, Any]) -> Path:
+def runs(tmp_path: Path, card_fields: dict[str, Any], configs: None) -> Path:
     """What is left of the trainings, but for the training."""
     for cell in CELLS:
         described = card_fields | {
@@ -71,8 +70,8 @@ def test_seeds_of_a_study_are_shipped_with_the_choice_of_their_rate(
     runs: Path, tmp_path: Path
 ) -> None:
     asked, target = study({"linear-gd_ssm": ALL, "linear-s5-shifted": FIRST}), tmp_path / "target"
-    for _ in range(2):  # those of before are replaced
-        paths, unfinished = ship(asked, EFFORT, runs, target)
+    (target / "gd_ssm.all").mkdir(parents=True)  # it is replaced
+    paths, unfinished = ship(asked, EFFORT, runs, target)
     names = ["gd_ssm.all", "gd_ssm.all@1", "gd_ssm.all@2", "s5.first"]
     assert ([path.name for path in paths], unfinished) == (names, [])
     assert zoo.list_checkpoints(url=str(target)) == names
@@ -124,15 +123,16 @@ def test_models_of_the_study_of_architectures_are_shipped_under_names_of_their_o
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("typed", "said"),
     [
-        ("recal", "error: unknown study 'recal'. Did you mean 'recall'?"),
-        ("recall", "error: the study recall ships no checkpoints"),
-        ("", "usage: python -m studies.ship NAME [RUNS]"),
+        (["recal"], "error: unknown study 'recal'. Did you mean 'recall'"),
+        (["recall"], "error: the study recall ships no checkpoints"),
+        ([], "usage: python -m studies.ship NAME"),
     ],
 )
-def test_the_command_says_what_cannot_be_shipped(name: str, said: str) -> None:
-    command = [sys.executable, "-m", "studies.ship", *name.split()]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr.startswith(said)
+def test_the_command_says_what_cannot_be_shipped(
+    typed: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ship.py", *typed])
+    with pytest.raises(SystemExit, match=said):
+        main()
