@@ -147,12 +147,12 @@ _WIDE = ("model.num_layers=3", "optim.ssm_lr=0.002")
 def deep() -> list[Cell]:
     """Deep models on the paper's task."""
     return [
-        Cell("linear_transformer", "linear", None, 6_000, 4.0, 5, heavy_tailed=True),
-        Cell("transformer", "linear", "pairs", 6_000, 33.0, 5),
-        Cell("mamba", "linear", "shifted", 6_000, 37.0, 5),
-        Cell("gd_ssm_deep", "linear", "shifted", 6_000, 26.0, 3),
-        Cell("delta_net", "linear", "shifted", 6_000, 23.0, 3),
-        Cell("mesa_net", "linear", "shifted", 6_000, 53.0, 3),
+        Cell("linear_transformer", "linear", None, 6_000, 4.0, heavy_tailed=True),
+        Cell("transformer", "linear", "pairs", 6_000, 33.0),
+        Cell("mamba", "linear", "shifted", 6_000, 37.0),
+        Cell("gd_ssm_deep", "linear", "shifted", 6_000, 26.0),
+        Cell("delta_net", "linear", "shifted", 6_000, 23.0),
+        Cell("mesa_net", "linear", "shifted", 6_000, 53.0),
     ]
 
 
@@ -166,13 +166,13 @@ def with_curriculum() -> list[Cell]:
     scalar = (*_WIDE, "model.d_model=112")
     growing = (_CURRICULUM.format(start=1, every=250), _CURRICULUM.format(start=2, every=275))
     return [
-        Cell("s5", "linear", "shifted", 4_800, 40.0, 3, vector, trial=_LATER),
+        Cell("s5", "linear", "shifted", 4_800, 40.0, 3, vector),
         Cell(
             *("s5", "linear", "shifted", 4_800, 40.0, 5, (*vector, growing[0])),
             variant="growing",
             trial=_LATER,
         ),
-        Cell("s5", "scalar_10", "shifted", 4_800, 33.0, 3, scalar, trial=_LATER),
+        Cell("s5", "scalar_10", "shifted", 4_800, 33.0, 3, scalar),
         Cell(
             *("s5", "scalar_10", "shifted", 4_800, 33.0, 5, (*scalar, growing[1])),
             variant="growing",

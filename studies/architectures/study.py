@@ -9,8 +9,8 @@ What architectures reach on linear functions, by one protocol for all. Made by `
 results file is [{results}]({results}), and this page is made from it, not written by hand.
 
 The protocol: four learning rates a factor of three apart are tried by one seed for a quarter of the
-steps (for half of them with a curriculum, and where that is compared with); where the smallest or
-the largest is the best in validation, two more beyond it are tried, twice at most. All seeds then
+steps (with a curriculum for half of them); where the smallest or the largest is the best in
+validation, two more beyond it are tried, twice at most. All seeds then
 train at the best rate, with a constant rate and a decay over the last fifth of the steps. Rates are
 those of the matrices; what a recurrence has of its own trains at `optim.ssm_lr` of its recipe. A
 seed has converged if its loss fell by less than 2 % over the last third of the constant rate. One
