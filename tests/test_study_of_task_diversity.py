@@ -16,7 +16,7 @@ from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.inputs import Gaussian
 from datamodules.linear import Linear, LinearPool
-from studies.claims import Claim
+from studies.claims import Claim, OverSeeds
 from studies.measure import Runs
 from studies.page import claims_of
 from studies.plan import Effort, overrides_of
@@ -168,7 +168,7 @@ def test_a_model_that_is_dmmse_is_nearer_to_it_and_best_on_the_pool(
     assert len(own) == len(LEARNERS) * len(SIZES) * len(KINDS)
     for claim in own.values():
         assert claim.measured.value == 0
-        assert claim.ratio == (0, 0, 1)
+        assert claim.ratio == OverSeeds(0, 0, 1)
         assert claim.reference_value is not None
         assert claim.reference_value > 0
     between = of_quantity(found.claims, "distance of dmmse and ridge, new functions")
@@ -176,7 +176,7 @@ def test_a_model_that_is_dmmse_is_nearer_to_it_and_best_on_the_pool(
     assert values == sorted(values, reverse=True)  # the larger the pool, the nearer
     found = figures.errors(runs, EFFORT)
     for claim in of_quantity(found.claims, "0.5*MSE, functions of the pool, transformer").values():
-        assert (claim.reference, claim.difference) == ("dmmse", (0, 0, 1))
+        assert (claim.reference, claim.difference) == ("dmmse", OverSeeds(0, 0, 1))
     assert {claim.verdict for claim in found.claims} == {"ours"}
     for drawing, start in (("pool", "dmmse"), ("new", "ridge")):
         figure, caption = figures.positions(runs, EFFORT).figures[drawing]

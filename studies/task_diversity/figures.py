@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from studies.claims import Claim, Found, OverSeeds
-from studies.drawing import legend, new_figure
+from studies.drawing import legend, log_ticks, new_figure
 from studies.measure import Runs, history, model_of, spec_of
 from studies.plan import Effort
 from studies.task_diversity.cells import LEARNERS, Learner, pool_sizes
@@ -94,7 +94,9 @@ def errors(runs: Runs, effort: Effort) -> Found:
         ax.set_title(kind.text, fontsize=9)
         label_loss(ax, at_place=True)
         _label_sizes(ax)
-    axes[KINDS.index(NEW)].set_yscale("log")
+    of_new = axes[KINDS.index(NEW)]
+    of_new.set_yscale("log")
+    log_ticks(of_new.yaxis)
     legend(axes[0])
     caption = (
         "Errors on episodes with functions of the pool, where dmmse is the best there is, and on "
@@ -226,10 +228,11 @@ def _by_learner(
 
 
 def _share(axes: Sequence[Axes]) -> None:
-    """Gives all the vertical range of the widest."""
+    """Gives all the vertical range of the widest, which is logarithmic."""
     low, high = zip(*(ax.get_ylim() for ax in axes), strict=True)
     for ax in axes:
         ax.set_ylim(min(low), max(high))
+        log_ticks(ax.yaxis)
 
 
 def _label_sizes(ax: Axes) -> None:
