@@ -55,9 +55,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         if name == "diverged":
             with pytest.raises(NonFiniteError):
-                train(config, directory / name, Console(quiet=True))
+                train(config, directory / name, Console(quiet=True), [])
         else:
-            train(config, directory / name, Console(quiet=True))
+            train(config, directory / name, Console(quiet=True), [])
     return directory
 
 

@@ -91,7 +91,7 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
         model = ["model=delta_net", "model.d_model=8", "model.num_layers=1"]
     config = config_of(choice, *model, *SHORT, f"run_dir={tmp_path}")
     assert config.keys() == config_of().keys()  # a recipe that is not global adds a key
-    metrics, run = train(config, tmp_path, Console(quiet=True))
+    metrics, run = train(config, tmp_path, Console(quiet=True), [])
     assert metrics["steps"] == 2
     assert run.trainer.global_step == 2
     zoo.load(tmp_path / "checkpoint")
@@ -99,21 +99,21 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
 
 def test_training_without_a_logger(tmp_path: Path) -> None:
     without = ("logger.tensorboard=null", "logger.csv=null")
-    train(config_of(*SHORT, *without, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True))
+    train(config_of(*SHORT, *without, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True), [])
     assert {path.name for path in tmp_path.iterdir()}.isdisjoint({"tensorboard", "csv"})
     zoo.load(tmp_path / "checkpoint")
 
 
 def test_training_touches_no_global_random_state(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
-    train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True))
+    train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True), [])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_training_leaves_the_signal_handlers_as_they_were(tmp_path: Path) -> None:
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(signum) for signum in signals]
-    train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True))
+    train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True), [])
     assert [signal.getsignal(signum) for signum in signals] == before
     with pytest.raises(NonFiniteError):
         train(
@@ -129,7 +129,7 @@ def test_the_seed_alone_decides_the_start(tmp_path: Path) -> None:
     for number, seed in enumerate((0, 0, 1)):
         overrides = [*SHORT, "optim.lr=1e-12", "optim.ssm_lr=1e-12", f"seed={seed}"]
         directory = tmp_path / str(number)
-        train(config_of(*overrides, f"run_dir={directory}"), directory, Console(quiet=True))
+        train(config_of(*overrides, f"run_dir={directory}"), directory, Console(quiet=True), [])
         starts.append(next(zoo.load(directory / "checkpoint").parameters()))
     assert torch.equal(starts[0], starts[1])
     assert (starts[0] - starts[2]).abs().max() > 1e-3
@@ -206,7 +206,7 @@ def test_a_transformer_has_places_for_the_whole_episode(data: str, reach: int) -
 def test_what_is_wrong_with_episodes_is_said_by_their_name(tmp_path: Path) -> None:
     config = config_of("recipe=mamba", "data.noise=-1", *SHORT, f"run_dir={tmp_path}")
     with pytest.raises(ValueError, match="noise"):
-        train(config, tmp_path, Console(quiet=True))
+        train(config, tmp_path, Console(quiet=True), [])
 
 
 def test_a_text_of_ones_own_is_described_by_what_the_file_holds(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def metrics_of(name: str) -> dict[str, Any]:
         run_dir = Path(directory)
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
             config = compose("train", [*RUNS[name], *SHORT, f"run_dir={run_dir}"])
-        metrics, _ = train(config, run_dir, Console(quiet=True))
+        metrics, _ = train(config, run_dir, Console(quiet=True), [])
     return metrics
 
 

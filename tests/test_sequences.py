@@ -405,7 +405,7 @@ def trained(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], Run]:
         f"run_dir={tmp_path}",
         *overrides,
     )
-    return train(config, tmp_path, Console(quiet=True))
+    return train(config, tmp_path, Console(quiet=True), [])
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
