@@ -17,7 +17,7 @@ from datamodules.episodes import Episodes
 from datamodules.inputs import Gaussian
 from datamodules.linear import Linear, LinearPool
 from studies.claims import Claim, OverSeeds
-from studies.measure import Runs
+from studies.measure import Runs, history
 from studies.page import claims_of
 from studies.plan import Effort, overrides_of
 from studies.reproduction import reproduce
@@ -216,6 +216,7 @@ def test_distances_on_the_page_are_those_of_trained_models_by_hand(
         (run,) = directory.glob(f"gd_ssm-{size}-*/seed_0")
         model, spec = zoo.load(run / "checkpoint"), spec_of_pool(size)
         assert EpisodeSpec(**zoo.load(run / "checkpoint").card.data) == spec
+        assert len(history(run, f"val/{figures.LOSS}")) == cells.VALIDATIONS
         new = spec.model_copy(update={"function": Linear()})
         for kind, asked in (("functions of the pool", spec), ("new functions", new)):
             x, y, target, _ = evaluation_episodes(asked, NUM_EPISODES)
