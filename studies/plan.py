@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -309,8 +310,9 @@ def _lengths(steps: int, validations: int, effort: Effort) -> tuple[str, ...]:
     )
 
 
+@cache
 def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, str]:
-    """The configuration, and the key of all that is not a name."""
+    """The configuration, and the key of all that is not a name. Composing takes a while."""
     config = compose("train", list(overrides), return_hydra_config=True)
     choice = config.hydra.runtime.choices.data
     with open_dict(config):

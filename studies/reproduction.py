@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from studies.plan import Effort, Job, Training, run_dirs, stages
 from studies.progress import Progress
 from studies.runner import Runner, Train, train_all
 from studies.study import Places, Study
-from studies.trainings import training_row
+from studies.trainings import seconds_of, training_row
 from zoo.files import sole_writer, write_figure, write_json
 from zoo.hub.directory import read_card
 
@@ -107,6 +108,7 @@ def measured(
     """
     runs = {jobs[0].training.name: run_dirs(jobs) for *_, jobs in of_trainings}
     rows = [training_row(jobs, [job for (job,) in trials]) for *trials, jobs in of_trainings]
+    every_run = {run for stage in chain(*of_trainings) for run in run_dirs(stage)}
     found = study.figures[name].make(runs, effort)
     drawings = []
     for drawing, (figure, caption) in found.figures.items():
@@ -115,7 +117,8 @@ def measured(
         with matplotlib.rc_context({"svg.hashsalt": file}):
             write_figure(directory / file, figure, metadata={"Date": None})
         drawings.append({"file": file, "caption": caption})
-    cards = [read_card(run / "checkpoint") for of_name in runs.values() for run in of_name]
+    # Trainings may share a trial.
+    cards = [read_card(run / "checkpoint") for run in sorted(every_run)]
     versions: dict[str, set[str]] = {}
     for card in cards:
         for package, number in card.versions.items():
@@ -130,7 +133,7 @@ def measured(
             "quick": effort != study.full,
             "seeds": list(effort.seeds),
             "num_episodes": effort.num_episodes,
-            "training_s": round(sum(row.seconds for row in rows), 1),
+            "training_s": round(sum(map(seconds_of, cards)), 1),
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             # Of the code that trained, which may be older than that which measures.
             "git_commits": sorted({card.git_commit[:10] for card in cards if card.git_commit}),

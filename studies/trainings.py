@@ -18,8 +18,9 @@ training. All that is said of a model is said of the *best* rate of those that w
 the least error in validation. {tried} What a recurrence has of its own, such as a decay, trains at
 `optim.ssm_lr`, which is not on the list. *Edge* marks the smallest and the largest of the list,
 beyond which there may be a better one. *Minutes* are those of all rates and seeds together, on one
-thread. *Converged* are the seeds whose validation loss fell by less than 2 % over the last third of
-the steps at a constant rate, before it decayed: see `docs/training.md`.
+thread; a trial that trainings share is in those of each. *Converged* are the seeds whose validation
+loss fell by less than 2 % over the last third of the steps at a constant rate, before it decayed:
+see `docs/training.md`.
 """
 
 EVERY_SEED = "All seeds were trained at each rate."
