@@ -1,6 +1,7 @@
 """The study of architectures: what nine of them reach on linear functions, by one protocol."""
 
 from studies.architectures.figures import FIGURES
+from studies.architectures.shipped import ships
 from studies.plan import Effort
 from studies.study import Study
 
@@ -47,6 +48,7 @@ STUDY = Study(
     shows_trainings=True,
     page="comparison",
     figures=FIGURES,
+    ships=ships(),
     full=Effort(seeds=(0, 1, 2, 3, 4), num_episodes=10_000, num_validation=1_000),
     quick=Effort(
         seeds=(0, 1), share=0.05, num_episodes=500, num_validation=200, fewer_settings=True
