@@ -14,7 +14,7 @@ MAX_WEIGHTS_BYTES = 2**30
 
 def card_bytes(card: Card) -> bytes:
     """The content of `card.json`, without what a card that does not say has as well."""
-    return card.model_dump_json(indent=2, exclude_defaults=True).encode() + b"\n"
+    return card.model_dump_json(indent=1, exclude_defaults=True).encode() + b"\n"
 
 
 def read_card(directory: Path) -> Card:
