@@ -139,7 +139,7 @@ class EpisodeSpec(Spec):
         """Mean over the coordinates of E x_p^2."""
         if self.inputs is None:
             return 1 / self.d_x  # of one-hot symbols and of keys on the unit sphere
-        drawn = self.input_scale**2 * self.inputs.variance
+        drawn = self.input_scale**2 * self.inputs.variance * self.inputs.share_in_use(self.d_x)
         if isinstance(self.function, GaussianMixture):  # adds the means of its classes
             return 1 + self.function.spread**2 * drawn
         return drawn
@@ -155,6 +155,7 @@ class EpisodeSpec(Spec):
         if self.inputs is not None:
             preconditioned = isinstance(self.inputs, Preconditioned)
             drawn = self.input_scale**2 * (1.0 if preconditioned else self.inputs.variance)
+            drawn *= self.inputs.share_in_use(self.d_x)
         known = self.function.label_variance(self.d_x, self.d_y, drawn)
         if known is None:
             target = EpisodeSampler(self).sample(1000, Generators(0, "tune", 0, "cpu")).target
@@ -343,12 +344,17 @@ class EpisodeSampler:
         """
         spec = self.spec
         dims, length = spec.sizes(step)
-        x, target, scored, of_family = self._draw(batch_size, length, dims, generators)
+        x, target, scored, of_family, level = self._draw(batch_size, length, dims, generators)
         known = dict(of_family)
         y = target
         if spec.labels_hidden:
             y = target.new_zeros(()).expand_as(target)  # one zero, wherever it is read
-        if spec.noise > 0:
+        if level is not None:
+            level = (level.square() + spec.noise**2).sqrt()
+            noise = normal(*y.shape, like=y, generator=generators("noise"))
+            y = y + level[:, None, None] * noise
+            known["noise_level"] = level
+        elif spec.noise > 0:
             y = y + normal(*y.shape, like=y, generator=generators("noise"), scale=spec.noise)
             known["noise_level"] = torch.full_like(y[:, 0, 0], spec.noise)
         if spec.label_flip > 0:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from datamodules.lazy import torch
-from datamodules.spec import Spec
+from datamodules.spec import Spec, ends_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +25,15 @@ class Drawn(NamedTuple):
             positions do.
         latents: What it was drawn from, by name, each (batch, ...): what no function of x and y can
             know for sure.
+        noise_level: Standard deviation of the noise on the visible labels of each episode, beside
+            that which a spec asks for, (batch,); None for no noise.
     """
 
     x: Tensor
     target: Tensor
     scored: Tensor | None = None
     latents: Mapping[str, Tensor] = MappingProxyType({})
+    noise_level: Tensor | None = None
 
 
 class Family(Spec):
@@ -62,6 +65,8 @@ class Family(Spec):
 
     def label_variance(self, d_x: int, d_y: int, input_variance: float) -> float | None:
         """Mean over the coordinates of E y_q^2, in closed form; of one-hot labels the variance.
+
+        Noise that the family itself draws counts, that which a spec asks for does not.
 
         Args:
             d_x: Width of an input.
@@ -227,3 +232,18 @@ def random_subset(
     """Masks with `count` of `size` entries set, uniformly chosen, bool (*batch, size)."""
     order = torch.rand((*batch, size), generator=generator, device=device).argsort(dim=-1)
     return order < count
+
+
+def drawn_number(
+    ends: list[int | None], most: int, batch: int, generator: torch.Generator
+) -> Tensor:
+    """A whole number for each episode, int64 (batch,), on the device of the generator."""
+    low, high = ends_of(ends, most)
+    return torch.randint(low, high + 1, (batch,), generator=generator, device=generator.device)
+
+
+def drawn_share(ends: list[float], batch: int, generator: torch.Generator) -> Tensor:
+    """A share for each episode, float32 (batch,), on the device of the generator."""
+    low, high = ends
+    u = torch.rand(batch, generator=generator, device=generator.device)
+    return low + (high - low) * u

@@ -17,6 +17,7 @@ from datamodules.list_ops import ListOps
 from datamodules.nonlinear import DecisionTree, Quadratic, ReluNetwork, Sine, SparseParity
 from datamodules.recall import Recall
 from datamodules.spec import Spec
+from datamodules.tabular import Tabular, TabularClassification
 from datamodules.text import Text
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ SingleFunction = (
     | LinearClassification
     | GaussianMixture
     | SparseParity
+    | Tabular
+    | TabularClassification
 )
 Sequence = (
     Recall | WordProblem | Automaton | SelectiveCopy | NoisyRecall | Induction | ListOps | Text
@@ -96,13 +99,16 @@ class Mixture(FunctionFamily):
     def sample(self, x: Tensor, d_y: int, generator: torch.Generator) -> Drawn:
         weights = torch.tensor([part.weight for part in self.components], device=x.device)
         choice = weights.multinomial(x.shape[0], replacement=True, generator=generator)
-        chosen_x, target = x, x.new_empty(*x.shape[:2], d_y)
+        chosen_x, target, level = x, x.new_empty(*x.shape[:2], d_y), None
         for number, part in enumerate(self.components):
             drawn = part.function.sample(x, d_y, generator)
+            if drawn.noise_level is not None:
+                level = x.new_zeros(len(x)) if level is None else level
+                level = torch.where(choice == number, drawn.noise_level, level)
             chosen = (choice == number)[:, None, None]  # (batch, 1, 1)
             chosen_x = torch.where(chosen, drawn.x, chosen_x)
             target = torch.where(chosen, drawn.target, target)
-        return Drawn(chosen_x, target, latents={"component": choice})
+        return Drawn(chosen_x, target, latents={"component": choice}, noise_level=level)
 
 
 Function = Annotated[SingleFunction | Mixture | Sequence, Field(discriminator="name")]

@@ -1,8 +1,8 @@
 """Input distributions: how x is drawn.
 
-`variance` is the mean over the coordinates of E x_p^2. `kurtosis` is E x_p^4 / (E x_p^2)^2 where
-the coordinates are independent, alike and of mean zero, and None everywhere else: the closed form
-of one gradient step holds for the first kind only.
+`variance` is the mean over the coordinates of E x_p^2, of those that are in use where not all are.
+`kurtosis` is E x_p^4 / (E x_p^2)^2 where the coordinates are independent, alike and of mean zero,
+and None everywhere else: the closed form of one gradient step holds for the first kind only.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
+from datamodules.family import drawn_number
 from datamodules.lazy import torch
-from datamodules.spec import Spec
+from datamodules.spec import NumbersFrom, Spec, ends_of
 from datamodules.stream import fixed_generator
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ class InputDistribution(Spec):
     def kurtosis(self) -> float | None:
         """E x_p^4 / (E x_p^2)^2 of independent, equal coordinates of mean zero, else None."""
         return None
+
+    def share_in_use(self, d_x: int) -> float:
+        """Mean share of the coordinates that are not zero throughout an episode."""
+        return 1.0
 
     def check(self, d_x: int, function: str) -> None:
         """Raises ValueError if this cannot be drawn in d_x dimensions for that function family."""
@@ -86,6 +91,39 @@ class Gaussian(InputDistribution):
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return _empty(shape, generator).normal_(0, math.sqrt(self.variance), generator=generator)
+
+
+class Padded(InputDistribution):
+    """x ~ N(0, variance) in the first k coordinates and 0 in the others, k uniform.
+
+    Every episode has another k. So narrow tables look to a model that takes wide ones. The
+    distribution is ours; its tensors are those of Garg et al. 2022 (arXiv 2208.01066) in the middle
+    of their curriculum.
+
+    Attributes:
+        variance: Of each coordinate in use.
+        active_dims: Least and largest k; None for d_x.
+    """
+
+    name: Literal["padded"] = "padded"
+    variance: PositiveFloat = 1.0
+    active_dims: NumbersFrom = [1, None]  # noqa: RUF012  # pydantic copies it
+
+    def share_in_use(self, d_x: int) -> float:
+        return sum(ends_of(self.active_dims, d_x)) / (2 * d_x)
+
+    def check(self, d_x: int, function: str) -> None:
+        low, high = ends_of(self.active_dims, d_x)
+        if not low <= high <= d_x:
+            raise ValueError(
+                f"active_dims must rise to at most d_x = {d_x}, got {self.active_dims}"
+            )
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        x = _empty(shape, generator).normal_(0, math.sqrt(self.variance), generator=generator)
+        k = drawn_number(self.active_dims, shape[-1], shape[0], generator)
+        in_use = torch.arange(shape[-1], device=x.device) < k[:, None]  # (batch, d_x)
+        return x * in_use.view(shape[0], *[1] * (len(shape) - 2), shape[-1])
 
 
 class Laplace(InputDistribution):
@@ -308,6 +346,7 @@ class Preconditioned(Rotated):
 Inputs = Annotated[
     Uniform
     | Gaussian
+    | Padded
     | Laplace
     | Exponential
     | Sign

@@ -194,6 +194,17 @@ def test_an_experiment_on_sequences_takes_the_recipe_of_any_deep_model(experimen
         model.check_length(settings.data.num_context + 1)
 
 
+@pytest.mark.parametrize("experiment", ["tabular", "tabular_classification"])
+def test_an_experiment_on_tables_takes_the_recipe_of_any_deep_model(experiment: str) -> None:
+    for path in (CONFIGS / "recipe").glob("*.yaml"):
+        if "tokens of unit variance" not in path.read_text():
+            continue
+        settings = RunSettings.of(settings_of(f"recipe={path.stem}", f"experiment={experiment}"))
+        assert path.stem.startswith(settings.model.name)
+        assert settings.model.arguments["tokens"] == "shifted"
+        settings.model.create().check_length(201)
+
+
 @pytest.mark.parametrize(
     ("data", "reach"), [("linear_noisy", 64), ("text", 255), ("recall", 64), ("list_ops", 511)]
 )

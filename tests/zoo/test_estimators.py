@@ -264,6 +264,18 @@ def test_conditions_are_those_of_the_episodes_on_the_card() -> None:
     assert 0 <= conditions.eigenvalues.low < 1e-3 < 1 / 12 < conditions.eigenvalues.high < 0.6
 
 
+def test_a_model_of_tables_of_any_width_takes_them_without_a_word() -> None:
+    data = {"d_x": 6, "d_y": 1, "num_context": 200, "inputs": {"name": "padded"}}
+    card = read_card(CHECKPOINTS / "gd_ssm.linear")
+    card = card.model_copy(update={"data": data | {"function": {"name": "tabular"}}})
+    assert conditions_of(card, 50).input_variance == pytest.approx(1)
+    for num_columns in (1, 4, 6):
+        x, y = linear_rows(60, num_columns)
+        x, y = input_scaling(x, "whiten", 1.0)(x), label_scaling(y[:, None], 1.0)(y[:, None])
+        found = conditions_of(card, 60).mismatches(torch.tensor(x), torch.tensor(y), classes=False)
+        assert found == []
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

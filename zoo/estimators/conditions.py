@@ -137,7 +137,7 @@ def _conditions(name: str, data: str, num_examples: int) -> Conditions:
     return Conditions(
         name=name,
         num_context=spec.num_context,
-        input_variance=spec.input_variance * spec.d_x / num_inputs.double().mean().item(),
+        input_variance=spec.input_variance / spec.inputs.share_in_use(spec.d_x),
         label_variance=spec.label_variance,
         num_inputs=Interval(num_inputs.min().item(), num_inputs.max().item()),
         num_labels=Interval(labels.min().item(), labels.max().item()),
