@@ -113,13 +113,6 @@ def test_the_command_writes_the_card_and_says_what_changed(
     assert f"  test/half_mse_query: {old} -> {new}\n" in capsys.readouterr().out
 
 
-def test_a_directory_without_runs_has_no_summary(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "zoo", "sweep", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (1, f"error: no finished run in {tmp_path}\n")
-    assert not list(tmp_path.iterdir())
-
-
 def test_shipped_checkpoints_load_without_lightning_and_hydra() -> None:
     code = (
         "import sys, zoo\n"

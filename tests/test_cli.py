@@ -1,10 +1,14 @@
 """`python -m zoo`, as it is used."""
 
+import importlib
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,29 +90,66 @@ def test_list_sorts_and_filters(run: Run, location: Path) -> None:
         assert errors == f"error: {option} must be one of {allowed}, got {given!r}\n"
 
 
-@pytest.mark.parametrize("command", [["list"], ["compare", *(f"{name}.linear" for name in KINDS)]])
-def test_tables_fit_80_columns_with_whole_names(
-    run: Run, location: Path, command: list[str]
-) -> None:
-    code, output, _ = run(*command, "--url", location)
-    assert code == 0
-    assert max(map(len, output.splitlines())) <= 80
-    for name in KINDS:
-        assert re.search(rf"^{name}\.linear .* 0\.\d", output, re.MULTILINE)
-    assert "zero" in output
+def test_a_list_takes_parts_of_names_and_patterns(run: Run, location: Path) -> None:
+    def names(*patterns: str) -> list[str]:
+        _, output, _ = run("list", "--url", location, "--json", *patterns)
+        return [row["name"] for row in json.loads(output)]
+
+    assert names("former") == ["linear_transformer.linear", "transformer.linear"]
+    assert names("transformer*") == ["transformer.linear"]
+    assert names("gd_", "transformer.*") == ["gd_ssm.linear", "transformer.linear"]
+    assert names("LSTM") == []
 
 
-def test_a_wide_list_has_all_exact_algorithms_and_what_training_took(
+LONG = "online_learner.linear_drift_gated_linear_attention"
+
+
+def renamed(location: Path, name: str) -> None:
+    """Puts a checkpoint of another name beside those of a location, unchecked, and lists it."""
+    index = json.loads((location / "index.json").read_text())
+    index["checkpoints"][name] = index["checkpoints"]["gd_ssm.linear"]
+    (location / "index.json").write_text(json.dumps(index))
+
+
+def test_a_list_has_a_line_for_each_checkpoint_with_its_whole_name(
     run: Run, location: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "100 columns show all" in run("list", "--url", location)[1]
-    monkeypatch.setenv("COLUMNS", "100")
-    _, output, _ = run("list", "--url", location)
-    assert "episodes" in output
-    assert "1 s" in output
-    assert "100 columns" not in output
-    for name in KINDS:
-        assert re.search(rf"^{name}\.linear +\d", output, re.MULTILINE)
+    renamed(location, LONG)
+    for width in ("80", "100", "160"):
+        monkeypatch.setenv("COLUMNS", width)
+        code, output, _ = run("list", "--url", location)
+        lines = output.splitlines()
+        assert code == 0
+        assert max(map(len, lines)) <= int(width)
+        for name in (*(f"{kind}.linear" for kind in KINDS), LONG):
+            (line,) = [line for line in lines if line.split()[:1] == [name]]
+            assert re.search(r" 0\.\d+ ", line)
+        assert ("seconds" in output) == (width == "160")
+
+
+def test_a_comparison_fits_80_columns_with_whole_names(run: Run, location: Path) -> None:
+    names = [f"{name}.linear" for name in KINDS]
+    code, output, _ = run("compare", *names, "--url", location)
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    for name in (*names, "zero"):
+        assert re.search(rf"^{name} +0\.\d", output, re.MULTILINE)
+
+
+def test_a_checkpoint_is_compared_once_and_another_of_its_name_as_it_was_typed(
+    run: Run, location: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    def rows(*names: object) -> list[str]:
+        code, output, _ = run("compare", "--url", location, "--json", *names)
+        assert code == 0
+        return [row["name"] for found in json.loads(output) for row in found["rows"]]
+
+    same = location / "gd_ssm.linear"
+    assert rows("gd_ssm.linear", same, "gd_ssm.linear") == ["zero", "gd_ssm.linear"]
+    other = make_checkpoint("gd_ssm", scale_Q=0.5)
+    metric = {"value": 0.3, "ci95": 0.01, "num_episodes": 100, "eval_seed": 0}
+    describe(other, name="gd_ssm.linear", metrics={"test/half_mse_query": metric})
+    assert rows("gd_ssm.linear", other) == ["zero", str(other), "gd_ssm.linear"]
 
 
 def test_compare_puts_the_exact_algorithms_in_their_place(run: Run, location: Path) -> None:
@@ -130,6 +171,123 @@ def test_show_prints_the_card(run: Run, location: Path) -> None:
     _, output, _ = run("show", location / "gd_ssm.linear")
     assert "python train.py" in output
     assert "zero (exact)" in output
+
+
+def test_show_has_everything_that_a_card_has(run: Run, location: Path) -> None:
+    describe(
+        location / "gd_ssm.linear",
+        versions={"torch": "2.13.0"},
+        notes="of no use",
+        curves={"model": [{"value": 0.125, "ci95": None}, None]},
+    )
+    card = read_card(location / "gd_ssm.linear")
+    _, output, _ = run("show", location / "gd_ssm.linear")
+    assert max(map(len, output.splitlines())) <= 80
+    text = " ".join(output.split())
+    for title in ("model:", "episodes:", "training:", "origin:", "error after 0, 1, ... examples:"):
+        assert title in text
+    for field in (
+        *("d_x 3 d_y 3", "function.name linear", "seed 0", "torch 2.13.0", "notes of no use"),
+        *(f"sha256 {card.files['model.safetensors'].sha256}", "model 0.125 -", "steps 1 of 64"),
+        *(f"parameters {card.num_parameters:,}", f"created {card.created:%Y-%m-%d}"),
+        *("test/half_mse_query 0.5", "license Apache-2.0", card.paper, "commit unknown"),
+    ):
+        assert field in text, field
+
+
+def entries_below(directory: Path) -> list[Path]:
+    return sorted(directory.rglob("*")) if directory.exists() else []
+
+
+def test_removing_takes_a_checkpoint_out_of_the_cache_and_leaves_the_others(
+    run: Run, location: Path, tmp_path: Path
+) -> None:
+    assert run("download", "gd_ssm.linear", "transformer.linear", "--url", location)[0] == 0
+    places = {path.parent for path in tmp_path.glob("cache/checkpoints/*/card.json")}
+    (gone,) = [place for place in places if read_card(place).name == "gd_ssm.linear"]
+    (gone / "card.json").write_text("damaged")
+    code, output, _ = run("remove", "gd_ssm.linear")
+    assert (code, output) == (0, f"removed {gone}\n")
+    assert {path for path in (tmp_path / "cache/checkpoints").iterdir() if path.is_dir()} == (
+        places - {gone}
+    )
+    code, _, errors = run("remove", "gd_ssm.linear")
+    assert (code, errors.count("\n"), "neither the cache nor" in errors) == (1, 1, True)
+
+
+def test_removing_from_a_directory_renews_its_index(run: Run, location: Path) -> None:
+    code, output, _ = run("remove", "gd_ssm.linear", "--directory", location)
+    assert (code, output) == (0, f"removed {location / 'gd_ssm.linear'}\n")
+    assert not (location / "gd_ssm.linear").exists()
+    assert run("index", "--directory", location, "--check")[0] == 0
+    assert "gd_ssm.linear" not in json.loads((location / "index.json").read_text())["checkpoints"]
+    for name in ("gd_ssm.linear", "..", "../location/transformer.linear"):
+        before = entries_below(location)
+        assert run("remove", name, "--directory", location)[0] == 1
+        assert entries_below(location) == before
+
+
+def git(directory: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", "-C", str(directory), *identity, *arguments], check=True)
+
+
+def test_what_git_tracks_is_removed_by_force_alone_and_an_export_that_changes_it_warns(
+    run: Run, location: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    git(location, "init", "-q")
+    git(location, "add", "index.json", "gd_ssm.linear")
+    checkpoint = make_checkpoint()
+    describe(checkpoint)
+    with pytest.warns(UserWarning, match="files that git tracks have changed: index.json; --dir"):
+        export(checkpoint, "gd_ssm.mine", location)
+    git(location, "rm", "-q", "-f", "--cached", "index.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export(checkpoint, "gd_ssm.more", location)
+    code, _, errors = run("remove", "gd_ssm.linear", "--directory", location)
+    assert (code, "git tracks" in errors, "--force" in errors) == (1, True, True)
+    assert (location / "gd_ssm.linear").is_dir()
+    assert run("remove", "gd_ssm.mine", "--directory", location)[0] == 0
+    assert run("remove", "gd_ssm.linear", "--directory", location, "--force")[0] == 0
+    assert not (location / "gd_ssm.linear").exists()
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "gd_ssm.x"], ["download", "gd_ssm.x"]])
+def test_a_refused_connection_is_one_line_at_once_and_leaves_nothing(
+    run: Run, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    importlib.import_module("fsspec.implementations.http")  # takes its time on a busy machine
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"  # where nobody listens
+        for place in (url, url.replace("127.0.0.1", "localhost")):
+            start = time.monotonic()
+            code, output, errors = run(*command, "--url", place)
+            assert time.monotonic() - start < 2
+            assert (code, output, errors.count("\n")) == (1, "", 1)
+            assert "cannot be reached: nobody listens there" in errors
+    assert entries_below(tmp_path / "cache") == []
+
+
+def test_failed_calls_leave_nothing_behind(
+    run: Run, location: Path, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    broken = location / "transformer.linear"
+    (broken / "model.safetensors").write_bytes(b"x")
+    assert run("download", str(broken.as_uri()))[0] == 1
+    assert entries_below(tmp_path / "cache") == []
+    taken = make_checkpoint("transformer", **KINDS["transformer"])
+    describe(taken, data={"d_x": 3, "d_y": 3, "num_context": 6})
+    assert run("export", taken, "transformer.x", "--directory", tmp_path / "a" / "b")[0] == 1
+    assert not (tmp_path / "a").exists()
+    before = entries_below(location)
+    assert run("download", "gd_ssm.nothing", "--url", location)[0] == 1
+    assert run("remove", "gd_ssm.nothing", "--directory", location)[0] == 1
+    assert run("measure", tmp_path / "nowhere")[0] == 1
+    assert entries_below(location) == before
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_download_then_verify(run: Run, location: Path, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ from zoo.training.callbacks import TimeToSolution
 from zoo.training.card import measured_fields
 from zoo.training.remeasure import measured_again
 from zoo.training.run import Run
+from zoo.training.runs import read_run
 from zoo.training.settings import ModelSettings
-from zoo.training.sweep import read_run
 
 # Small episodes of every family whose labels are hidden, and of recall.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -292,15 +292,10 @@ def test_an_evaluation_has_losses_over_all_positions_ratios_and_differences() ->
     assert not [metric for *_, metric in found if "ratio" in metric]
     suites = {"length": Suite(axis="length", settings={"20": Setting(), "40": LONGER})}
     (table,) = tables_of(rows, suites, "group_table")
-    assert [column.header for column in table.columns] == [
-        "length",
-        "predictor",
-        "accuracy",
-        "cross_entropy - group_table",
-    ]
+    assert table.headings == ["length", "predictor", "accuracy", "cross_entropy - group_table"]
     rows = rows_of(spec, ["uniform", "group_table"], "uniform")
     (table,) = tables_of(rows, suites, "uniform")
-    assert table.columns[-1].header == "cross_entropy / uniform"
+    assert table.headings[-1] == "cross_entropy / uniform"
     assert table.title == "length: accuracy over all scored positions ± 95 %"
 
 
@@ -344,8 +339,10 @@ def test_the_first_of_several_queries_of_recall_is_reported_apart() -> None:
     stated = references["gradient_descent"]["test/accuracy_first_query"]["value"]
     assert stated == pytest.approx(found[:, 24].mean().item())
     assert "test/accuracy_first_query" in report.model_metrics()
-    headings = [str(column.header) for column in report_tables(report)[0].columns]
-    assert headings[3:5] == ["accuracy, first query", "accuracy, all queries"]
+    assert report_tables(report)[0].headings[3:5] == [
+        "accuracy, first query",
+        "accuracy, all queries",
+    ]
     one = report_of(spec_of_family("recall", num_queries=1), model)
     assert "test/accuracy_first_query" not in one.model_metrics()
 
@@ -353,9 +350,9 @@ def test_the_first_of_several_queries_of_recall_is_reported_apart() -> None:
 def test_the_table_of_a_report_gives_an_accuracy_its_interval() -> None:
     spec = spec_of_family("noisy_recall")
     (table,) = report_tables(report_of(spec, untrained(spec)))
-    cells = [cell for column in table.columns[1:3] for cell in column.cells]
+    cells = [cell for row in table.rows for cell in row[1:3]]
     assert len(cells) == 2 * len(references_of(spec, {})) + 2
-    assert not [cell for cell in cells if "heavy" in str(cell)]
+    assert not [cell for cell in cells if "heavy" in cell]
 
 
 def test_a_solver_that_learns_from_labels_is_a_row_with_the_reason() -> None:
@@ -479,7 +476,8 @@ def test_the_first_step_is_that_at_which_answers_are_right(tmp_path: Path) -> No
     assert "first_step_within_1_percent" not in metrics
     metrics["first_step_99_percent_right"] = 2
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    assert read_run(tmp_path / "metrics.json").numbers["first step with 99 % right"] == 2
+    (trial,) = read_run(tmp_path).trials
+    assert trial.numbers["first step with 99 % right"] == 2
 
 
 def test_the_curves_of_long_sequences_fit_into_a_card() -> None:

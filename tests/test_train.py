@@ -23,13 +23,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
 from tests.ranks import SETTINGS
-from zoo.commands.sweep import sweep
-from zoo.commands.train import plain_warning
 from zoo.files import sole_writer
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import half_squared_error, mean_interval
+from zoo.terminal import plain_warning
 from zoo.training.card import git_commit
 from zoo.training.options import num_test_of
+from zoo.training.rows import rows_of
+from zoo.training.runs import read_runs
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -654,37 +655,31 @@ def test_a_multirun_of_several_ranks_is_refused_before_training(tmp_path: Path) 
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-def test_a_multirun_is_summarised_over_its_seeds(tmp_path: Path) -> None:
+def test_the_rates_of_a_multirun_are_compared_by_their_last_validation(tmp_path: Path) -> None:
     short = [*SMALL, "max_steps=5", "val_every=5", "eval_episodes=20", "~callbacks.alignment"]
     run("-m", *short, "optim.lr=0.1,0.001", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
-    sweep(tmp_path)
-    with (tmp_path / "summary.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["quantity"] == "test/half_mse_query"]
-    assert [row["runs"] for row in rows] == ["optim.lr=0.1", "optim.lr=0.001"]
-    for number, row in enumerate(rows):
-        one, two = (
-            json.loads((tmp_path / str(run) / "metrics.json").read_text())["model"][
-                "test/half_mse_query"
-            ]["value"]
-            for run in (2 * number, 2 * number + 1)
-        )
-        assert float(row["mean"]) == pytest.approx((one + two) / 2)
-        assert float(row["ci95"]) == pytest.approx(12.706 * abs(one - two) / 2)
-        assert (row["num_runs"], row["seeds"]) == ("2", "0 1")
+    trials = [trial for found in read_runs(tmp_path) for trial in found.trials]
+    assert [(t.rate[0], t.seed) for t in trials] == [(0.1, 0), (0.1, 1), (0.001, 0), (0.001, 1)]
+    for trial in trials:
+        column = read_columns(trial.run, ["val/half_mse_query"])["val/half_mse_query"]
+        assert trial.validation == column[-1]
+    (row,) = rows_of(read_runs(tmp_path))
+    means = {lr: sum(t.validation or 0.0 for t in trials if t.rate[0] == lr) for lr in (0.1, 0.001)}
+    assert row.rate[0] == min(means, key=means.__getitem__)
+    assert sorted(row.values("test/half_mse_query")) == [0, 1]
 
 
-def test_the_seeds_of_one_run_are_summarised_as_runs_are(tmp_path: Path) -> None:
+def test_the_seeds_of_one_run_are_put_together_as_its_summary_has_them(tmp_path: Path) -> None:
     short = [*SMALL, "max_steps=5", "val_every=5", "eval_episodes=20"]
     run(*short, "seeds=2", "trainer.log_every_n_steps=5", f"hydra.run.dir={tmp_path / 'run'}")
     group = "train/learning_rate/decay"  # under the name that it has with one seed
     assert read_columns(tmp_path / "run", [group])[group]
-    sweep(tmp_path)
-    with (tmp_path / "summary.csv").open() as file:
-        (row,) = [row for row in csv.DictReader(file) if row["quantity"] == "test/half_mse_query"]
+    (row,) = rows_of(read_runs(tmp_path))
     summary = json.loads((tmp_path / "run/metrics.json").read_text())["metrics"]
-    assert float(row["mean"]) == pytest.approx(summary["test/half_mse_query"]["mean"])
-    assert float(row["ci95"]) == pytest.approx(summary["test/half_mse_query"]["ci95"])
-    assert row["seeds"] == "0 1"
+    found = summary["test/half_mse_query"]
+    assert row.over_seeds("test/half_mse_query") == pytest.approx((found["mean"], found["ci95"]))
+    assert [trial.seed for trial in row.trials] == [0, 1]
+    assert all(trial.validation is not None for trial in row.trials)
 
 
 def test_resuming_with_multirun_is_refused(whole_run: Path) -> None:

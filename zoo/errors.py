@@ -74,7 +74,7 @@ def unknown(what: str, given: str, allowed: Iterable[str], meant: Sequence[str] 
         allowed: All that there are.
         meant: Near misses that are not among them.
     """
-    hint = did_you_mean([*meant, *nearest(given, allowed)])
+    hint = did_you_mean([*dict.fromkeys([*meant, *nearest(given, allowed)])])
     return f"unknown {what} {given!r}.{hint} Known: {', '.join(sorted(allowed))}"
 
 

@@ -147,6 +147,28 @@ def sole_writer(run_dir: Path) -> Iterator[None]:
             run_dir.rmdir()
 
 
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Processes wait for each other here; one that fails leaves no lock and no empty directory.
+
+    Args:
+        lock: A file, made with the directories above it.
+    """
+    from filelock import FileLock  # not for reading a checkpoint
+
+    above = [path for path in lock.parents if not path.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        try:
+            yield
+        except BaseException:
+            lock.unlink(missing_ok=True)  # while it is held; who waits for it sees that it is gone
+            for path in above:
+                with suppress(OSError):  # not empty
+                    path.rmdir()
+            raise
+
+
 def sha256_of(data: bytes) -> str:
     """The SHA-256 hash of data, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

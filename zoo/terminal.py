@@ -115,6 +115,17 @@ def refuse_what_is_no_text(typed: Iterable[str]) -> None:
             )
 
 
+def plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """What a warning looks like: where in the code it was given is nothing a user asks for."""
+    return f"warning: {message}\n"
+
+
 class _Outliving(io.FileIO):
     def write(self, data: Any) -> int:
         try:

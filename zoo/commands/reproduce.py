@@ -33,7 +33,8 @@ def claims_table(study: Study, results: dict[str, Any]) -> Table:
         results: The content of its results file.
     """
     table = Table(title=f"what {study.claimed_by} claims")
-    for heading in ("", "claim", "verdict", "by how much"):
+    table.add_column("", no_wrap=True)
+    for heading in ("claim", "verdict", "by how much"):
         table.add_column(heading)
     for row in summary_rows(results["figures"]):
         table.add_row(*row)

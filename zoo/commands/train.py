@@ -20,13 +20,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.table import Table
 
 from zoo.commands.resolvers import register_resolvers
 from zoo.evaluation.report import report_tables
 from zoo.evaluation.seeds import rates_table, seeds_table
+from zoo.evaluation.tables import Grid
 from zoo.files import CONFIGS, refuse_links, sole_writer
-from zoo.terminal import StoppedBySignal, raise_on_signals
+from zoo.terminal import StoppedBySignal, plain_warning, raise_on_signals
 from zoo.training.base import NonFiniteError
 from zoo.training.directory import CONFIG, METRICS, config_of_run, run_directory
 from zoo.training.measure import CONVERGENCE, Outcome, measure
@@ -110,7 +110,7 @@ def convergence_text(seed: int, verdict: Mapping[str, Any]) -> str:
     return f"seed {seed}: {verdict['verdict']} (last third of the constant rate: {why})"
 
 
-def tables_of(run: Run, outcomes: Mapping[int, Outcome], metrics: dict[str, Any]) -> list[Table]:
+def tables_of(run: Run, outcomes: Mapping[int, Outcome], metrics: dict[str, Any]) -> list[Grid]:
     """All that is known of the only seed, or what is compared over several."""
     choice = run.module.choice
     tables = []
@@ -157,17 +157,6 @@ def command(config: DictConfig) -> float | None:
             refuse_links(*run_dir.glob("*"))
             metrics, run = train(config, run_dir, Console(quiet=rank_of_process() != 0), sys.argv)
         return run.module.objective() if metrics else None
-
-
-def plain_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-) -> str:
-    """What a warning looks like: where in the code it was given is nothing a user asks for."""
-    return f"warning: {message}\n"
 
 
 def check_can_be_made(directory: Path) -> None:

@@ -4,23 +4,24 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
+from zoo.evaluation.tables import Grid
 from zoo.files import STAGING
 from zoo.hub.card import Card, CheckpointError, MetricEntry, one_line
-from zoo.hub.directory import read_card
-from zoo.hub.download import Progress, cache_directory, download
+from zoo.hub.directory import CARD, read_card
+from zoo.hub.download import Progress, cache_directory, download, remove_cached
 from zoo.hub.find import (
     CHECKPOINTS,
     URL_VARIABLE,
@@ -34,7 +35,7 @@ from zoo.hub.find import (
 from zoo.hub.index import IndexEntry, read_index
 from zoo.hub.pages import Comparison, comparisons, number, protocol_text, tail
 from zoo.metrics.text import in_cell, loss_label, number_text, place_of, place_text, plain
-from zoo.terminal import StoppedBySignal, raise_on_signals
+from zoo.terminal import StoppedBySignal, plain_warning, raise_on_signals
 
 app = typer.Typer(
     help="Trained checkpoints: list, look at, fetch, check, compare.",
@@ -46,9 +47,6 @@ app = typer.Typer(
 P = ParamSpec("P")
 # Typer's, whose own name has moved between versions.
 UsageError: Any = typer.BadParameter.__base__
-
-# Columns of a terminal: of fewer than WIDE a list has less to say, below NARROW all is folded.
-NARROW, WIDE = 80, 100
 
 Url = Annotated[
     str | None,
@@ -90,7 +88,9 @@ def clean(function: Callable[P, None]) -> Callable[P, None]:
 @app.command("list")
 @clean
 def list_command(
-    pattern: Annotated[str, typer.Argument(help="Names, as in 'gd_ssm*'.")] = "*",
+    patterns: Annotated[
+        list[str] | None, typer.Argument(help="A part of the name, or a pattern: 'gd_ssm*.linear'.")
+    ] = None,
     architecture: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
     family: Annotated[str | None, typer.Option(help="Only this function family.")] = None,
     sort: Annotated[
@@ -112,7 +112,7 @@ def list_command(
     found = [
         (name, entry)
         for name, entry in known.items()
-        if fnmatchcase(name, pattern)
+        if any(matches(name, pattern) for pattern in patterns or ["*"])
         and architecture in (None, entry.architecture)
         and family in (None, entry.family)
     ]
@@ -123,29 +123,31 @@ def list_command(
     if not found:
         console().print(f"none of {len(known)} checkpoints matches")
         return
-    wide = console().width >= WIDE
-    titles = ["exact", "episodes\ntime"] if wide else ["best\nexact"]
-    table = new_table("checkpoint", "params\nstate\ntokens", "error", *titles)
-    for column in table.columns[:2]:
-        column.no_wrap = console().width >= NARROW
+    headings = ["checkpoint", "params", "error", "exact", "best exact", "state", "tokens"]
+    grid = Grid([*headings, "episodes seen", "seconds"], least=4, one_line=True, framed=False)
     for name, entry in found:
-        algorithms = sorted(entry.references.items(), key=lambda item: item[1].value)
-        exact = [(plain(value.value, 3), label) for label, value in algorithms]
-        best = "\n".join(part for pair in exact[:1] for part in pair)
-        table.add_row(
-            f"{name}\n  {entry.episodes_label}",
-            size(entry),
-            two_lines(entry.error),
-            *(["\n".join(map(" ".join, exact)), cost(entry)] if wide else [best]),
+        label, best = min(
+            entry.references.items(), key=lambda item: item[1].value, default=("", None)
         )
-    console().print(table)
+        grid.add(
+            name,
+            f"{entry.num_parameters:,}",
+            f"{plain(entry.error.value, 3)}{'*' if is_heavy(entry.error) else ''}",
+            "" if best is None else plain(best.value, 3),
+            label,
+            f"{entry.state_size:,}",
+            entry.token_layout,
+            f"{entry.episodes:,}",
+            f"{entry.wall_time_s:,.0f}",
+        )
+    console().print(grid)
     places: dict[str, set[str]] = {}
     for _, entry in found:
         places.setdefault(place_text(place_of(entry.metric)), set()).add(loss_label(entry.metric))
     measured = "; ".join(f"{', '.join(sorted(losses))} {at}" for at, losses in places.items())
-    console().print(f"{len(found)} checkpoints; error: {measured}")
-    if not wide:
-        console().print(f"{WIDE} columns show all exact algorithms, and what training took")
+    console().print(f"{len(found)} checkpoints; error: {measured}; exact: the best algorithm's")
+    if any(is_heavy(entry.error) for _, entry in found):
+        console().print("* few episodes carry the mean; show NAME says more")
 
 
 @app.command("show")
@@ -160,16 +162,23 @@ def show_command(
     if as_json:
         print_json(card.model_dump(mode="json"))
         return
-    table = new_table("field", "value")
-    for field, value in card_fields(card).items():
-        table.add_row(field, value)
-    console().print(table)
-    table = new_table("metric", "value", "median", "worst\n0.1 %", "episodes")
+    for title, fields in sections_of(card).items():
+        console().print(f"{title}:", soft_wrap=True)
+        width = max(map(len, fields), default=0)
+        for field, value in fields.items():
+            print_wrapped(f"  {field:{width}}  ", value)
+        console().print()
     exact = {f"{name} (exact)": entry for name, entry in card.reference_metrics.items()}
+    grid = Grid(["metric", "value", "median", "worst 0.1 %", "episodes"], framed=False)
     for metric, entry in {**card.metrics, **exact}.items():
-        value = in_cell(number(metric, entry))
-        table.add_row(metric, value, *tail(entry), f"{entry.num_episodes:,}")
-    console().print(table)
+        grid.add(metric, in_cell(number(metric, entry)), *tail(entry), f"{entry.num_episodes:,}")
+    console().print(grid)
+    if card.curves:
+        console().print("\nerror after 0, 1, ... examples:")
+        width = max(map(len, card.curves))
+        for name, curve in card.curves.items():
+            values = ("-" if point is None else plain(point.value, 3) for point in curve)
+            print_wrapped(f"  {name:{width}}  ", " ".join(values))
 
 
 @app.command("download")
@@ -233,35 +242,53 @@ def export_command(
     print(export(run, name, directory, replace))
 
 
+@app.command("remove")
+@clean
+def remove_command(
+    names: Annotated[list[str], typer.Argument(help="Names.")],
+    directory: Annotated[
+        Path | None, typer.Option(help="Directory of checkpoints, instead of the cache.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also one that git tracks.")] = False,
+) -> None:
+    """Remove checkpoints from the cache, or from a directory and its index."""
+    from zoo.hub.export import remove
+
+    for name in dict.fromkeys(names):
+        removed = remove_cached(name) if directory is None else []
+        if not removed:
+            if directory is None and not (CHECKPOINTS / name / CARD).is_file():
+                raise CheckpointError(f"neither the cache nor {CHECKPOINTS} has {name!r}")
+            removed = [remove(name, directory or CHECKPOINTS, force)]
+        for place in removed:
+            print(f"removed {place}")
+
+
 @app.command("compare")
 @clean
 def compare_command(names: Names, url: Url = None, as_json: Json = False) -> None:
     """Compare checkpoints and exact algorithms on the same episodes."""
-    found = comparisons([find_card(name, url) for name in dict.fromkeys(names)])
+    found = comparisons(cards_of(names, url))
     if as_json:
         print_json([comparison_data(comparison) for comparison in found])
         return
     for comparison in found:
-        table = new_table(
-            "predictor",
-            "params\nstate\ntokens",
-            "error",
-            f"/ {comparison.reference}",
-            "episodes\ntime",
+        headings = ["predictor", "error", f"/ {comparison.reference.replace('_', ' ')}", "params"]
+        grid = Grid(
+            [*headings, "state", "tokens", "episodes seen", "seconds"], least=4, framed=False
         )
         for row in comparison.rows:
             entry = row.entry
-            table.add_row(
-                row.name,
-                size(entry) if entry else "",
-                two_lines(row.error),
-                two_lines(row.ratio) if row.ratio else "",
-                cost(entry) if entry else "",
-            )
+            numbers = ["", "", "", "", ""]
+            if entry is not None:
+                numbers = [f"{entry.num_parameters:,}", f"{entry.state_size:,}", entry.token_layout]
+                numbers += [f"{entry.episodes:,}", f"{entry.wall_time_s:,.0f}"]
+            ratio = number_text(row.ratio) if row.ratio else ""
+            grid.add(row.name, number_text(row.error), ratio, *numbers)
         label = loss_label(comparison.metric, at_place=True)
         measured = f"{label}, {comparison.num_episodes} test episodes"
         console().print(f"{comparison.episodes}: {measured}")
-        console().print(table)
+        console().print(grid)
 
 
 @app.command("measure")
@@ -285,15 +312,42 @@ def measure_command(
         measure(place, episodes)
 
 
-@app.command("sweep")
+@app.command("runs")
 @clean
-def sweep_command(
-    directory: Annotated[Path, typer.Argument(help="Directory of runs, such as hydra.sweep.dir.")],
+def runs_command(
+    directory: Annotated[Path, typer.Argument(help="Directory of runs, at any depth, or a run.")],
+    by: Annotated[
+        str | None, typer.Option(help="A setting to tell rows apart and sort by, as optim.lr.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a table of Markdown.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with every number of every seed.")
+    ] = False,
 ) -> None:
-    """Summarise the runs of a multirun over their seeds, in tables and summary.csv."""
-    from zoo.commands.sweep import sweep  # brings Lightning
+    """Show what training runs reached: a row for each architecture and setting, over seeds."""
+    if as_csv + as_markdown + as_json > 1:
+        raise ValueError("--csv, --markdown and --json are one choice, got several")
+    from zoo.commands import runs  # brings torch
+    from zoo.training.rows import rows_of
+    from zoo.training.runs import read_runs
 
-    sweep(directory)
+    found = read_runs(directory)
+    rows = rows_of(found, by)
+    notes = runs.notes_of(found, rows)
+    if as_json:
+        print_json(runs.as_data(rows, found))
+    elif as_csv:
+        print(runs.as_csv(rows), end="")
+    elif as_markdown:
+        print(runs.as_markdown(rows))
+    else:
+        runs.show(rows, found, console(), by)
+    if not as_json:
+        for note in notes:
+            print(note, file=sys.stderr if as_csv or as_markdown else sys.stdout)
 
 
 @app.command("index")
@@ -336,27 +390,93 @@ def problem_of(name: str, directory: Path) -> str | None:
     return None
 
 
-def card_fields(card: Card) -> dict[str, str]:
-    """What the card says beside metrics, each on a line."""
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name matches a pattern of a shell, or has a text in it."""
+    has_signs = any(sign in pattern for sign in "*?[")
+    return fnmatchcase(name, pattern) if has_signs else pattern in name
+
+
+def is_heavy(error: MetricEntry) -> bool:
+    """Whether few episodes carry a mean error, so that it has no interval."""
+    return error.ci95 is None and error.tail_share is not None
+
+
+def cards_of(names: Iterable[str], url: str | None) -> list[Card]:
+    """The cards of checkpoints, of each once; of others of one name the latter are as typed."""
+    found: list[Card] = []
+    labelled: dict[str, Card] = {}
+    for name in names:
+        card = find_card(name, url)
+        if card not in found:
+            found.append(card)
+            label = name if card.name in labelled else card.name
+            labelled[label] = card.model_copy(update={"name": label})
+    return [*labelled.values()]
+
+
+def sections_of(card: Card) -> dict[str, dict[str, str]]:
+    """All that a card says beside metrics and curves: by section, each field by its name."""
     training = card.training
     return {
-        "name": card.name,
-        "architecture": card.architecture,
-        "arguments": json.dumps(card.model_args),
-        "parameters": f"{card.num_parameters:,} ({card.dtype})",
-        "state": f"{card.state_size:,} numbers",
-        "tokens": card.token_layout,
-        "data": json.dumps(card.data),
-        "training": f"{training.steps:,} steps, {training.episodes:,} episodes, "
-        f"{training.wall_time_s:,.0f} s, seed {training.seed}",
-        "seeds, rates": protocol_text(training),
-        "command": card.command,
-        "commit": card.git_commit or "unknown",
-        "created": f"{card.created:%Y-%m-%d}",
-        "license": card.license,
-        "paper": card.paper,
-        **({"notes": card.notes} if card.notes else {}),
+        "model": {
+            "name": card.name,
+            "architecture": card.architecture,
+            "parameters": f"{card.num_parameters:,} ({card.dtype})",
+            "state": f"{card.state_size:,} numbers",
+            "tokens": card.token_layout,
+            **texts_of(card.model_args),
+        },
+        "episodes": texts_of(card.data),
+        "training": {
+            "steps": f"{training.steps:,} of {training.batch_size} episodes, "
+            f"{training.episodes:,} in all",
+            "seconds": f"{training.wall_time_s:,.0f}",
+            "seed": str(training.seed),
+            "seeds, rates": protocol_text(training),
+            "precision": f"{training.precision}, devices {training.devices}",
+            **{f"optimizer.{n}": text for n, text in texts_of(training.optimizer).items()},
+            **{f"schedule.{n}": text for n, text in texts_of(training.schedule).items()},
+        },
+        "origin": {
+            "command": card.command,
+            "commit": card.git_commit or "unknown",
+            "created": f"{card.created:%Y-%m-%d}",
+            "versions": ", ".join(f"{name} {number}" for name, number in card.versions.items()),
+            "license": card.license,
+            "paper": card.paper or "none",
+            **({"notes": card.notes} if card.notes else {}),
+        },
+        **{
+            name: {"bytes": f"{file.bytes:,}", "sha256": file.sha256}
+            for name, file in card.files.items()
+        },
     }
+
+
+def texts_of(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings by dotted name, each as text."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            found |= {f"{name}.{below}": text for below, text in texts_of(value).items()}
+        else:
+            found[name] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def print_wrapped(start: str, text: str) -> None:
+    """A field with a text that goes on below its own beginning; words stay whole."""
+    indent = " " * min(len(start), console().width // 2)
+    width = max(console().width, len(indent) + 20)
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=start,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    console().print("\n".join(lines) or start, soft_wrap=True)
 
 
 def comparison_data(comparison: Comparison) -> dict[str, Any]:
@@ -392,29 +512,6 @@ def progress_bar(name: str) -> Iterator[Progress | None]:
         yield report
 
 
-def two_lines(entry: MetricEntry) -> str:
-    """A value and its 95 % interval, in a narrow column."""
-    return in_cell(number_text(entry)).replace(" ±", "\n±")
-
-
-def size(entry: IndexEntry) -> str:
-    """The numbers of a model, those in its state, and how pairs become tokens, on three lines."""
-    return f"{entry.num_parameters:,}\n{entry.state_size:,}\n{entry.token_layout}"
-
-
-def cost(entry: IndexEntry) -> str:
-    """The episodes and seconds that training took, on two lines."""
-    return f"{entry.episodes:,}\n{entry.wall_time_s:,.0f} s"
-
-
-def new_table(*titles: str) -> Table:
-    """A table that folds instead of cutting where a terminal is narrow."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for title in titles:
-        table.add_column(title.replace("_", " "), overflow="fold")
-    return table
-
-
 def console() -> Console:
     """The terminal that results are printed to, as plain text."""
     return Console(highlight=False, markup=False, emoji=False)
@@ -428,6 +525,7 @@ def print_json(content: Any) -> None:
 def main() -> None:
     """Reads the command line, to the exit of the process; what cannot be read is one line."""
     raise_on_signals()
+    warnings.formatwarning = plain_warning
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="python -m zoo", standalone_mode=False)
     except UsageError as error:

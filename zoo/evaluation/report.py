@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from datamodules.episodes import Episodes
 from zoo.analysis.construction import weights_summary
 from zoo.evaluation.compare import Comparison, EpisodeSets
+from zoo.evaluation.tables import Grid
 from zoo.metrics.alignment import Agreement, agreement, mean_agreement, query_response
 from zoo.metrics.classification import expected_calibration_error
 from zoo.metrics.errors import Summary, mean_of_scored
@@ -265,20 +265,18 @@ def start_of(model: Predictor) -> Tensor:
     return model.predict(model.init_state(1), unit)[0].mT
 
 
-def report_tables(report: Report) -> list[Table]:
+def report_tables(report: Report) -> list[Grid]:
     """The report as tables for a terminal."""
     place = place_text(report.place)
-    losses = Table(title=f"loss {place}, {report.num_episodes:,} test episodes")
-    losses.add_column("predictor", overflow="fold")
-    for loss in report.compared:
-        losses.add_column(loss_label(loss), justify="right")
+    losses = Grid(
+        ["predictor", *map(loss_label, report.compared)],
+        title=f"loss {place}, {report.num_episodes:,} test episodes",
+    )
     if report.first_query:
-        losses.add_column("accuracy, first query", justify="right")
-        losses.add_column("accuracy, all queries", justify="right")
+        losses.headings += ["accuracy, first query", "accuracy, all queries"]
     at_query = report.place == "query"
     of_tail = ["median", "worst 0.1 %", "model / predictor"]
-    for heading in of_tail if at_query else ["model / predictor", "model - predictor"]:
-        losses.add_column(heading, justify="right")
+    losses.headings += of_tail if at_query else ["model / predictor", "model - predictor"]
     predictors = dict.fromkeys(name for found in report.compared.values() for name in found)
     for name in predictors:
         cells = [_text(found.get(name), loss) for loss, found in report.compared.items()]
@@ -290,15 +288,13 @@ def report_tables(report: Report) -> list[Table]:
             tail = (
                 ("", "") if main is None else (optional(main.median), share_text(main.tail_share))
             )
-            losses.add_row(name, *cells, *tail, ratio)
+            losses.add(name, *cells, *tail, ratio)
         else:
-            losses.add_row(
-                name, *cells, ratio, _text(report.difference.get(name), "difference_to_")
-            )
+            losses.add(name, *cells, ratio, _text(report.difference.get(name), "difference_to_"))
         if name == "model" and report.closed_form is not None:
-            losses.add_row("closed form, one step", plain(report.closed_form))
+            losses.add("closed form, one step", plain(report.closed_form))
         if name == "model" and report.floor is not None:
-            losses.add_row("entropy of the targets", plain(report.floor))
+            losses.add("entropy of the targets", plain(report.floor))
     if at_query:
         losses.caption = "worst 0.1 %: the share of the mean that these episodes carry"
     if report.calibration_error is not None:
@@ -306,13 +302,12 @@ def report_tables(report: Report) -> list[Table]:
         losses.caption = f"{losses.caption}\n{text}"
     if not report.alignment and not report.weights:
         return [losses]
-    agreement = Table(title="agreement with one step of gradient descent")
-    agreement.add_column("quantity")
-    agreement.add_column("value", justify="right")
+    agreement = Grid(["quantity", "value"], title="agreement with one step of gradient descent")
     for name, value in report.alignment.items():
-        agreement.add_row(f"alignment/{name}", number_text(value, signed=may_reach_zero(name)))
+        text = number_text(value, signed=may_reach_zero(name))
+        agreement.add(f"alignment/{name}", text)
     for name, number in report.weights.items():
-        agreement.add_row(f"weights/{name}", plain(number, 5))
+        agreement.add(f"weights/{name}", plain(number, 5))
     return [losses, agreement]
 
 

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.table import Table
-
 from datamodules.suites import Suite
 from zoo.evaluation.entries import Entry
 from zoo.evaluation.measure import IMITATION
@@ -17,6 +15,7 @@ from zoo.evaluation.sweeps import (
     query_table,
     summary_of,
 )
+from zoo.evaluation.tables import Grid
 from zoo.files import write_figure, write_json, write_text
 from zoo.metrics.errors import Summary
 from zoo.metrics.text import (
@@ -30,7 +29,7 @@ from zoo.metrics.text import (
 )
 
 
-def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -> list[Table]:
+def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -> list[Grid]:
     """One table for each suite and one for each imitated algorithm."""
     tables = []
     for name, suite in suites.items():
@@ -39,36 +38,33 @@ def tables_of(rows: list[Row], suites: Mapping[str, Suite], compare_with: str) -
         loss, sign, beside = beside_metric(of_suite, compare_with)
         found_at, compared = query_table(of_suite, metric), query_table(of_suite, beside)
         shown, is_accuracy = metric.removesuffix("_all"), metric.startswith("accuracy")
-        table = Table(title=f"{name}: {shown} {place_text(place_of(metric))} ± 95 %")
+        last = f"{loss} {sign} {compare_with}" if is_accuracy else f"{sign} {compare_with}"
+        table = Grid(
+            [suite.axis, "predictor", shown, last],
+            num_names=2,
+            title=f"{name}: {shown} {place_text(place_of(metric))} ± 95 %",
+        )
         if not is_accuracy:
             table.caption = "below: the median; the share of the mean that the worst 0.1 % carry"
-        last = f"{loss} {sign} {compare_with}" if is_accuracy else f"{sign} {compare_with}"
-        for heading in (suite.axis, "predictor", shown, last):
-            if heading == "predictor":
-                table.add_column(heading, overflow="fold")
-            else:
-                table.add_column(heading, justify="right", no_wrap=True)
         for setting in suite.settings:
-            table.add_section()
+            table.sections.add(len(table.rows))
             for i, predictor in enumerate(found_at):
                 found = found_at[predictor].get(setting)
                 text = _text(found, may_reach_zero(metric))
                 if found is not None and found.median is not None:
                     text += f"\n{optional(found.median)}; {share_text(found.tail_share) or '-'}"
                 quotient = _text(compared.get(predictor, {}).get(setting), may_reach_zero(beside))
-                table.add_row("" if i else setting, predictor, text, quotient)
+                table.add("" if i else setting, predictor, text, quotient)
         tables.append(table)
     imitated = [row for row in rows if row.suite == IMITATION]
     for algorithm in dict.fromkeys(row.setting for row in imitated):
         of_algorithm = [row for row in imitated if row.setting == algorithm]
-        table = Table(title=f"agreement with {algorithm} ± 95 %")
-        for heading in ("model", "quantity"):
-            table.add_column(heading, overflow="fold")
-        table.add_column("value", justify="right", no_wrap=True)
+        title = f"agreement with {algorithm} ± 95 %"
+        table = Grid(["model", "quantity", "value"], num_names=2, title=title)
         for row in of_algorithm:
             if row.value is not None:
                 text = _text(summary_of(row), signed=may_reach_zero(row.metric))
-                table.add_row(row.predictor, row.metric, text)
+                table.add(row.predictor, row.metric, text)
         tables.append(table)
     return tables
 

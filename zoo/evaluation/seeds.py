@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from statistics import fmean, median
 from typing import Any
 
-from rich.table import Table
-
 from zoo.evaluation.report import Report
+from zoo.evaluation.tables import Grid
 from zoo.metrics.errors import HEAVY, interval_over_seeds
 from zoo.metrics.text import error_over_runs, may_reach_zero, plain, with_interval
 
@@ -72,7 +71,7 @@ def first_step_over_seeds(first_steps: Mapping[int, int | None]) -> dict[str, An
     }
 
 
-def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Table:
+def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Grid:
     """What all seeds reached, for a terminal.
 
     Args:
@@ -83,25 +82,25 @@ def seeds_table(summary: Mapping[str, Any], diverged: Mapping[int, str]) -> Tabl
     (name_of_first,) = FIRST_STEPS.keys() & summary.keys()
     metrics, first = summary["metrics"], summary[name_of_first]
     seeds = first["values"]
-    table = Table(title=f"{len(seeds)} seeds, mean and 95 % interval over them")
-    table.add_column("quantity", overflow="fold")
-    for heading in ("mean", "lowest", "highest"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Grid(
+        ["quantity", "mean", "lowest", "highest"],
+        title=f"{len(seeds)} seeds, mean and 95 % interval over them",
+    )
     for name, found in metrics.items():
         known = [value for value in found["values"].values() if value is not None]
         mean = _mean_text(name, metrics)
         if len(known) < len(seeds):
             mean += f" ({len(known)} of {len(seeds)})"
-        table.add_row(name, mean, _text(min(known, default=None)), _text(max(known, default=None)))
+        table.add(name, mean, _text(min(known, default=None)), _text(max(known, default=None)))
     reached = f"median {_text(first['median'])} ({first['num_reached']} of {len(seeds)})"
     steps = [math.inf if step is None else step for step in seeds.values()]
-    table.add_row(name_of_first, reached, _text(min(steps)), _text(max(steps)))
+    table.add(name_of_first, reached, _text(min(steps)), _text(max(steps)))
     if diverged:
         table.caption = f"diverged and left out: {', '.join(map(str, diverged))}"
     return table
 
 
-def rates_table(rates: Mapping[str, Mapping[str, float]], best: float, num_seeds: int) -> Table:
+def rates_table(rates: Mapping[str, Mapping[str, float]], best: float, num_seeds: int) -> Grid:
     """The rates that were trained side by side, for a terminal.
 
     Args:
@@ -109,14 +108,11 @@ def rates_table(rates: Mapping[str, Mapping[str, float]], best: float, num_seeds
         best: The rate that was chosen.
         num_seeds: That were trained at each.
     """
-    table = Table(title="validation, mean over the seeds")
-    table.add_column("rate", justify="right")
-    table.add_column("error", justify="right", no_wrap=True)
-    table.add_column("seeds", justify="right")
+    table = Grid(["rate", "error", "seeds"], title="validation, mean over the seeds")
     for rate, found in rates.items():
         text = _text(fmean(found.values())) if found else "-"
         kept = " *" if float(rate) == float(f"{best:g}") else ""
-        table.add_row(f"{rate}{kept}", text, f"{len(found)} of {num_seeds}")
+        table.add(f"{rate}{kept}", text, f"{len(found)} of {num_seeds}")
     table.caption = "* kept, tested and written"
     if float(f"{best:g}") in (min(map(float, rates)), max(map(float, rates))):
         table.caption += "; it is the edge of the list, which should go further"

@@ -1,6 +1,7 @@
 """Fetching checkpoints into the cache: whole and checked, or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -16,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zoo.files import sha256_of, write_file
+from zoo.files import one_at_a_time, sha256_of, write_file
 from zoo.hub.card import MAX_CARD_BYTES, CheckpointError, FileEntry, parse_card
-from zoo.hub.directory import CARD, WEIGHTS, weights_entry
+from zoo.hub.directory import CARD, WEIGHTS, read_card, weights_entry
 from zoo.hub.index import INDEX, MAX_INDEX_BYTES, Index, IndexEntry, parse_index
 
 CACHE_VARIABLE = "ICL_ZOO_CACHE"
@@ -151,7 +152,7 @@ def download(address: str, entry: IndexEntry | None, progress: Progress | None =
         return final
     place = join(address, CARD)
     weights = weights_entry(parse_card(card_data, place), place)
-    with _writing_to_cache(), _lock(final):
+    with _writing_to_cache(), one_at_a_time(_lock_of(final)):
         if is_whole(final):
             return final
         staging = final.with_name(f"{final.name}.partial")
@@ -166,6 +167,30 @@ def download(address: str, entry: IndexEntry | None, progress: Progress | None =
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return final
+
+
+def remove_cached(name: str) -> list[Path]:
+    """Removes every copy of a checkpoint from the cache, damaged ones too.
+
+    Returns:
+        Where they were; empty if there was none.
+
+    Raises:
+        DownloadError: If the cache cannot be written.
+    """
+    rows = (index.checkpoints.get(name) for index in cached_indexes())
+    places = {cached_checkpoint(row.sha256) for row in rows if row is not None}
+    for path in (cache_directory() / "checkpoints").glob(f"*/{CARD}"):
+        with contextlib.suppress(CheckpointError):  # a damaged one says no name
+            if read_card(path.parent).name == name:
+                places.add(path.parent)
+    found = sorted(place for place in places if place.is_dir())
+    for place in found:
+        lock = _lock_of(place)
+        with _writing_to_cache(), one_at_a_time(lock):
+            shutil.rmtree(place)
+            lock.unlink()
+    return found
 
 
 def join(address: str, name: str) -> str:
@@ -201,13 +226,8 @@ def _index_path(url: str) -> Path:
     return cache_directory() / "indexes" / f"{sha256_of(url.rstrip('/').encode())}.json"
 
 
-@contextmanager
-def _lock(final: Path) -> Iterator[None]:
-    from filelock import FileLock  # only when something is fetched
-
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(final.with_name(f"{final.name}.lock")):
-        yield
+def _lock_of(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.lock")
 
 
 @contextmanager
@@ -300,6 +320,8 @@ def _chunks(address: str, max_bytes: int) -> Iterator[bytes]:
             if status < 500 and status not in (408, 429):
                 raise DownloadError(f"{address} is refused with status {status}") from None
             raise _Interrupted(f"is answered with status {status}") from None
+        if getattr(error, "errno", None) == errno.ECONNREFUSED:
+            raise DownloadError(f"{address} cannot be reached: nobody listens there") from None
         if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, ValueError)):
             raise DownloadError(f"{address} cannot be read: {cause}") from None
         if received < 0:

@@ -1,11 +1,13 @@
 """From a run to a directory of checkpoints that any file server can serve as it is."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zoo.files import sha256_of, write_directory, write_file
+from zoo.files import REPLACED, one_at_a_time, sha256_of, write_directory, write_file
 from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError, TrainingEntry, parse_card
 from zoo.hub.directory import CARD, WEIGHTS, card_bytes, read_card
 from zoo.hub.find import CHECKPOINTS, CLONE
@@ -23,6 +25,7 @@ from zoo.hub.leaderboard import leaderboard
 from zoo.hub.pages import comparisons, model_card
 
 README = "README.md"
+LOCK = ".lock"
 # The page with the leaderboard of the repository's checkpoints; the rest of it is written by hand.
 PAGE = CHECKPOINTS.parent / "docs" / "zoo.md"
 CHARTS = Path("figures", "zoo")  # beside the page
@@ -80,6 +83,8 @@ def export_all(
 ) -> list[Path]:
     """Copies the checkpoints of several runs, once all are checked, and renews what lists them.
 
+    Files that git tracks and that change are named in a warning.
+
     Args:
         exports: Of different names.
         directory: Of the checkpoints.
@@ -97,7 +102,7 @@ def export_all(
     made = {checked.card.name: checked for checked in map(_checked, exports)}
     if len(made) < len(exports):
         raise CheckpointError(f"{len(exports)} exports have {len(made)} different names")
-    with _lock(directory):
+    with one_at_a_time(directory / LOCK):
         checkpoints = build_index(directory).checkpoints
         for name in made:
             if (directory / name).exists() and not replace:
@@ -111,7 +116,14 @@ def export_all(
             readme = model_card(card).encode()
             write_directory(directory / name, {WEIGHTS: weights, CARD: data, README: readme})
         _renew(stale)
-    return [directory / name for name in made]
+    targets = [directory / name for name in made]
+    if changed := tracked([*(path for target in targets for path in target.iterdir()), *stale]):
+        warnings.warn(
+            f"files that git tracks have changed: {', '.join(changed)}; --directory DIR keeps a "
+            "collection of your own",
+            stacklevel=2,
+        )
+    return targets
 
 
 def _checked(given: Export) -> _Checked:
@@ -137,6 +149,56 @@ def _checked(given: Export) -> _Checked:
     return _Checked(card, data, entry, weights)
 
 
+def remove(name: str, directory: Path, force: bool = False) -> Path:
+    """Removes a checkpoint from a directory, and renews what lists it.
+
+    Args:
+        name: Of the checkpoint.
+        directory: Of the checkpoints.
+        force: Whether it may be one that git tracks.
+
+    Returns:
+        Where it was.
+
+    Raises:
+        CheckpointError: If there is none of that name, it is tracked, or another checkpoint in the
+            directory is broken; then nothing is removed.
+    """
+    _check_not_installed(directory)
+    target = directory / name
+    if name not in [path.parent.name for path in directory.glob(f"*/{CARD}")]:
+        raise CheckpointError(f"{directory} has no checkpoint {name!r}")
+    if tracked(target.iterdir()) and not force:
+        raise CheckpointError(f"git tracks {target}: --force removes it from the working tree")
+    with one_at_a_time(directory / LOCK):
+        aside = directory / f"{name}{REPLACED}"  # which is passed over
+        target.rename(aside)
+        try:
+            stale = stale_files(directory)
+        except BaseException:
+            aside.rename(target)
+            raise
+        _renew(stale)
+        shutil.rmtree(aside)
+    return target
+
+
+def tracked(paths: Iterable[Path]) -> list[str]:
+    """Of some files those that git tracks, by their paths in the repository; none without one."""
+    folders: dict[Path, list[str]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path.name)
+    found: list[str] = []
+    for folder, names in folders.items():
+        command = ["git", "-C", str(folder), "ls-files", "--full-name", "--", *names]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:  # there is no git
+            return []
+        found += done.stdout.splitlines()
+    return sorted(found)
+
+
 def write_generated(directory: Path = CHECKPOINTS) -> list[Path]:
     """Renews everything that is made from the cards in a directory.
 
@@ -148,7 +210,7 @@ def write_generated(directory: Path = CHECKPOINTS) -> list[Path]:
         OSError: If a file cannot be written.
     """
     _check_not_installed(directory)
-    with _lock(directory):
+    with one_at_a_time(directory / LOCK):
         stale = stale_files(directory)
         _renew(stale)
     return list(stale)
@@ -201,16 +263,6 @@ def _renew(stale: dict[Path, bytes | None]) -> None:
             path.unlink()
         else:
             write_file(path, content)
-
-
-@contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Processes that write to one directory of checkpoints wait for each other."""
-    from filelock import FileLock  # only when something is written
-
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / ".lock"):
-        yield
 
 
 def _stale_charts(cards: list[Card]) -> dict[Path, bytes | None]:

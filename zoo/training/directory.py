@@ -21,6 +21,7 @@ CONFIG = "config.yaml"
 COMMAND = "command.json"
 METRICS = "metrics.json"
 METRICS_BEFORE = "metrics_before.json"
+FAILURE = "failure.txt"
 # Of a run's configuration, which may be somebody else's. Those of the shipped experiments have
 # 1,800 bytes, 90 lines and 4 interpolations, which multiply as aliases do.
 MAX_CONFIG_BYTES = 2**15
@@ -128,6 +129,20 @@ def _noted(directory: Path) -> list[tuple[str, int]]:
         return TypeAdapter(list[tuple[str, int]]).validate_json(content)
     except ValueError as error:
         raise ValueError(f"{path}: {first_line(error)}") from None
+
+
+def save_failure(directory: Path, cause: str) -> None:
+    """Notes why a run cannot go on, for those who look at all runs."""
+    write_text(directory / FAILURE, f"{cause}\n")
+
+
+def read_failure(directory: Path) -> str | None:
+    """Why a run cannot go on; None if nothing is known against it."""
+    path = directory / FAILURE
+    if not path.is_file():
+        return None
+    with path.open(errors="replace") as file:
+        return file.read(MAX_CONFIG_BYTES).strip()
 
 
 def read_config(path: Path) -> DictConfig:

@@ -19,7 +19,7 @@ from zoo.files import CONFIGS, remove_half_written
 from zoo.predictor import Predictor
 from zoo.references import references_of, scoring_of
 from zoo.threads import threads_of
-from zoo.training.base import EpisodeModule, Loss
+from zoo.training.base import EpisodeModule, Loss, NonFiniteError
 from zoo.training.callbacks import (
     Board,
     Convergence,
@@ -30,7 +30,13 @@ from zoo.training.callbacks import (
 )
 from zoo.training.callbacks.board import hyperparameters_of
 from zoo.training.checkpointing import AtomicCheckpointIO, check_state
-from zoo.training.directory import save_command, save_config, set_metrics_aside
+from zoo.training.directory import (
+    FAILURE,
+    save_command,
+    save_config,
+    save_failure,
+    set_metrics_aside,
+)
 from zoo.training.module import LitPredictor
 from zoo.training.options import TrainerSettings
 from zoo.training.profiler import NoProfiler
@@ -155,8 +161,14 @@ def fit(run: Run) -> dict[int, Predictor]:
         set_metrics_aside(run.directory, run.settings.max_steps)
         save_config(run.config, run.directory)
         save_command(run.directory, run.command, run.settings.max_steps)
-    run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
-    return run.module.whole_models()
+        (run.directory / FAILURE).unlink(missing_ok=True)
+    try:
+        run.trainer.fit(run.module, run.datamodule, ckpt_path=last)
+        return run.module.whole_models()
+    except NonFiniteError as error:
+        if run.trainer.is_global_zero:
+            save_failure(run.directory, str(error))
+        raise
 
 
 def size_of(settings: RunSettings, model: Predictor) -> tuple[float, int]:

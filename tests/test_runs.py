@@ -1,0 +1,292 @@
+"""`python -m zoo runs`: what training runs reached, in one table."""
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+import zoo
+from zoo.commands import zoo as cli
+from zoo.commands.composing import composed
+from zoo.hub.io import save_checkpoint
+from zoo.training.rows import rows_of
+from zoo.training.runs import read_runs
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    *("trainer=cpu", "data.d_x=3", "data.num_context=4", "max_steps=4", "val_every=2"),
+    *("eval_episodes=20", "~callbacks.figures", "~callbacks.alignment"),
+]
+MakeRun = Callable[..., Path]
+
+
+@cache
+def default_config() -> Any:
+    return OmegaConf.create({n: v for n, v in composed("train", []).items() if n != "hydra"})
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """`python -m zoo runs` in a terminal of 80 columns: exit code, output, errors."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        result = CliRunner().invoke(cli.app, ["runs", *map(str, arguments)])
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, card_fields: dict[str, Any]) -> MakeRun:
+    """A run directory as train.py leaves it, of a model that was never trained."""
+
+    def make(
+        place: str,
+        *overrides: str,
+        errors: Mapping[int, float] | None = None,
+        validation: float | None = None,
+        rates: Mapping[str, Mapping[str, float]] | None = None,
+        summary: Mapping[str, Any] | None = None,
+    ) -> Path:
+        directory = tmp_path / "runs" / place
+        directory.mkdir(parents=True)
+        config: Any = OmegaConf.merge(default_config(), OmegaConf.from_dotlist([*overrides]))
+        OmegaConf.save(config, directory / "config.yaml")
+        config = OmegaConf.to_container(config)
+        if validation is not None:
+            (directory / "csv" / "version_0").mkdir(parents=True)
+            rows = f"step,val/half_mse_query\n10,9.0\n20,{validation}\n"
+            (directory / "csv" / "version_0" / "metrics.csv").write_text(rows)
+        if errors is None:
+            return directory
+        kept = min(rates, key=lambda r: mean(rates[r].values())) if rates else None
+        several = {"best_rate": kept, "rates": rates, "lost": {}} if rates else {}
+        for seed, error in errors.items():
+            at = directory / f"seed_{seed}" if config["seeds"] > 1 else directory
+            optimizer = config["optim"] | ({"lr": float(kept)} if kept else {})
+            model = zoo.create_model("gd_ssm", d_x=3, d_y=3)
+            training = card_fields["training"] | {"optimizer": optimizer, "seed": seed}
+            save_checkpoint(at / "checkpoint", model, card_fields | {"training": training})
+            tested = {
+                "test/half_mse_query": {"value": error, "tail_share": 0.01},
+                "test/ratio_to_gradient_descent": {"value": 2 * error},
+                "test/ratio_to_zero": {"value": 3 * error},
+            }
+            (at / "metrics.json").write_text(json.dumps({"model": tested, **several}))
+        if config["seeds"] > 1:
+            content = {"seeds": list(range(config["seeds"])), **several, **(summary or {})}
+            (directory / "metrics.json").write_text(json.dumps(content))
+        return directory
+
+    return make
+
+
+def test_two_architectures_three_seeds_four_rates_are_one_table_by_two_commands(
+    tmp_path: Path,
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    train, show = re.findall(
+        r"^python (?:.*hydra.sweep.dir=runs/two|-m zoo runs .*)$", readme, re.M
+    )
+    assert train.count("0.0") == 4
+    place = str(tmp_path / "two")
+    for line, more in ((train, TINY), (show, [])):
+        words = shlex.split(line.replace("runs/two", place))[1:]
+        done = subprocess.run(
+            [sys.executable, *words, *more],
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "80"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    rows = [line.split() for line in done.stdout.splitlines() if re.match(r"(gd|linear)_", line)]
+    assert sorted(row[0] for row in rows) == ["gd_ssm", "linear_transformer"]
+    for run in read_runs(tmp_path / "two"):
+        kept = json.loads((run.directory / "metrics.json").read_text())
+        (row,) = rows_of([run])
+        assert row.rate[0] == pytest.approx(kept["best_rate"])
+        assert len(row.tried) == 4
+        assert row.over_seeds("test/half_mse_query") == pytest.approx(
+            (
+                kept["metrics"]["test/half_mse_query"]["mean"],
+                kept["metrics"]["test/half_mse_query"]["ci95"],
+            )
+        )
+
+
+def test_rates_of_a_multirun_are_chosen_by_validation_and_not_averaged(make_run: MakeRun) -> None:
+    # The best in the test has not the best error in validation.
+    for number, (lr, validation, error) in enumerate(
+        [(0.1, 5.0, 0.1), (0.01, 3.0, 0.4), (0.001, 4.0, 0.2)]
+    ):
+        for seed in (0, 1):
+            make_run(
+                f"{number}{seed}",
+                f"optim.lr={lr}",
+                f"seed={seed}",
+                errors={seed: error + seed / 10},
+                validation=validation,
+            )
+    (row,) = rows_of(read_runs(make_run("unfinished").parent))
+    assert (row.rate[0], len(row.tried), row.validation) == (0.01, 3, 3.0)
+    value, ci95 = row.over_seeds("test/half_mse_query")
+    assert value == pytest.approx((0.4 + 0.5) / 2)
+    assert ci95 == pytest.approx(12.706 * 0.1 / 2)
+    assert row.over_seeds(row.ratio)[0] == pytest.approx(2 * value)
+    assert row.reference == "gradient_descent"
+
+
+def test_a_multirun_and_stacked_rates_choose_alike(make_run: MakeRun) -> None:
+    stacked = {"0.1": {"0": 3.0, "1": 5.0}, "0.01": {"0": 3.5, "1": 3.5}}
+    lists = ("optim.lr=[0.1,0.01]", "seeds=2")
+    place = make_run("a/stacked", *lists, errors={0: 0.3, 1: 0.4}, rates=stacked).parent
+    for lr, found in stacked.items():
+        for seed, validation in found.items():
+            words = (f"optim.lr={lr}", f"seed={seed}")
+            error = {int(seed): 0.3 + int(seed) / 10 if lr == "0.01" else 9.0}
+            make_run(f"b/{lr}-{seed}", *words, errors=error, validation=validation)
+    (one,) = rows_of(read_runs(place))
+    (two,) = rows_of(read_runs(place.parent / "b"))
+    assert one.rate == two.rate
+    assert one.tried == two.tried
+    assert one.values("test/half_mse_query") == two.values("test/half_mse_query")
+    assert one.validation == two.validation == 3.5
+
+
+def test_a_rate_that_lost_seeds_is_not_the_best(make_run: MakeRun) -> None:
+    make_run("0", "optim.lr=0.1", errors={0: 0.1}, validation=1.0)
+    make_run("1", "optim.lr=0.01", errors={0: 0.2}, validation=2.0)
+    place = make_run("2", "optim.lr=0.01", "seed=1", errors={1: 0.2}, validation=2.0)
+    lost = make_run("3", "optim.lr=0.1", "seed=1")
+    (lost / "failure.txt").write_text("optimizer step 3: loss nan\n")
+    (row,) = rows_of(read_runs(place.parent))
+    assert (row.rate[0], len(row.trials)) == (0.01, 2)
+
+
+def test_rates_whose_validation_was_not_noted_are_refused_and_can_be_shown_apart(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    make_run("0", "optim.lr=0.1", errors={0: 0.1})
+    place = make_run("1", "optim.lr=0.01", errors={0: 0.2}).parent
+    code, _, errors = table(place)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "has no validation errors in csv" in errors
+    assert table(place, "--by", "optim.lr")[1].count("gd_ssm") == 2
+
+
+def test_settings_that_differ_make_rows_and_those_of_other_kinds_do_not(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    make_run("0", "data.noise=0.5", "val_every=7", errors={0: 0.1})
+    make_run("1", "data.noise=0.5", "seed=1", "checkpoint_tag=a", errors={1: 0.2})
+    place = make_run("deep/2", "data.noise=0.1", "max_steps=7", errors={0: 0.3}).parents[1]
+    runs = read_runs(place)
+    rows = rows_of(runs)
+    assert [(row.settings, len(row.trials)) for row in rows] == [
+        ({"data.noise": 0.1}, 1),
+        ({"data.noise": 0.5}, 2),
+    ]
+    by_steps = rows_of(runs, "max_steps")
+    assert [row.settings["max_steps"] for row in by_steps] == [7, 1500]
+    code, _, errors = table(place, "--by", "noise")
+    assert code == 1
+    assert errors.startswith("error: unknown setting 'noise'. Did you mean 'data.noise'")
+
+
+def test_what_is_not_in_the_table_is_named_below_with_what_goes_on(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    make_run("0", errors={0: 0.1})
+    stopped = make_run("1", "seed=1", validation=1.0)
+    lost = make_run("2", "seed=2")
+    (lost / "failure.txt").write_text("optimizer step 3: loss nan\n")
+    summary = {"diverged": [1], "diverged_causes": {"1": "optimizer step 9: loss inf"}}
+    place = make_run("3", "seeds=3", "data.noise=0.1", errors={0: 0.1, 2: 0.3}, summary=summary)
+    code, output, _ = table(place.parent)
+    assert code == 0
+    resume = re.findall(r"^  python (train.py resume=\S+)  # step 20 of 1500$", output, re.M)
+    assert [Path(r.partition("=")[2]).resolve() for r in resume] == [stopped.resolve()]
+    assert re.search(r"^diverged: \S*runs/2: optimizer step 3: loss nan$", output, re.M)
+    assert re.search(r"^diverged: \S*runs/3 seed_1: optimizer step 9: loss inf$", output, re.M)
+    found = json.loads(table(place.parent, "--json")[1])
+    assert found["unfinished"] == [str(stopped)]
+    assert found["diverged"][str(place)] == {"seed_1": "optimizer step 9: loss inf"}
+
+
+def test_a_later_run_of_the_same_seed_counts_and_the_other_is_named(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    make_run("0", errors={0: 0.1})
+    place = make_run("1", errors={0: 0.3}).parent
+    (row,) = rows_of(read_runs(place))
+    assert row.values("test/half_mse_query") == {0: 0.3}
+    assert re.search(r"^left out: \S*runs/0, a later run", table(place)[1], re.M)
+
+
+def test_names_are_whole_at_80_columns(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    for number, schedule in enumerate(("decay", "constant_then_decay")):
+        words = (f"optim.schedule={schedule}", f"data.noise={number}", "seeds=2")
+        rates = {f"{lr}": {"0": lr, "1": lr} for lr in (0.00011, 0.00033)}
+        place = make_run(
+            str(number),
+            *words,
+            "optim.lr=[0.00011,0.00033]",
+            errors={0: 0.1234, 1: 0.1333},
+            rates=rates,
+        )
+    _, output, _ = table(place.parent, "--by", "optim.schedule")
+    lines = [line.rstrip() for line in output.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"^  schedule=constant_then_decay( |$)", output, re.M)
+    assert len([line for line in lines if line.startswith("gd_ssm ")]) == 2
+    assert "0.00011*" in output
+
+
+def test_files_hold_the_rows_of_the_table(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    place = make_run("0", "data.noise=0.5", errors={0: 0.25}).parent
+    make_run("1", "data.noise=0.1", "seeds=2", errors={0: 0.5, 1: 0.75})
+    one, two = csv.DictReader(io.StringIO(table(place, "--csv")[1]))
+    assert (one["data.noise"], one["mean"], one["ratio"], one["seeds"]) == (
+        *("0.1", "0.625", "1.25"),
+        "2",
+    )
+    assert (two["data.noise"], two["mean"], two["ci95"]) == ("0.5", "0.25", "")
+    lines = table(place, "--markdown")[1].splitlines()
+    assert [line.count("|") for line in lines] == [lines[0].count("|")] * 4
+    assert "0.5 (gradient_descent)" in lines[3]
+    rows = json.loads(table(place, "--json")[1])["rows"]
+    assert rows[0]["numbers"]["test/ratio_to_zero"]["values"] == {"0": 1.5, "1": 2.25}
+    assert table(place, "--json", "--csv")[0] == 1
+
+
+def test_a_run_by_itself_is_a_table_of_one_row(make_run: MakeRun) -> None:
+    place = make_run("0", "seeds=2", errors={0: 0.5, 1: 0.75})
+    (row,) = rows_of(read_runs(place))
+    assert row.values("test/half_mse_query") == {0: 0.5, 1: 0.75}
+
+
+def test_a_directory_without_runs_is_one_line(
+    table: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, output, errors = table(tmp_path)
+    assert (code, output) == (1, "")
+    assert errors == (f"error: no run in {tmp_path}: none of its directories has a config.yaml\n")

@@ -1,0 +1,196 @@
+"""`python -m zoo runs`: what runs reached, in one table, and those that are not finished."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from zoo.evaluation.tables import Grid
+from zoo.metrics.text import error_over_runs, loss_label, plain
+from zoo.training.overrides import short_path, typed_resume
+from zoo.training.rows import RATES, Row
+from zoo.training.runs import ARCHITECTURE, Run
+
+
+def show(rows: Sequence[Row], runs: Sequence[Run], console: Console, by: str | None = None) -> None:
+    """Prints rows as a table, one for each kind of error and algorithm.
+
+    Args:
+        rows: In the order in which they are shown.
+        runs: That they are of.
+        console: Where to.
+        by: The setting that rows are told apart by.
+    """
+    short = _short_names({name for run in runs for name in run.settings})
+    kinds = dict.fromkeys((row.metric, row.reference) for row in rows if row.metric)
+    for metric, reference in kinds or {("", ""): None}:
+        # What was validated alone stands with what was tested.
+        members = [row for row in rows if row.metric in (metric, "")]
+        members = [row for row in members if row.reference in (reference, "")]
+        console.print(_grid(members, short, metric, reference, by))
+        console.print()
+
+
+def _grid(
+    rows: Sequence[Row], short: dict[str, str], metric: str, reference: str, by: str | None
+) -> Grid:
+    validated = by in RATES
+    headings = ["architecture", "error", f"/ {reference.replace('_', ' ')}"]
+    headings += ["validation" if validated else "rate", "seeds", "params", "s"]
+    title = f"test error: {loss_label(metric, at_place=True)}, mean over the seeds ± 95 %"
+    grid = Grid(headings, least=5, title=title, framed=False)
+    for row in rows:
+        settings = [f"  {short[name]}={value}" for name, value in _shown(row).items()]
+        validation = "" if row.validation is None else plain(row.validation)
+        grid.add(
+            "\n".join([row.architecture, *settings]),
+            _over_seeds(row, metric),
+            _over_seeds(row, row.ratio),
+            validation if validated else _rate_text(row),
+            str(len(row.trials)),
+            f"{row.trials[0].num_parameters:,}" if row.metric else "",
+            f"{row.seconds:,.0f}" if row.metric else "",
+        )
+    notes = []
+    if any(row.at_edge for row in rows):
+        notes.append("* the smallest or largest of the rates tried: there may be a better one")
+    if any(len(row.tried) > 1 for row in rows):
+        notes.append("rate of N: that of the least validation error among the N tried")
+    grid.caption = "\n".join(notes) or None
+    return grid
+
+
+def _short_names(names: set[str]) -> dict[str, str]:
+    """Each dotted name with the shortest end of it that no other has."""
+    found = {}
+    for name in names:
+        parts = name.split(".")
+        ends = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        others = [other for other in names if other != name]
+        unique = (end for end in ends if not any(f".{o}".endswith(f".{end}") for o in others))
+        found[name] = next(unique, name)
+    return found
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.settings.items() if name != ARCHITECTURE}
+
+
+def _over_seeds(row: Row, name: str) -> str:
+    """The mean of an error or ratio, without an interval where the tail of one is heavy."""
+    if not row.values(name):
+        return "-"
+    mean, ci95 = row.over_seeds(name)
+    return f"{plain(mean, 2)} (heavy tail)" if row.heavy else error_over_runs(mean, ci95)
+
+
+def _rate_text(row: Row) -> str:
+    lr = f"{row.rate[0]:g}{'*' if row.at_edge else ''}"
+    if len({ssm_lr for _, ssm_lr in row.tried}) > 1:
+        lr += f" ssm {row.rate[1]:g}"
+    return f"{lr} of {len(row.tried)}" if len(row.tried) > 1 else lr
+
+
+def notes_of(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
+    """What is said below the table: runs that are not in it, or not with all of their seeds."""
+    lines: list[str] = []
+    unfinished = [run for run in runs if not run.finished and not run.diverged]
+    if unfinished:
+        lines.append(
+            f"not finished: {len(unfinished)} of {len(runs)} runs; if none trains, go on with"
+        )
+    for run in unfinished:
+        done = f"step {run.step} of {run.settings.get('max_steps')}"
+        lines.append(f"  {typed_resume('train.py', run.directory)}  # {done}")
+    for run in runs:
+        for name, cause in run.diverged.items():
+            who = f"{short_path(run.directory)}{f' {name}' if name else ''}"
+            lines.append(f"diverged: {who}: {cause}")
+    for directory in dict.fromkeys(path for row in rows for path in row.repeated):
+        lines.append(f"left out: {short_path(directory)}, a later run repeats its seeds")
+    return lines
+
+
+def as_data(rows: Iterable[Row], runs: Iterable[Run]) -> dict[str, Any]:
+    """Rows with every number of every seed, and the runs that are not in them, as plain data."""
+    return {
+        "rows": [
+            {
+                "architecture": row.architecture,
+                "settings": row.settings,
+                "error": row.metric,
+                "reference": row.reference,
+                "lr": row.rate[0],
+                "ssm_lr": row.rate[1],
+                "rates_tried": [list(rate) for rate in row.tried],
+                "validation": row.validation,
+                "num_parameters": row.trials[0].num_parameters,
+                "seconds": row.seconds,
+                "seeds": [trial.seed for trial in row.trials],
+                "runs": [str(run) for run in dict.fromkeys(t.run for t in row.trials)],
+                "numbers": {
+                    name: {**_interval(row, name), "values": row.values(name)}
+                    for name in dict.fromkeys(n for t in row.trials for n in t.numbers)
+                },
+            }
+            for row in rows
+        ],
+        "unfinished": [str(r.directory) for r in runs if not r.finished and not r.diverged],
+        "diverged": {str(run.directory): run.diverged for run in runs if run.diverged},
+    }
+
+
+def _interval(row: Row, name: str) -> dict[str, float | None]:
+    mean, ci95 = row.over_seeds(name)
+    return {"mean": mean, "ci95": ci95}
+
+
+def table_of(rows: Sequence[Row]) -> list[list[str]]:
+    """Rows as the cells of a file, the first with the headings; settings have a column each."""
+    settings = list(dict.fromkeys(name for row in rows for name in _shown(row)))
+    headings = ["architecture", *settings, "error", "mean", "ci95", "reference", "ratio"]
+    headings += ["ratio_ci95", "parameters", "seconds", "lr", "ssm_lr", "rates_tried"]
+    headings += ["validation", "seeds"]
+    lines = [headings]
+    for row in rows:
+        numbers: list[Any] = []
+        for label, name in ((row.metric, row.metric), (row.reference, row.ratio)):
+            numbers += [label, *(row.over_seeds(name) if row.values(name) else (None, None))]
+        numbers += [row.trials[0].num_parameters, row.seconds, *row.rate, len(row.tried)]
+        numbers += [row.validation, len(row.trials)]
+        cells = [row.architecture, *(_shown(row).get(name) for name in settings), *numbers]
+        lines.append(["" if cell is None else str(cell) for cell in cells])
+    return lines
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows as comma-separated values."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(table_of(rows))
+    return text.getvalue()
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Rows as a table of Markdown, numbers with as many digits as are known."""
+    settings = list(dict.fromkeys(name for row in rows for name in _shown(row)))
+    headings = ["architecture", *(f"`{name}`" for name in settings), "error", "value"]
+    headings += ["/ algorithm", "parameters", "seconds", "rate", "seeds"]
+    lines = [headings, ["---"] * len(headings)]
+    for row in rows:
+        ratio = f"{_over_seeds(row, row.ratio)} ({row.reference})" if row.reference else ""
+        lines.append(
+            [
+                row.architecture,
+                *(str(_shown(row).get(name, "")) for name in settings),
+                loss_label(row.metric, at_place=True),
+                _over_seeds(row, row.metric),
+                ratio,
+                f"{row.trials[0].num_parameters:,}",
+                f"{row.seconds:,.0f}",
+                _rate_text(row),
+                str(len(row.trials)),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

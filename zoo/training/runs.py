@@ -1,0 +1,200 @@
+"""The runs in a directory: their settings, what they reached, and why some reached nothing."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from zoo.evaluation.seeds import FIRST_STEPS
+from zoo.hub.directory import read_card
+from zoo.training.directory import CONFIG, METRICS, read_config, read_failure
+from zoo.training.options import OptimConfig
+
+ARCHITECTURE = "model.name"
+Rate = tuple[float, float]
+
+
+class Trial(NamedTuple):
+    """A seed that was trained at a rate.
+
+    Attributes:
+        run: Directory of the run.
+        seed: Its number.
+        rate: Its lr and ssm_lr.
+        validation: Its error after the last step; None where it was not noted.
+        numbers: Of the test episodes and the weights, by name; empty where another rate was kept.
+        tails: Of the errors among them, the share that the worst 0.1 % of the episodes carry.
+        num_parameters: Trained numbers; 0 where another rate was kept.
+        seconds: That its training took, the share of this seed and rate.
+    """
+
+    run: Path
+    seed: int
+    rate: Rate
+    validation: float | None
+    numbers: dict[str, float]
+    tails: dict[str, float]
+    num_parameters: int
+    seconds: float
+
+
+class Run(NamedTuple):
+    """A run, finished or not.
+
+    Attributes:
+        directory: Where it is.
+        settings: By dotted name, as they were composed.
+        rates: The pairs (lr, ssm_lr) that were trained.
+        finished: Whether it was measured.
+        trials: Of a finished run.
+        diverged: Why seeds or all of the run were given up, by the name of what was.
+        step: The last optimizer step that was logged.
+    """
+
+    directory: Path
+    settings: dict[str, Any]
+    rates: list[Rate]
+    finished: bool
+    trials: list[Trial]
+    diverged: dict[str, str]
+    step: int
+
+    @property
+    def architecture(self) -> str:
+        """The name of the model."""
+        return str(self.settings.get(ARCHITECTURE))
+
+
+def read_runs(directory: Path) -> list[Run]:
+    """The runs in a directory, at any depth, or the one that it is.
+
+    Raises:
+        ValueError: If there is none, or one cannot be read.
+    """
+    runs = [read_run(path) for path in _run_directories(directory)]
+    if not runs:
+        raise ValueError(f"no run in {directory}: none of its directories has a {CONFIG}")
+    return runs
+
+
+def read_run(directory: Path) -> Run:
+    """A run, with what it reached if it is finished.
+
+    Raises:
+        ValueError: If its files cannot be read.
+    """
+    config: Any = OmegaConf.to_container(read_config(directory / CONFIG))
+    settings = dict(_leaves(config))
+    rates = OptimConfig(**config["optim"]).rates
+    finished = (directory / METRICS).is_file()
+    logged = _logged(directory)
+    step = max((int(float(step)) for row in logged if (step := row.get("step"))), default=0)
+    if not finished:
+        cause = read_failure(directory)
+        diverged = {} if cause is None else {"": cause}
+        return Run(directory, settings, rates, False, [], diverged, step)
+    several = settings.get("seeds", 1) > 1
+    summary = _read_json(directory / METRICS)
+    trials: list[Trial] = []
+    places = [directory]
+    if several:
+        lost = summary.get("diverged", [])
+        places = [directory / f"seed_{seed}" for seed in summary["seeds"] if seed not in lost]
+    kept = None
+    for place in places:
+        trial = _trial(directory, place, logged if len(rates) == 1 else [], several)
+        trials.append(trial)
+        kept = trial.rate
+    for name, errors in summary.get("rates", {}).items():
+        rate = next(rate for rate in rates if f"{rate[0]:g}" == name)
+        if rate != kept:
+            trials += [
+                Trial(directory, int(seed), rate, error, {}, {}, 0, 0.0)
+                for seed, error in errors.items()
+            ]
+    causes = summary.get("lost") or summary.get("diverged_causes", {})
+    named = {n if "seed" in n else f"seed_{n}": cause for n, cause in causes.items()}
+    return Run(directory, settings, rates, True, trials, named, step)
+
+
+def _run_directories(directory: Path) -> Iterator[Path]:
+    """Directories with a configuration, in the order of their numbers; none inside another one."""
+    if (directory / CONFIG).is_file():
+        yield directory
+        return
+    if directory.is_dir():
+        below = [entry.path for entry in os.scandir(directory) if entry.is_dir()]
+        for path in sorted(map(Path, below), key=lambda path: path.name.zfill(8)):
+            yield from _run_directories(path)
+
+
+def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bool) -> Trial:
+    """A seed at the rate that was kept, from its directory.
+
+    Args:
+        run: Directory of the run.
+        place: Of the seed, the same if it is the only one.
+        logged: The rows of the log of a run of one rate, whose validation error is there.
+        several: Whether names in it begin with that of the seed.
+    """
+    card, metrics = read_card(place / "checkpoint"), _read_json(place / METRICS)
+    optimizer, seed = card.training.optimizer, card.training.seed
+    numbers = {name: float(found["value"]) for name, found in metrics["model"].items()}
+    tails = {
+        name: float(share)
+        for name, found in metrics["model"].items()
+        if (share := found.get("tail_share")) is not None
+    }
+    numbers |= {f"weights/{name}": value for name, value in metrics.get("weights", {}).items()}
+    numbers |= {
+        label: float(metrics[key])
+        for key, label in FIRST_STEPS.items()
+        if metrics.get(key) is not None
+    }
+    if "rates" in metrics:
+        validation = metrics["rates"][f"{optimizer['lr']:g}"].get(str(seed))
+    else:
+        name = f"{f'seed_{seed}/' if several else ''}{next(iter(numbers)).replace('test', 'val')}"
+        # Of a model that was trained on the query alone only that is validated.
+        columns = (name, f"{name.removesuffix('_all')}_query")
+        noted = [v for column in columns for row in logged if (v := row.get(column))]
+        validation = float(noted[-1]) if noted else None
+    return Trial(
+        run,
+        seed,
+        (optimizer["lr"], optimizer["ssm_lr"]),
+        validation,
+        numbers,
+        tails,
+        card.num_parameters,
+        card.training.wall_time_s,
+    )
+
+
+def _logged(run: Path) -> list[dict[str, str]]:
+    """The rows of the log, those of resumed parts in their order."""
+    rows: list[dict[str, str]] = []
+    parts = run.glob("csv/version_*/metrics.csv")
+    for path in sorted(parts, key=lambda path: path.parent.name.zfill(16)):
+        with path.open(newline="") as file:
+            rows += csv.DictReader(file)
+    return rows
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from _leaves(part, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, value
