@@ -134,6 +134,16 @@ def test_a_checkpoint_is_loaded_without_frameworks_or_compiler(name: str) -> Non
     assert not modules & {*FRAMEWORKS, "pandas", "sympy"}  # the last comes with torch's compiler
 
 
+def test_estimators_name_the_package_that_is_missing() -> None:
+    code = "import sys, zoo; sys.modules['sklearn'] = None; zoo.estimators"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == (
+        "ImportError: estimators need the optional scikit-learn, which is not installed: "
+        "pip install -e '.[estimators]'"
+    )
+
+
 def test_what_packages_offer_is_there() -> None:
     for package in (zoo, datamodules):
         for name in package.__all__:

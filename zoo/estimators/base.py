@@ -11,17 +11,18 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-import zoo
 from zoo.errors import unknown
 from zoo.estimators.arguments import fitted_arguments
 from zoo.estimators.conditions import Conditions, MismatchWarning, conditions_of
 from zoo.estimators.files import Saved, affine_of, read_saved, write_saved
 from zoo.estimators.predictors import (
     Given,
+    create_solver,
     find_predictor,
     is_name,
     is_solver,
     name_of,
+    place_of,
     without_card,
 )
 from zoo.estimators.scaling import Affine, Kind, Numbers, input_scaling, is_kind, unscaled
@@ -131,8 +132,9 @@ class InContextEstimator(BaseEstimator):
         estimator._set_saved_labels(saved)
         model = find_predictor(given, device)
         if model is None:
-            sizes = {"d_x": estimator.scaling_.matrix.shape[1], "d_y": saved.num_labels}
-            model = zoo.create_solver(str(given), **sizes, **(saved.fitted_arguments or {}))
+            width = len(estimator.scaling_.offset)
+            arguments = saved.fitted_arguments or {}
+            model = create_solver(given, width, saved.num_labels, arguments, device)
         estimator._take(model, saved.num_examples)
         estimator.state_ = state_of(estimator.predictor_, tensors, saved.fingerprint, path)
         return estimator
@@ -220,13 +222,15 @@ class InContextEstimator(BaseEstimator):
             found = [*self.conditions_.mismatches(inputs, labels, classes=classes), *found]
         self._report(found)
         if model is None:
-            name = str(self.predictor)
-            self.arguments_ = fitted_arguments(name, inputs, labels, self.arguments or {})
-            sizes = {"d_x": x.shape[1], "d_y": y.shape[1]}
-            self._take(zoo.create_solver(name, **sizes, **self.arguments_), len(x))
+            given = self.arguments or {}
+            self.arguments_ = fitted_arguments(str(self.predictor), inputs, labels, given)
+            sizes = x.shape[1], y.shape[1]
+            model = create_solver(self.predictor, *sizes, self.arguments_, self.device)
+            self._take(model, len(x))
         self.predictor_.check_length(len(x) + 1)
         self.num_examples_ = 0
-        self.state_ = self.predictor_.init_state(self._num_episodes(), device=self.device)
+        device, _ = place_of(self.predictor_, self.device)
+        self.state_ = self.predictor_.init_state(self._num_episodes(), device=device)
         self._observe(x, y)
 
     def _take(self, model: Predictor, num_examples: int) -> None:
@@ -279,9 +283,7 @@ class InContextEstimator(BaseEstimator):
         num_episodes = -(-values.shape[1] // width)
         filled = np.zeros((len(values), num_episodes * width))
         filled[:, : values.shape[1]] = values
-        own = next(self.predictor_.parameters(), None)
-        dtype = torch.float64 if own is None else own.dtype
-        rows = torch.from_numpy(filled).to(self.device, dtype)
+        rows = torch.from_numpy(filled).to(*place_of(self.predictor_, self.device))
         return rows.view(len(values), num_episodes, width).transpose(0, 1)
 
     def _observe(self, x: Numbers, y: Numbers) -> None:

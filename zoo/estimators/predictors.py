@@ -2,6 +2,8 @@
 
 import copy
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -13,7 +15,7 @@ Given = str | os.PathLike[str] | Predictor
 
 
 def find_predictor(given: Given, device: str) -> Predictor | None:
-    """The model of a checkpoint, or the predictor itself; None for the name of a solver.
+    """The model of a checkpoint, or the predictor itself, where it is; None for that of a solver.
 
     Checkpoints are loaded in float64, so that a prediction does not depend on the queries beside
     it by more than the last digits.
@@ -23,7 +25,7 @@ def find_predictor(given: Given, device: str) -> Predictor | None:
         TypeError: If it is nothing of all this.
     """
     if isinstance(given, Predictor):
-        return given.to(device)
+        return given
     if not isinstance(given, str | os.PathLike):
         raise TypeError(
             f"predictor must be a name, a path or a zoo.Predictor, got {type(given).__name__}"
@@ -34,6 +36,21 @@ def find_predictor(given: Given, device: str) -> Predictor | None:
         known = [*zoo.list_solvers(), *zoo.list_checkpoints()]
         raise ValueError(unknown("solver or checkpoint", given, known))
     return zoo.load(given, device=device, dtype=torch.float64)
+
+
+def create_solver(
+    given: Given, d_x: int, d_y: int, arguments: Mapping[str, Any], device: str
+) -> Predictor:
+    """The solver of a name."""
+    return zoo.create_solver(str(given), d_x=d_x, d_y=d_y, **arguments).to(device)
+
+
+def place_of(predictor: Predictor, otherwise: str) -> tuple[torch.device, torch.dtype]:
+    """Device and type of what a predictor is given; float64 there where it has no parameters."""
+    own = next(predictor.parameters(), None)
+    if own is None:
+        return torch.device(otherwise), torch.float64
+    return own.device, own.dtype
 
 
 def is_solver(given: object) -> bool:

@@ -33,7 +33,7 @@ class InContextRegressor(RegressorMixin, InContextEstimator):
         too_wide: What is done with more inputs than a model takes: `"raise"`, or `"project"` onto
             their leading principal components.
         on_mismatch: `"warn"` or `"raise"`.
-        device: Of the predictor.
+        device: Of a predictor that is given by name or path; another stays where it is.
 
     Attributes:
         predictor_: The predictor.
