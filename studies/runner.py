@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]
 
 from studies.plan import Effort, Job, Training, seconds_of_training, stages
 from studies.progress import Progress
+from zoo.errors import first_line
 from zoo.files import refuse_links
 from zoo.terminal import StoppedBySignal, ending_signals
 
@@ -114,6 +115,7 @@ def _by_joblib(
     jobs: Sequence[Job], runner: Runner, train: Train
 ) -> Iterator[tuple[Job, str | None]]:
     import joblib  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped,unused-ignore]
 
     # What comes out is the same with any number of threads; more than cores wait for each other.
     with (
@@ -125,12 +127,14 @@ def _by_joblib(
             for k, failure in joblib.Parallel(return_as="generator_unordered")(calls):
                 if not signals:
                     yield jobs[k], failure
-        except BrokenExecutor:
+        except BrokenExecutor as error:
             if not signals:  # else a worker that had not begun was ended by one
                 raise TrainingFailed(
-                    "a process that trained was killed, most likely because memory ran out; the "
-                    "same command goes on, side_by_side=1 takes less"
-                ) from None
+                    f"a process that trains has ended ({first_line(error)}); the same command goes "
+                    "on; if memory ran out, side_by_side=1 takes less"
+                ) from error
+        finally:  # the pool would stay for later calls, with the memory of its processes
+            get_reusable_executor().shutdown()
     if signals:
         raise StoppedBySignal(signals[0])
 
