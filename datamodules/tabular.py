@@ -49,7 +49,7 @@ class Tabular(FunctionFamily):
     """
 
     whole_sets: ClassVar[bool] = False
-    beside: ClassVar[tuple[str, ...]] = ("ridge",)
+    beside: ClassVar[tuple[str, ...]] = ("ridge", "ridge_evidence")
     name: Literal["tabular"] = "tabular"
     hidden: PositiveInt = 50
     num_nonzero: PositiveInt = 3

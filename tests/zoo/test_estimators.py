@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
 
 pytest.importorskip("sklearn")
 
@@ -22,9 +24,11 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import zoo
 from tests.conftest import MakeCheckpoint
+from zoo.commands.train import train
 from zoo.estimators import InContextClassifier, InContextRegressor, MismatchWarning
 from zoo.estimators.conditions import conditions_of
 from zoo.estimators.scaling import input_scaling, label_scaling
+from zoo.files import CONFIGS
 from zoo.hub.card import CheckpointError
 from zoo.hub.directory import read_card
 from zoo.hub.find import CHECKPOINTS
@@ -522,6 +526,46 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     save_file({}, path, {"estimator": json.dumps(said)})
     with pytest.raises(CheckpointError, match="has no scaling"):
         InContextRegressor.load(path)
+
+
+# From training to tables.
+
+SHORT = [
+    *("trainer=cpu", "max_steps=10", "val_every=10", "batch_size=4", "eval_episodes=20"),
+    *("model.num_layers=1", "model.d_model=8", "model.num_heads=2", "model.d_head=4"),
+    *("data.num_context=40", "~callbacks.figures", "~logger.csv", "~logger.tensorboard"),
+]
+
+
+def trained(experiment: str, directory: Path) -> Path:
+    """The checkpoint of a short training of an experiment."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("train", [f"experiment={experiment}", *SHORT, f"run_dir={directory}"])
+    train(config, directory, Console(quiet=True), [])
+    return directory / "checkpoint"
+
+
+def test_what_the_experiments_on_tables_train_takes_tables_of_many_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.references.TUNE_EPISODES", 20)
+    path = trained("tabular", tmp_path / "values")
+    for num_columns in (1, 7, 20):
+        x, y = linear_rows(40, num_columns)
+        estimator = InContextRegressor(path, on_mismatch="raise").fit(x, y)
+        assert np.isfinite(estimator.predict(x)).all()
+    with pytest.raises(ValueError, match="at most 20 inputs, got 21"):
+        estimator.fit(*linear_rows(40, 21))
+    with pytest.raises(ValueError, match="43 examples, in training at most 40"):
+        estimator.fit(*linear_rows(43, 20))
+    path = trained("tabular_classification", tmp_path / "classes")
+    for num_classes in (2, 3, 10):
+        x, _ = linear_rows(40, 5)
+        y = np.arange(40) % num_classes
+        classifier = InContextClassifier(path, on_mismatch="raise").fit(x, y)
+        assert classifier.predict_proba(x).shape == (40, num_classes)
+    with pytest.raises(ValueError, match="at most 10 classes, got 11"):
+        classifier.fit(x, np.arange(40) % 11)
 
 
 # A standard data set.
