@@ -439,6 +439,15 @@ def test_iris_is_classified_by_the_default_and_in_a_stream() -> None:
         stream.partial_fit(x[:1], ["rose"])
 
 
+def test_a_stream_of_classes_may_begin_without_some_of_them() -> None:
+    x, y = load_iris(return_X_y=True)
+    stream = InContextClassifier(scaling="standard")
+    stream.partial_fit(x[:100], y[:100], classes=[0, 1, 2])
+    assert stream.predict_proba(x)[:, 2].max() < 0.5
+    stream.partial_fit(x[100:], y[100:])
+    assert stream.score(x, y) > 0.9
+
+
 @pytest.mark.filterwarnings(OUTSIDE)
 def test_a_model_of_more_classes_never_answers_with_one_that_is_not_there() -> None:
     x, _ = linear_rows(40, 4)

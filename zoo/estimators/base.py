@@ -178,7 +178,7 @@ class InContextEstimator(BaseEstimator):
                 f"the first partial_fit fixes the scaling, and has too little for it: "
                 f"{_few_rows(x)}; scaling=None needs none"
             )
-        if self.scaling is not None and not np.ptp(y, axis=0).all():
+        if self.scaling is not None and not self._label_scaling(y, 1.0).matrix.diagonal().all():
             raise ValueError(
                 "the first partial_fit fixes the scaling, and labels in it are all equal: "
                 f"{y[0].tolist()}; scaling=None needs none"
