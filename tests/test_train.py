@@ -451,6 +451,9 @@ def test_a_run_that_diverges_later_keeps_its_last_finite_checkpoint(tmp_path: Pa
     last = torch.load(directory / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == int(step[1]) - 1
     assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
+    (found,) = read_runs(directory)
+    assert not found.finished
+    assert found.diverged[""].startswith(step[0].removeprefix("error: "))
 
 
 @pytest.mark.parametrize(
