@@ -208,6 +208,14 @@ def test_settings_that_differ_make_rows_and_those_of_other_kinds_do_not(
     assert errors.startswith("error: unknown setting 'noise'. Did you mean 'data.noise'")
 
 
+def test_of_settings_that_go_together_the_telling_one_is_shown(make_run: MakeRun) -> None:
+    make_run("0", "data.d_x=5", "data.noise=0.5", "max_steps=7", errors={0: 0.1})
+    place = make_run("1", "model.decay=none", "positions=all", errors={0: 0.2}).parent
+    rows = rows_of(read_runs(place))
+    assert [row.settings["data.noise"] for row in rows] == [0.0, 0.5]
+    assert not any("data.d_x" in row.settings or "positions" in row.settings for row in rows)
+
+
 def test_what_is_not_in_the_table_is_named_below_with_what_goes_on(
     make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -17,6 +17,8 @@ NAMES = ("seed", "seeds", "run_dir", "resume", "checkpoint_tag")
 MEASURED = ("val_every", "eval_episodes", "test_episodes", "checkpoint_every")
 NOT_TRAINED = ("callbacks.", "logger.", "trainer.")
 TRAINED = "trainer.precision"
+# Of several settings that go with each other, those that say most of the episodes.
+TELLING = ("data.function.name", "data.noise", "data.inputs.name")
 
 
 class Row(NamedTuple):
@@ -229,8 +231,11 @@ def _refining(runs: Sequence[Run], given: Sequence[str], names: Sequence[str]) -
     def num_groups(chosen: Sequence[str]) -> int:
         return len({str([run.settings.get(name) for name in chosen]) for run in runs})
 
-    # The episodes say more of a run than the length that goes with them.
-    ordered = sorted(names, key=lambda name: not name.startswith(("data.", "model.")))
+    def place(name: str) -> tuple[int, bool]:
+        telling = TELLING.index(name) if name in TELLING else len(TELLING)
+        return telling, not name.startswith(("data.", "model."))  # more than the length of a run
+
+    ordered = sorted(names, key=place)
     kept: list[str] = []
     for name in ordered:
         if num_groups([*given, *kept, name]) > num_groups([*given, *kept]):
