@@ -41,4 +41,6 @@ def unexplained(module: ModuleType) -> list[str]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_public_method_is_explained_here_or_where_it_is_overridden(name: str) -> None:
+    if name.startswith("zoo.estimators"):
+        pytest.importorskip("sklearn")
     assert unexplained(import_module(name)) == []
