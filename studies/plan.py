@@ -20,6 +20,8 @@ NAMES = ("seed", "resume", "run_dir", "checkpoint_tag")
 OVERHEAD = 12.0
 # How often the rates that are tried for a part of the steps may be extended, each time by two.
 MOST_EXTENSIONS = 2
+# The file that says that no seed of a job is left.
+DIVERGED = "diverged.txt"
 # A trial is there for its errors in validation.
 NUM_TESTS_OF_TRIAL = 100
 
@@ -51,7 +53,8 @@ QUICK = Effort(seeds=(0, 1), share=0.25, num_episodes=2_000, fewer_settings=True
 class Trial(NamedTuple):
     """Learning rates that the first seed tries, before all seeds train at the best.
 
-    Where that is the smallest or the largest of them, two more beyond it are tried.
+    Where that is the smallest or the largest of them, two more beyond it are tried. Where one of
+    the seeds diverges at the best, all train at the next best.
 
     Attributes:
         name: The start of its directory's name.
@@ -164,6 +167,12 @@ class Job(NamedTuple):
         )
 
     @property
+    def diverged(self) -> bool:
+        """Whether the process has ended, and a seed or all of them have no finite loss."""
+        over = (self.place / DIVERGED).exists() or (self.place / "metrics.json").exists()
+        return over and not self.finished
+
+    @property
     def seconds(self) -> float:
         """About how long all of it takes on one thread."""
         num_replicas = len(self.seeds) * max(1, len(self.rates))
@@ -201,14 +210,15 @@ def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]
     """The jobs of a training, in the order in which they are done.
 
     The next are known once those before are finished: rates that are tried, then perhaps more of
-    them, then all seeds at the best. Those of the last stage are what is measured.
+    them, then all seeds at the best, or where one of them diverged at the next best. Those of the
+    last stage are what is measured.
 
     Runs are kept in `runs/NAME-KEY/seed_SEED`. The key is that of the whole configuration but the
     seed, so what was trained with other settings, or before a default changed, is not found.
 
     Needs Hydra initialised with the directory `configs`.
     """
-    overrides, seeds = overrides_of(training, effort), training.seeds(effort)
+    overrides = overrides_of(training, effort)
     if training.trial is not None:
         errors: dict[float, float] = {}
         rates = training.trial.rates
@@ -217,15 +227,14 @@ def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]
             yield [job]
             errors |= errors_of_rates(job)
             rates = _beyond(errors, training.trial, effort)
+        while len(errors) > 1:
+            best = min(errors, key=errors.__getitem__)
+            jobs = _seeds(training, (*overrides, *_rates((best,))), effort, runs)
+            if not any(job.diverged for job in jobs):
+                break
+            del errors[best]
         overrides = (*overrides, *_rates((min(errors, key=errors.__getitem__),)))
-    groups = [seeds] if training.together else [(seed,) for seed in seeds]
-    config, key = _composed(overrides)
-    directory = runs / f"{training.name}-{key}"
-    steps = _num_steps(training, effort)
-    yield [
-        Job(training, overrides, config, directory, group, steps, training.rates)
-        for group in groups
-    ]
+    yield _seeds(training, overrides, effort, runs)
 
 
 def finished_jobs(training: Training, effort: Effort, runs: Path) -> list[Job] | None:
@@ -264,6 +273,18 @@ def seconds_of_training(training: Training, effort: Effort) -> float:
 def run_dirs(jobs: Iterable[Job]) -> list[Path]:
     """The run directories of jobs, one for each seed."""
     return [run for job in jobs for run in job.run_dirs]
+
+
+def _seeds(training: Training, overrides: tuple[str, ...], effort: Effort, runs: Path) -> list[Job]:
+    """All seeds, in one process or in several."""
+    seeds, steps = training.seeds(effort), _num_steps(training, effort)
+    groups = [seeds] if training.together else [(seed,) for seed in seeds]
+    config, key = _composed(overrides)
+    directory = runs / f"{training.name}-{key}"
+    return [
+        Job(training, overrides, config, directory, group, steps, training.rates)
+        for group in groups
+    ]
 
 
 def _trial(

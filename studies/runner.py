@@ -13,11 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
-from studies.plan import Effort, Job, Training, seconds_of_training, stages
+from studies.plan import DIVERGED, Effort, Job, Training, seconds_of_training, stages
 from studies.progress import Progress
 from zoo.errors import first_line
-from zoo.files import refuse_links
+from zoo.files import refuse_links, write_text
 from zoo.terminal import StoppedBySignal, ending_signals
+from zoo.training.base import NonFiniteError
 
 # Trains a job in this process, or goes on with it.
 Train = Callable[[Job], None]
@@ -66,22 +67,23 @@ def train_all(
         ValueError: If the runner needs what is not installed.
     """
     runner.check()
+    failures: dict[Path, str] = {}
     while True:
         jobs, later = known(trainings, effort, runs)
         progress.plan(jobs, later)
+        # Where seeds diverged at the best rate of a trial, the next best has taken its place.
+        if failed := [failures[job.place] for job in jobs if job.place in failures]:
+            more = f"\nand {len(failed) - 1} more failed" if len(failed) > 1 else ""
+            raise TrainingFailed(failed[0] + more)
         waiting = sorted((j for j in jobs if not j.finished), key=lambda job: -job.seconds)
         if not waiting:
             return
-        failures = []
         for job, failure in _run(waiting, runner, train):
             if failure is None and not job.finished:
                 failure = _without_result(job)
             if failure is not None:
-                failures.append(failure)
+                failures[job.place] = failure
             progress.ended(job, failed=failure is not None)
-        if failures:
-            more = f"\nand {len(failures) - 1} more failed" if len(failures) > 1 else ""
-            raise TrainingFailed(failures[0] + more)
 
 
 def known(trainings: Iterable[Training], effort: Effort, runs: Path) -> tuple[list[Job], float]:
@@ -114,8 +116,8 @@ def _run(jobs: Sequence[Job], runner: Runner, train: Train) -> Iterator[tuple[Jo
 def _by_joblib(
     jobs: Sequence[Job], runner: Runner, train: Train
 ) -> Iterator[tuple[Job, str | None]]:
-    import joblib  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped,unused-ignore]
+    import joblib
+    from joblib.externals.loky import get_reusable_executor
 
     # What comes out is the same with any number of threads; more than cores wait for each other.
     with (
@@ -142,7 +144,7 @@ def _by_joblib(
 def _by_submitit(
     jobs: Sequence[Job], runner: Runner, train: Train
 ) -> Iterator[tuple[Job, str | None]]:
-    import submitit  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import submitit
 
     executor = submitit.AutoExecutor(folder=jobs[0].directory.parent / "submitit")
     executor.update_parameters(**runner.parameters)
@@ -182,6 +184,10 @@ def _logged(train: Train, job: Job) -> str | None:
         except StoppedBySignal as stopped:
             print(stopped)
             raise
+        except NonFiniteError as error:
+            print(error)
+            write_text(job.place / DIVERGED, f"{error}\n")
+            return f"{job.name}: {error}\nmore: {job.log}"
         except Exception as error:  # whatever it is, the others go on
             traceback.print_exc()
             return f"{job.name}: {error}\nmore: {job.log}"

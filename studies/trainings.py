@@ -27,7 +27,7 @@ EVERY_SEED = "All seeds were trained at each rate."
 FIRST_SEED = """\
 The first seed alone tried each for the first part of the steps that the table says, with a schedule
 of its own, and then all seeds trained at the best. Where that was at the edge of the list, two more
-were tried."""
+were tried; where a seed then diverged, all trained at the next best."""
 
 
 class TrainingRow(NamedTuple):

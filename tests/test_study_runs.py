@@ -38,6 +38,7 @@ from zoo.commands.reproduce import train_job
 from zoo.files import ROOT
 from zoo.hub.io import load_checkpoint
 from zoo.terminal import StoppedBySignal, raise_on_signals
+from zoo.training.base import NonFiniteError
 
 TINY = Effort(seeds=(0, 1), share=0.04, num_episodes=50)
 ONE = Effort(seeds=(0,), num_episodes=50)
@@ -192,6 +193,39 @@ def test_a_rate_that_diverged_is_not_chosen(tmp_path: Path) -> None:
     job.place.mkdir(parents=True)
     (job.place / "metrics.json").write_text('{"rates": {"0.01": {"0": 2.0}, "0.3": {}}}')
     assert errors_of_rates(job) == {0.01: 2.0, 0.03: torch.inf, 0.1: torch.inf, 0.3: torch.inf}
+
+
+def test_where_a_seed_diverges_at_the_best_rate_all_train_at_the_next_best(tmp_path: Path) -> None:
+    done: list[Job] = []
+    leave = pretend(0.05, done)
+
+    def lose(job: Job) -> None:
+        leave(job)
+        if "optim.lr=0.03" in job.overrides:
+            (job.run_dirs[1] / "metrics.json").unlink()
+
+    run([TRIED], TINY, tmp_path, do=lose)
+    rates = [word for job in done[1:] for word in job.overrides if word.startswith("optim.lr=")]
+    assert rates == ["optim.lr=0.03", "optim.lr=0.1"]
+    assert finished_jobs(TRIED, TINY, tmp_path) == done[-1:]
+
+
+def test_where_every_seed_diverges_the_next_best_rate_is_trained_until_none_is_left(
+    tmp_path: Path,
+) -> None:
+    done: list[Job] = []
+    leave = pretend(0.05)
+
+    def lose(job: Job) -> None:
+        done.append(job)
+        if not job.of_trial:
+            raise NonFiniteError("every seed has diverged")
+        leave(job)
+
+    with pytest.raises(TrainingFailed, match="tried 2 seeds: every seed has diverged"):
+        run([TRIED], TINY, tmp_path, do=lose)
+    assert len(done) == 1 + len(GRID)
+    assert len(list(tmp_path.glob("*/diverged.txt"))) == len(GRID)
 
 
 def test_trainings_share_a_trial(tmp_path: Path) -> None:
