@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoo import metrics as metrics
     from zoo import models as models
     from zoo import solvers as solvers
-    from zoo.hub.find import list_checkpoints, load
+    from zoo.hub.find import from_pretrained, list_checkpoints, load
     from zoo.predictor import Predictor
     from zoo.registry import create_model, create_solver, list_models, list_solvers
 else:
@@ -24,6 +24,7 @@ else:
             "Predictor": "zoo.predictor",
             "create_model": "zoo.registry",
             "create_solver": "zoo.registry",
+            "from_pretrained": "zoo.hub.find",
             "list_checkpoints": "zoo.hub.find",
             "list_models": "zoo.registry",
             "list_solvers": "zoo.registry",
@@ -37,6 +38,7 @@ __all__ = [
     "Predictor",
     "create_model",
     "create_solver",
+    "from_pretrained",
     "list_checkpoints",
     "list_models",
     "list_solvers",

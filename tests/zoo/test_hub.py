@@ -1,5 +1,6 @@
 """Checkpoint directories: whole, checked, and without Lightning."""
 
+import copy
 import hashlib
 import json
 import subprocess
@@ -54,6 +55,22 @@ def test_what_is_loaded_is_what_was_saved(checkpoint: Path, model: Predictor) ->
     assert card.num_parameters == sum(p.numel() for p in model.parameters())
     assert card.dtype == "float32"
     assert next(zoo.load(str(checkpoint), dtype=torch.float64).parameters()).dtype == torch.float64
+
+
+def test_the_card_stays_with_the_model_and_out_of_its_weights(
+    checkpoint: Path, tmp_path: Path, card_fields: dict[str, Any]
+) -> None:
+    loaded = zoo.load(checkpoint)
+    assert loaded.card == read_card(checkpoint)
+    assert copy.deepcopy(loaded).card == loaded.card
+    assert not any("card" in name for name in loaded.state_dict())
+    torch.save(loaded.state_dict(), tmp_path / "weights.pt")
+    torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert b"zoo" not in (tmp_path / "weights.pt").read_bytes()
+    assert zoo.create_model("gd_ssm", d_x=3, d_y=3).card is None
+    save_checkpoint(tmp_path / "again", loaded, card_fields)
+    again = (tmp_path / "again" / "model.safetensors").read_bytes()
+    assert again == (checkpoint / "model.safetensors").read_bytes()
 
 
 def test_a_loaded_model_streams_without_a_history(checkpoint: Path) -> None:

@@ -20,6 +20,7 @@ import zoo
 from tests.conftest import MakeCheckpoint
 from zoo.files import sha256_of
 from zoo.hub import download as downloads
+from zoo.hub.addresses import readable
 from zoo.hub.card import CheckpointError
 from zoo.hub.directory import read_card
 from zoo.hub.download import DownloadError, cache_directory
@@ -243,7 +244,7 @@ def test_a_name_with_a_seed_is_fetched_as_any_other(server: Server, served: Path
     ],
 )
 def test_a_seed_in_an_address_is_not_taken_for_a_revision(address: str, read: str) -> None:
-    assert downloads.with_revision(address) == read
+    assert readable(address) == read
 
 
 def test_the_card_comes_without_the_weights(server: Server) -> None:

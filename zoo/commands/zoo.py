@@ -264,6 +264,26 @@ def remove_command(
             print(f"removed {place}")
 
 
+@app.command("push")
+@clean
+def push_command(
+    name: Annotated[str, typer.Argument(help="A name, path or address.")],
+    target: Annotated[str, typer.Argument(help="hf://USER/REPOSITORY, or what fsspec writes.")],
+    collection: Annotated[
+        bool,
+        typer.Option("--collection", help="Begin a directory of checkpoints where no index is."),
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace one that is there.")] = False,
+    url: Url = None,
+) -> None:
+    """Copy a checkpoint to Hugging Face or elsewhere, and renew the index there."""
+    from zoo.hub.push import push
+
+    with progress_bar(name) as report:
+        directory = find_checkpoint(name, url, report)
+    print(push(directory, target, collection, replace))
+
+
 @app.command("compare")
 @clean
 def compare_command(names: Names, url: Url = None, as_json: Json = False) -> None:

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zoo.files import one_at_a_time, sha256_of, write_file
+from zoo.hub.addresses import is_elsewhere, join, readable
 from zoo.hub.card import MAX_CARD_BYTES, CheckpointError, FileEntry, parse_card
 from zoo.hub.directory import CARD, WEIGHTS, read_card, weights_entry
 from zoo.hub.index import INDEX, MAX_INDEX_BYTES, Index, IndexEntry, parse_index
 
 CACHE_VARIABLE = "ICL_ZOO_CACHE"
+OFFLINE_VARIABLE = "ICL_ZOO_OFFLINE"
 # Waits before the second and later attempts.
 RETRY_DELAYS_S = (0.5, 1.0, 2.0)
 # In every such span of time a server has to send content at such a rate, whatever else it sends.
@@ -40,6 +42,10 @@ logger = logging.getLogger(__name__)
 
 class DownloadError(CheckpointError):
     """A file that could not be fetched; the text says which and why."""
+
+
+class MissingError(DownloadError):
+    """A file that is not there."""
 
 
 class _Interrupted(Exception):
@@ -60,9 +66,33 @@ def cache_directory() -> Path:
     return base / "icl-zoo"
 
 
+def is_offline() -> bool:
+    """Whether `ICL_ZOO_OFFLINE` keeps from asking other machines.
+
+    Raises:
+        ValueError: If it is neither 0 nor 1.
+    """
+    given = os.environ.get(OFFLINE_VARIABLE, "")
+    if given not in ("", "0", "1"):
+        raise ValueError(f"{OFFLINE_VARIABLE} must be 0 or 1, got {given!r}")
+    return given == "1"
+
+
 def cached_checkpoint(sha256: str) -> Path:
     """Where the checkpoint whose card has this hash is, or would be."""
     return cache_directory() / "checkpoints" / sha256
+
+
+def cached_address(address: str) -> Path | None:
+    """The checkpoint that an address had when it was last fetched, None if it is not there."""
+    try:
+        sha256 = _address_path(address).read_bytes()[:65].decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        return None
+    directory = cached_checkpoint(sha256)
+    return directory if directory.is_dir() else None
 
 
 def cached_indexes(url: str | None = None) -> list[Index]:
@@ -82,7 +112,7 @@ def cached_indexes(url: str | None = None) -> list[Index]:
 
 
 def fetch_index(url: str) -> Index:
-    """The index at a location, kept in the cache.
+    """The index at a location, kept in the cache; with `ICL_ZOO_OFFLINE=1` the one kept before.
 
     Args:
         url: Directory that holds `index.json`, anything that fsspec reads: a path, `https://`,
@@ -92,12 +122,42 @@ def fetch_index(url: str) -> Index:
         DownloadError: If it cannot be fetched or kept.
         CheckpointError: If it is none.
     """
+    if is_elsewhere(url) and is_offline():
+        kept = cached_indexes(url)
+        if kept:
+            return kept[0]
     address = join(url, INDEX)
     data = _fetch_bytes(address, MAX_INDEX_BYTES, None)
     index = parse_index(data, address)
     with _writing_to_cache():
         write_file(_index_path(url), data)
     return index
+
+
+def index_at(url: str) -> Index | None:
+    """The index at a location as it is now, None where there is none; the cache stays as it is.
+
+    Raises:
+        CheckpointError: As `fetch_index`.
+    """
+    address = join(url, INDEX)
+    try:
+        return parse_index(_fetch_bytes(address, MAX_INDEX_BYTES, None), address)
+    except MissingError:
+        return None
+
+
+def exists(address: str) -> bool:
+    """Whether there is a file at an address.
+
+    Raises:
+        DownloadError: If that cannot be known.
+    """
+    try:
+        _repeated(address, lambda: next(_chunks(address, 1)))
+    except MissingError:
+        return False
+    return True
 
 
 def fetch_card(address: str, entry: IndexEntry | None) -> bytes:
@@ -149,23 +209,15 @@ def download(address: str, entry: IndexEntry | None, progress: Progress | None =
     card_data = fetch_card(address, entry)
     final = cached_checkpoint(sha256_of(card_data))
     if is_whole(final):
+        with contextlib.suppress(OSError):  # what is there can be used, whoever may write there
+            _remember(address, final)
         return final
     place = join(address, CARD)
     weights = weights_entry(parse_card(card_data, place), place)
     with _writing_to_cache(), one_at_a_time(_lock_of(final)):
-        if is_whole(final):
-            return final
-        staging = final.with_name(f"{final.name}.partial")
-        try:
-            shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
-            staging.mkdir()
-            _fetch_file(join(address, WEIGHTS), staging / WEIGHTS, weights, progress)
-            write_file(staging / CARD, card_data)
-            _check(staging)
-            shutil.rmtree(final, ignore_errors=True)  # damaged, or it would have been returned
-            staging.rename(final)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        if not is_whole(final):
+            _fetch_into(final, address, card_data, weights, progress)
+        _remember(address, final)
     return final
 
 
@@ -193,20 +245,6 @@ def remove_cached(name: str) -> list[Path]:
     return found
 
 
-def join(address: str, name: str) -> str:
-    """The address of something in a directory."""
-    return f"{address.rstrip('/')}/{name}"
-
-
-def with_revision(address: str) -> str:
-    """An address at `hf://` that names its revision if there is an `@` further on in it.
-
-    Before January 2026 huggingface_hub took what follows the first `@` of a path for a revision.
-    """
-    repository = r"^(hf://(?!buckets/)(?:datasets/|spaces/)?[^/@]+/[^/@]+)(?=/.*@)"
-    return re.sub(repository, r"\1@main", address)
-
-
 def is_whole(directory: Path) -> bool:
     """Whether a checkpoint in the cache is what it is filed under."""
     try:
@@ -220,6 +258,30 @@ def _check(directory: Path) -> None:
     from zoo.hub.io import check_checkpoint  # brings torch, which most commands do without
 
     check_checkpoint(directory)
+
+
+def _fetch_into(
+    final: Path, address: str, card_data: bytes, weights: FileEntry, progress: Progress | None
+) -> None:
+    staging = final.with_name(f"{final.name}.partial")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+        staging.mkdir()
+        _fetch_file(join(address, WEIGHTS), staging / WEIGHTS, weights, progress)
+        write_file(staging / CARD, card_data)
+        _check(staging)
+        shutil.rmtree(final, ignore_errors=True)  # damaged, or it would have been kept
+        staging.rename(final)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remember(address: str, directory: Path) -> None:
+    write_file(_address_path(address), f"{directory.name}\n".encode())
+
+
+def _address_path(address: str) -> Path:
+    return cache_directory() / "addresses" / f"{sha256_of(address.rstrip('/').encode())}.txt"
 
 
 def _index_path(url: str) -> Path:
@@ -310,7 +372,7 @@ def _chunks(address: str, max_bytes: int) -> Iterator[bytes]:
     except (DownloadError, _Interrupted):
         raise
     except FileNotFoundError:
-        raise DownloadError(f"{address} does not exist") from None
+        raise MissingError(f"{address} does not exist") from None
     except ImportError as error:
         raise DownloadError(f"{address} needs another package: {error}") from None
     except Exception as error:
@@ -378,20 +440,30 @@ def _pieces(address: str, max_bytes: int) -> Iterator[bytes]:
 
 
 def _opener(address: str, max_bytes: int) -> Callable[[], Any]:
+    if is_elsewhere(address) and is_offline():
+        raise DownloadError(
+            f"{address} is not on this machine, and {OFFLINE_VARIABLE}=1 keeps from asking for it; "
+            "unset that"
+        )
     import fsspec  # type: ignore[import-untyped]  # only when something is fetched
 
     if not address.startswith(("http://", "https://")):
         # Kept instances keep listings, and an index may have changed since.
-        file_system, path = fsspec.core.url_to_fs(with_revision(address), skip_instance_cache=True)
+        file_system, path = fsspec.core.url_to_fs(readable(address), skip_instance_cache=True)
         return partial(file_system.open, path, "rb", block_size=BLOCK_BYTES)
+    # One request from beginning to end, without one for the size before it.
+    return partial(web(max_bytes).open, address, "rb", block_size=0, size=max_bytes)
+
+
+def web(num_bytes: int) -> Any:
+    """The file system of web servers, that takes its time for some bytes but not for ever."""
     import aiohttp
+    import fsspec
 
     # Longer than the slowest server that is allowed takes: it ends what was given up.
-    timeout = aiohttp.ClientTimeout(total=2 * STALL_S + max_bytes / MIN_BYTES_PER_S)
-    file_system = fsspec.filesystem(
+    timeout = aiohttp.ClientTimeout(total=2 * STALL_S + num_bytes / MIN_BYTES_PER_S)
+    return fsspec.filesystem(
         "http",
         client_kwargs={"timeout": timeout, "trust_env": True},
         skip_instance_cache=True,
     )
-    # One request from beginning to end, without one for the size before it.
-    return partial(file_system.open, address, "rb", block_size=0, size=max_bytes)

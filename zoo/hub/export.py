@@ -48,8 +48,15 @@ class Export(NamedTuple):
     training: Mapping[str, Any] = {}
 
 
-class _Checked(NamedTuple):
-    """What is written of an export, and its row in the index."""
+class Checked(NamedTuple):
+    """What is written of an export, and its row in the index.
+
+    Attributes:
+        card: The card.
+        data: The content of `card.json`.
+        entry: The row.
+        weights: The content of `model.safetensors`.
+    """
 
     card: Card
     data: bytes
@@ -99,7 +106,7 @@ def export_all(
         OSError: If the directory cannot be written.
     """
     _check_not_installed(directory)
-    made = {checked.card.name: checked for checked in map(_checked, exports)}
+    made = {one.card.name: one for one in map(checked, exports)}
     if len(made) < len(exports):
         raise CheckpointError(f"{len(exports)} exports have {len(made)} different names")
     with one_at_a_time(directory / LOCK):
@@ -108,9 +115,9 @@ def export_all(
             if (directory / name).exists() and not replace:
                 raise CheckpointError(f"{directory / name} exists; --replace replaces it")
         others = [read_card(directory / name) for name in checkpoints if name not in made]
-        entries = {name: checked.entry for name, checked in made.items()}
+        entries = {name: one.entry for name, one in made.items()}
         # Everything is made before anything is written: it may turn out that it cannot be.
-        cards = [*(checked.card for checked in made.values()), *others]
+        cards = [*(one.card for one in made.values()), *others]
         stale = _stale(directory, checkpoints | entries, cards)
         for name, (card, data, _, weights) in made.items():
             readme = model_card(card).encode()
@@ -126,7 +133,12 @@ def export_all(
     return targets
 
 
-def _checked(given: Export) -> _Checked:
+def checked(given: Export) -> Checked:
+    """The checkpoint of a run under its name, as far as it can be listed.
+
+    Raises:
+        CheckpointError: If it or the name cannot be used.
+    """
     run = given.run
     source = run / "checkpoint" if (run / "checkpoint" / CARD).is_file() else run
     card = check_checkpoint(source)
@@ -146,7 +158,7 @@ def _checked(given: Export) -> _Checked:
     weights = (source / WEIGHTS).read_bytes()
     if sha256_of(weights) != card.files[WEIGHTS].sha256:
         raise CheckpointError(f"{source / WEIGHTS} changed while it was read")
-    return _Checked(card, data, entry, weights)
+    return Checked(card, data, entry, weights)
 
 
 def remove(name: str, directory: Path, force: bool = False) -> Path:

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from zoo.errors import did_you_mean, nearest
+from zoo.hub.addresses import is_elsewhere, is_of_a_commit, join, of_revision
 from zoo.hub.card import Card, CheckpointError, CheckpointName, parse_card
 from zoo.hub.directory import CARD, read_card
 from zoo.hub.download import (
+    OFFLINE_VARIABLE,
     Progress,
+    cache_directory,
+    cached_address,
     cached_checkpoint,
     cached_indexes,
     download,
     fetch_card,
     fetch_index,
+    is_offline,
     is_whole,
-    join,
 )
 from zoo.hub.index import IndexEntry, read_index
 
@@ -74,7 +78,38 @@ def load(
         zoo.hub.card.CheckpointError: If the checkpoint cannot be fetched, is not what its card and
             index say, or cannot be used.
     """
-    directory = find_checkpoint(name_or_path, url)
+    return from_pretrained(name_or_path, device=device, dtype=dtype, url=url)
+
+
+def from_pretrained(
+    name_or_url: str | os.PathLike[str],
+    revision: str | None = None,
+    local_files_only: bool = False,
+    device: "torch.device | str" = "cpu",
+    dtype: "torch.dtype | None" = None,
+    url: str | None = None,
+) -> "Predictor":
+    """As `load`, of a version that is pinned, or without asking other machines.
+
+    Args:
+        name_or_url: As `load` takes it, such as `hf://USER/REPOSITORY`.
+        revision: A branch, a tag or a commit of the repository at Hugging Face that the address, or
+            for a name the location of the index, is in. With one, a name is looked for in that
+            index alone. What was fetched of a commit is never asked for again.
+        local_files_only: Whether to take only what is in the repository, the cache or another
+            directory of this machine; `ICL_ZOO_OFFLINE=1` says so for all.
+        device: Where to.
+        dtype: Type of the weights; as stored unless given.
+        url: Location of an index, as in `load`.
+
+    Raises:
+        ValueError: If no checkpoint is known by the name, or if there is nothing that a revision
+            could be of.
+        zoo.hub.card.CheckpointError: As `load`; with `local_files_only` also if it is not here.
+    """
+    directory = find_checkpoint(
+        name_or_url, url, revision=revision, local_files_only=local_files_only
+    )
     from zoo.hub.io import load_checkpoint  # brings torch, which a wrong name does not need
 
     return load_checkpoint(directory, device, dtype)
@@ -103,10 +138,14 @@ def known_checkpoints(url: str | None = None) -> dict[str, IndexEntry]:
 
 
 def find_checkpoint(
-    given: str | os.PathLike[str], url: str | None = None, progress: Progress | None = None
+    given: str | os.PathLike[str],
+    url: str | None = None,
+    progress: Progress | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
 ) -> Path:
-    """The directory of a checkpoint, fetched if need be; arguments as those of `load`."""
-    place = locate(given, url)
+    """The directory of a checkpoint, fetched if need be; arguments are `from_pretrained`'s."""
+    place = locate(given, url, revision, local_files_only)
     directory = download(*place, progress) if isinstance(place, Remote) else place
     check_asked(given, read_card(directory))
     return directory
@@ -129,11 +168,28 @@ def check_asked(given: str | os.PathLike[str], card: Card) -> None:
         raise CheckpointError(f"{given} was asked for, and its card is that of {card.name}")
 
 
-def locate(given: str | os.PathLike[str], url: str | None = None) -> Path | Remote:
-    """Where a checkpoint is: a directory here, or somewhere else; arguments as those of `load`."""
+def locate(
+    given: str | os.PathLike[str],
+    url: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Path | Remote:
+    """Where a checkpoint is: a directory here, or somewhere else.
+
+    Arguments are those of `from_pretrained`. What is somewhere else may be fetched.
+    """
+    if revision is not None:
+        given, url = _of_revision(given, url, revision)
     if not isinstance(given, str):
         return Path(given)
+    why = "local_files_only=True" if local_files_only else f"{OFFLINE_VARIABLE}=1"
+    offline = local_files_only or is_offline()
     if "://" in given:
+        cached = cached_address(given) if offline or is_of_a_commit(given) else None
+        if cached is not None and is_whole(cached):
+            return cached
+        if offline and is_elsewhere(given):
+            raise _not_here(given, why, given)
         return Remote(given, None)
     if os.sep in given or (os.altsep is not None and os.altsep in given):
         return Path(given)
@@ -144,9 +200,27 @@ def locate(given: str | os.PathLike[str], url: str | None = None) -> Path | Remo
         cached = _in_cache(given, url)
         if cached is not None and (not url or is_whole(cached)):
             return cached  # without a place to fetch it from again, a damaged one is named
+        if url and offline and is_elsewhere(url):
+            raise _not_here(f"{given} of {url}", why, f"{given} --url {url}")
         if url:
             return find_remote(given, url)
     raise _unknown(given, list(read_index(CHECKPOINTS).checkpoints), None)
+
+
+def _of_revision(
+    given: str | os.PathLike[str], url: str | None, revision: str
+) -> tuple[str | os.PathLike[str], str | None]:
+    """What is given and the location of the index, of which one names the revision."""
+    if isinstance(given, str) and _is_name(given):
+        return given, of_revision(url or os.environ.get(URL_VARIABLE) or given, revision)
+    return of_revision(os.fspath(given), revision), url
+
+
+def _not_here(what: str, why: str, asked: str) -> CheckpointError:
+    return CheckpointError(
+        f"{what} is not in the cache {cache_directory()}, or damaged there, and {why} keeps from "
+        f"fetching it; fetch it first: python -m zoo download {asked}"
+    )
 
 
 def find_remote(name: str, url: str) -> Remote:

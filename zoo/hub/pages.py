@@ -136,24 +136,32 @@ def _comparison(episodes: str, group: list[tuple[Card, IndexEntry]]) -> Comparis
     return Comparison(episodes, first.metric, first.error.eval_seed, reference, rows, cards)
 
 
-def model_card(card: Card) -> str:
-    """The README.md of a checkpoint: its page, with the front matter that Hugging Face reads."""
+def model_card(card: Card, address: str = "") -> str:
+    """The README.md of a checkpoint: its page, with the front matter that Hugging Face reads.
+
+    Tags are sorted, as huggingface_hub's mixins write them. Theirs are not among them: a model
+    here is no class that has `from_pretrained` from a mixin.
+
+    Args:
+        card: The card.
+        address: Where the checkpoint is read, if that is known.
+    """
     family = index_entry(card, card_bytes(card), card.name).family
     return "\n".join(
         [
             "---",
             f"license: {json.dumps(card.license.lower())}",
             "library_name: icl-zoo",
-            f"tags: {json.dumps(['in-context-learning', card.architecture, family])}",
+            f"tags: {json.dumps(sorted({'in-context-learning', card.architecture, family}))}",
             "---",
             "",
-            card_page(card),
+            card_page(card, address),
         ]
     )
 
 
-def card_page(card: Card) -> str:
-    """Markdown: what the card says, for people."""
+def card_page(card: Card, address: str = "") -> str:
+    """Markdown: what the card says, for people; arguments are those of `model_card`."""
     entry = index_entry(card, card_bytes(card), card.name)
     metrics = [
         _metric_line(name, value)
@@ -182,7 +190,7 @@ def card_page(card: Card) -> str:
             "```python",
             "import zoo",
             "",
-            f'model = zoo.load("path/to/{card.name}")',
+            f"model = zoo.load({json.dumps(address or f'path/to/{card.name}')})",
             "```",
             "",
             TAIL,
