@@ -49,6 +49,16 @@ def make_pairs() -> MakePairs:
 
 
 @pytest.fixture
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No checkpoints but the shipped ones, and servers that are asked once."""
+    monkeypatch.setattr("zoo.hub.download.RETRY_DELAYS_S", ())
+    monkeypatch.setenv("ICL_ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("ICL_ZOO_URL", raising=False)
+    monkeypatch.delenv("ICL_ZOO_OFFLINE", raising=False)
+
+
+@pytest.fixture
 def card_fields() -> dict[str, Any]:
     """Fields of a card that do not follow from the weights, for a `gd_ssm` with d_x = d_y = 3."""
     metric = {"value": 0.2, "ci95": 0.01, "num_episodes": 100, "eval_seed": 0}

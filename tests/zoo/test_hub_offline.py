@@ -14,7 +14,6 @@ import zoo
 from tests.conftest import MakeCheckpoint
 from tests.servers import FileServer, serving
 from zoo.commands import zoo as cli
-from zoo.hub import download as downloads
 from zoo.hub.card import CheckpointError
 from zoo.hub.download import cache_directory
 from zoo.hub.export import write_generated
@@ -22,14 +21,7 @@ from zoo.hub.find import find_card
 
 NAME = "gd_ssm.test"
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(downloads, "RETRY_DELAYS_S", ())
-    monkeypatch.setenv("ICL_ZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("ICL_ZOO_URL", raising=False)
-    monkeypatch.delenv("ICL_ZOO_OFFLINE", raising=False)
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 @pytest.fixture

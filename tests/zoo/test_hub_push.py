@@ -20,7 +20,6 @@ import zoo
 from tests.conftest import MakeCheckpoint
 from tests.servers import FileServer, serving
 from zoo.commands import zoo as cli
-from zoo.hub import download as downloads
 from zoo.hub.addresses import hub_address, is_of_a_commit, of_revision
 from zoo.hub.card import CheckpointError
 from zoo.hub.export import export, stale_files
@@ -30,14 +29,7 @@ from zoo.hub.push import push
 NAME, OTHER = "gd_ssm.test", "gd_ssm.other"
 FILES = ["README.md", "card.json", "model.safetensors"]
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(downloads, "RETRY_DELAYS_S", ())
-    monkeypatch.setenv("ICL_ZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("ICL_ZOO_URL", raising=False)
-    monkeypatch.delenv("ICL_ZOO_OFFLINE", raising=False)
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 @pytest.fixture
