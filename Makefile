@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install train zoo test cards gpu-test gpu-check gpu-wheels check format clean
+.PHONY: help install train zoo test cards gpu-test gpu-check gpu-wheels check format docs docs-check clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -99,5 +99,16 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## Remove the environment and caches, never runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+# What builds the site comes with the first that asks for it.
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]' -c constraints.txt
+	@touch $@
+
+docs: $(VENV)/.docs  ## Build the pages as a site with a search, in site/
+	$(BIN)/python docs/make_site.py
+
+docs-check: docs  ## Look at the site in headless Chromium, on a desktop and on a phone
+	$(BIN)/python docs/check_site.py
+
+clean:  ## Remove the environment, the site and caches, never runs
+	rm -rf $(VENV) build/docs site .mypy_cache .ruff_cache .pytest_cache *.egg-info
