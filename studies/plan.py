@@ -22,6 +22,8 @@ OVERHEAD = 12.0
 MOST_EXTENSIONS = 2
 # The file that says that no seed of a job is left.
 DIVERGED = "diverged.txt"
+# Of trials, and of nothing else.
+TRIAL_SEED = 1_000
 # A trial is there for its errors in validation.
 NUM_TESTS_OF_TRIAL = 100
 
@@ -51,8 +53,9 @@ QUICK = Effort(seeds=(0, 1), share=0.25, num_episodes=2_000, fewer_settings=True
 
 
 class Trial(NamedTuple):
-    """Learning rates that the first seed tries, before all seeds train at the best.
+    """Learning rates that are tried before all seeds train at the best.
 
+    They are tried by a seed of their own: that which chose the rate does better at it than others.
     Where that is the smallest or the largest of them, two more beyond it are tried. Where one of
     the seeds diverges at the best, all train at the next best.
 
@@ -88,7 +91,8 @@ class Training(NamedTuple):
         trial: What settles that rate; None for the rate of the configuration. Trainings may share
             one.
         most_seeds: How many of the effort's seeds are trained; None for all.
-        heavy_tailed: Whether single episodes decide the mean error. Ten times as many are measured.
+        heavy_tailed: Whether single episodes decide the mean error. Ten times as many are taken, in
+            validation too.
     """
 
     name: str
@@ -161,7 +165,7 @@ class Job(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether the runs have ended as they should."""
-        return all(
+        return (self.place / "metrics.json").exists() and all(
             (run / "metrics.json").exists() and (run / "checkpoint" / "card.json").exists()
             for run in self.run_dirs
         )
@@ -196,12 +200,12 @@ def overrides_of(training: Training, effort: Effort) -> tuple[str, ...]:
     Where a trial settles the rate, that is not in it.
     """
     seeds = training.seeds(effort)
-    num_tests = effort.num_episodes * (10 if training.heavy_tailed else 1)
+    num_tests = effort.num_episodes * _times(training)
     return (
         *training.overrides,
         *((f"seeds={len(seeds)}",) if training.together and len(seeds) > 1 else ()),
         *_rates(training.rates),
-        *_lengths(_num_steps(training, effort), training.validations, effort),
+        *_lengths(training, _num_steps(training, effort), effort),
         *((f"test_episodes={num_tests}",) if effort.num_validation else ()),
     )
 
@@ -227,6 +231,7 @@ def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]
             yield [job]
             errors |= errors_of_rates(job)
             rates = _beyond(errors, training.trial, effort)
+        errors = {rate: error for rate, error in errors.items() if math.isfinite(error)}
         while len(errors) > 1:
             best = min(errors, key=errors.__getitem__)
             jobs = _seeds(training, (*overrides, *_rates((best,))), effort, runs)
@@ -294,12 +299,12 @@ def _trial(
     overrides = (
         *trial.overrides,
         *_rates(rates),
-        *_lengths(steps, training.validations, effort),
+        *_lengths(training, steps, effort),
         f"test_episodes={NUM_TESTS_OF_TRIAL}",
     )
     config, key = _composed(overrides)
     directory = runs / f"{trial.name}-rates-{key}"
-    return Job(training, overrides, config, directory, effort.seeds[:1], steps, rates, True)
+    return Job(training, overrides, config, directory, (TRIAL_SEED,), steps, rates, True)
 
 
 def _beyond(errors: dict[float, float], trial: Trial, effort: Effort) -> tuple[float, ...]:
@@ -322,13 +327,18 @@ def _rates(rates: tuple[float, ...]) -> tuple[str, ...]:
     return (f"optim.lr=[{','.join(f'{rate:g}' for rate in rates)}]",)
 
 
-def _lengths(steps: int, validations: int, effort: Effort) -> tuple[str, ...]:
+def _lengths(training: Training, steps: int, effort: Effort) -> tuple[str, ...]:
+    num_validation = (effort.num_validation or effort.num_episodes) * _times(training)
     return (
         f"max_steps={steps}",
-        f"val_every={max(1, steps // validations)}",
-        f"eval_episodes={effort.num_validation or effort.num_episodes}",
+        f"val_every={max(1, steps // training.validations)}",
+        f"eval_episodes={num_validation}",
         f"callbacks.figures.every_n_steps={steps}",  # drawing takes longer than the steps between
     )
+
+
+def _times(training: Training) -> int:
+    return 10 if training.heavy_tailed else 1
 
 
 @cache

@@ -71,13 +71,16 @@ def train_all(
     while True:
         jobs, later = known(trainings, effort, runs)
         progress.plan(jobs, later)
-        # Where seeds diverged at the best rate of a trial, the next best has taken its place.
-        if failed := [failures[job.place] for job in jobs if job.place in failures]:
+        # What failed is not tried again. Where seeds diverged at the best rate of a trial, the next
+        # best has taken its place.
+        failed = [failures[job.place] for job in jobs if job.place in failures]
+        waiting = [job for job in jobs if not job.finished and job.place not in failures]
+        if not waiting and failed:
             more = f"\nand {len(failed) - 1} more failed" if len(failed) > 1 else ""
             raise TrainingFailed(failed[0] + more)
-        waiting = sorted((j for j in jobs if not j.finished), key=lambda job: -job.seconds)
         if not waiting:
             return
+        waiting.sort(key=lambda job: -job.seconds)
         for job, failure in _run(waiting, runner, train):
             if failure is None and not job.finished:
                 failure = _without_result(job)

@@ -11,6 +11,7 @@ from studies.plan import Job, errors_of_rates, run_dirs
 from zoo.hub.card import Card
 from zoo.hub.directory import read_card
 from zoo.metrics.text import place_text
+from zoo.training.callbacks.convergence import verdict_of
 
 TABLE = """\
 Every training in one line. *State* counts the real numbers that are kept after the context of
@@ -19,14 +20,14 @@ the least error in validation. {tried} What a recurrence has of its own, such as
 `optim.ssm_lr`, which is not on the list. *Edge* marks the smallest and the largest of the list,
 beyond which there may be a better one. *Minutes* are those of all rates and seeds together, on one
 thread; a trial that trainings share is in those of each. *Converged* are the seeds whose validation
-loss fell by less than 2 % over the last third of the steps at a constant rate, before it decayed:
-see `docs/training.md`.
+loss fell or rose by less than 2 % over the last third of the steps at a constant rate, before it
+decayed: see `docs/training.md`.
 """
 
 EVERY_SEED = "All seeds were trained at each rate."
-FIRST_SEED = """\
-The first seed alone tried each for the first part of the steps that the table says, with a schedule
-of its own, and then all seeds trained at the best. Where that was at the edge of the list, two more
+ANOTHER_SEED = """\
+A seed that is not among those of the page tried each for as many steps as the table says, and then
+all seeds trained at the best. Where that was at the edge of the list, two more
 were tried; where a seed then diverged, all trained at the next best."""
 
 
@@ -46,8 +47,8 @@ class TrainingRow(NamedTuple):
         batch_size: Episodes in each of them.
         seconds: Of all rates and seeds together, on one thread.
         converged: How many seeds have which verdict on convergence; empty where none was asked for.
-        trial_steps: Optimizer steps that the first seed tried each rate for; None where all seeds
-            trained at all rates to the end.
+        trial_steps: Optimizer steps that each rate was tried for; None where all seeds trained at
+            all rates to the end.
         errors: Of the trial, in validation, in the order of the rates; None where it diverged.
     """
 
@@ -88,7 +89,8 @@ def training_row(jobs: Sequence[Job], trials: Sequence[Job] = ()) -> TrainingRow
     cards = [read_card(run / "checkpoint") for run in run_dirs(jobs)]
     card = cards[0]
     config: Any = OmegaConf.load(jobs[0].place / "config.yaml")
-    verdicts = (c.training.schedule.get("convergence", {}).get("verdict") for c in cards)
+    schedules = (c.training.schedule for c in cards)
+    verdicts = [verdict_of(s["convergence"]["fall"]) for s in schedules if "convergence" in s]
     errors = {rate: e for job in trials for rate, e in errors_of_rates(job).items()}
     tried = dict(sorted(errors.items()))
     of_trials = [read_card(run / "checkpoint") for run in run_dirs(trials)]
@@ -104,7 +106,7 @@ def training_row(jobs: Sequence[Job], trials: Sequence[Job] = ()) -> TrainingRow
         steps=card.training.steps,
         batch_size=card.training.batch_size,
         seconds=round(sum(map(seconds_of, [*cards, *of_trials])), 1),
-        converged=dict(Counter(verdict for verdict in verdicts if verdict is not None)),
+        converged=dict(Counter(verdicts)),
         trial_steps=trials[0].steps if trials else None,
         errors=[e if math.isfinite(e) else None for e in tried.values()] if trials else None,
     )
@@ -113,7 +115,7 @@ def training_row(jobs: Sequence[Job], trials: Sequence[Job] = ()) -> TrainingRow
 def text_of(rows: Iterable[TrainingRow]) -> str:
     """What stands above the table."""
     alone = {row.trial_steps is not None for row in rows if len(row.rates) > 1}
-    kinds = {False: EVERY_SEED, True: FIRST_SEED}
+    kinds = {False: EVERY_SEED, True: ANOTHER_SEED}
     return TABLE.format(tried=" ".join(kinds[kind] for kind in sorted(alone)))
 
 

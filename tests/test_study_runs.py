@@ -20,6 +20,7 @@ from studies.measure import history
 from studies.plan import (
     MOST_EXTENSIONS,
     OVERHEAD,
+    TRIAL_SEED,
     Effort,
     Job,
     Training,
@@ -147,6 +148,7 @@ def test_ten_times_as_many_episodes_are_measured_where_single_ones_decide() -> N
     heavy = Training("x", 10, 1.0, heavy_tailed=True)
     (job,) = last_jobs(heavy, effort, Path())
     assert "test_episodes=500" in job.typed
+    assert "eval_episodes=200" in job.typed
 
 
 def test_figures_share_a_training_and_none_takes_the_name_of_another() -> None:
@@ -171,7 +173,7 @@ def test_rates_are_tried_until_the_best_is_not_at_the_edge(
     run([TRIED], TINY, tmp_path, do=pretend(best, done))
     *trials, last = done
     assert sorted(r for job in trials for r in job.rates) == pytest.approx(tried)
-    assert all(job.seeds == (0,) and job.of_trial for job in trials)
+    assert all(job.seeds == (TRIAL_SEED,) and job.of_trial for job in trials)
     assert last.seeds == (0, 1)
     (rate,) = (word for word in last.overrides if word.startswith("optim.lr="))
     nearest = min(tried, key=lambda r: abs(torch.tensor(r / best).log().item()))
@@ -365,8 +367,8 @@ def logs_in(directory: Path) -> list[str]:
 def test_where_a_run_fails_the_others_go_on_and_the_end_says_why(name: str, tmp_path: Path) -> None:
     wrong = Training("wrong", 20, 1.0, (*SMALL, "trainer.precision=none"))
     with pytest.raises(TrainingFailed, match=r"(?s)^wrong seed 0: .*precision.*more: .*log.txt$"):
-        run([wrong, SHORT], ONE, tmp_path, Runner(name, 2))  # type: ignore[arg-type]
-    assert finished_jobs(SHORT, ONE, tmp_path) is not None
+        run([wrong, TRIED], ONE, tmp_path, Runner(name, 2))  # type: ignore[arg-type]
+    assert finished_jobs(TRIED, ONE, tmp_path) is not None  # which has a trial first
     (job,) = last_jobs(wrong, ONE, tmp_path)
     assert "Traceback" in job.log.read_text()
 

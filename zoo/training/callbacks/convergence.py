@@ -8,7 +8,7 @@ import numpy as np
 
 from zoo.training.options import OptimConfig
 
-# Converged: the loss falls by less than this share over the last third of the constant phase.
+# Converged: over the last third of the constant phase the loss changes by less than this share.
 THRESHOLD = 0.02
 # Validations in that third from which a fall can be read.
 LEAST_VALIDATIONS = 4
@@ -34,7 +34,7 @@ class Convergence(pl.Callback):
     """Keeps the validation loss, and says at the end whether a run had converged.
 
     The rate is constant from the end of the warm-up to the start of the decay. Over the last third
-    of that phase the loss of a run that has converged falls by less than 2 %.
+    of that phase the loss of a run that has converged falls by less than 2 %, and rises by no more.
 
     Args:
         metric: Logged name of the loss.
@@ -76,4 +76,11 @@ class Convergence(pl.Callback):
             return Verdict("unknown", None, len(steps))
         slope, _ = np.polyfit(steps, [math.log(self.losses[step]) for step in steps], 1)
         fall = 1 - math.exp(slope * (last - first))
-        return Verdict("converged" if fall < THRESHOLD else "not converged", fall, len(steps))
+        return Verdict(verdict_of(fall), fall, len(steps))
+
+
+def verdict_of(fall: float | None) -> Literal["converged", "not converged", "unknown"]:
+    """What a fall of the loss says; a negative one is a rise."""
+    if fall is None:
+        return "unknown"
+    return "converged" if abs(fall) < THRESHOLD else "not converged"
