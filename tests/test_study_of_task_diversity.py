@@ -19,7 +19,7 @@ from datamodules.linear import Linear, LinearPool
 from studies.claims import Claim, OverSeeds
 from studies.measure import Runs, history
 from studies.page import claims_of
-from studies.plan import Effort, overrides_of
+from studies.plan import TRIAL_SEED, Effort, overrides_of
 from studies.reproduction import reproduce
 from studies.runner import Runner
 from studies.study import Places
@@ -210,7 +210,7 @@ def test_distances_on_the_page_are_those_of_trained_models_by_hand(
     )
     claims = {c.quantity: c for name in "ac" for c in claims_of(results["figures"][name])}
     (trial,) = directory.glob("gd_ssm-rates-*")
-    assert "pool_size: 256" in (trial / "seed_0" / "config.yaml").read_text()
+    assert "pool_size: 256" in (trial / f"seed_{TRIAL_SEED}" / "config.yaml").read_text()
     text = places.page.read_text()
     for size in (4, 32):
         (run,) = directory.glob(f"gd_ssm-{size}-*/seed_0")
