@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import shlex
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
@@ -20,6 +21,9 @@ from zoo.files import refuse_links, write_text
 from zoo.terminal import StoppedBySignal, ending_signals
 from zoo.training.base import NonFiniteError
 
+# Seconds between two looks at the jobs of submitit, and what it sends before their time is over.
+LOOK_EVERY = 1.0
+TIME_IS_UP = signal.SIGUSR2
 # Trains a job in this process, or goes on with it.
 Train = Callable[[Job], None]
 
@@ -151,19 +155,48 @@ def _by_submitit(
 
     executor = submitit.AutoExecutor(folder=jobs[0].directory.parent / "submitit")
     executor.update_parameters(**runner.parameters)
-    waiting, running = list(enumerate(jobs)), list[Any]()
+    waiting, running = list(jobs), list[tuple[Job, Any]]()
+    cancelled = False
+    with _passed_on() as signals:
+        while running or (waiting and not signals):
+            while waiting and not signals and len(running) < runner.side_by_side:
+                job = waiting.pop(0)
+                running.append((job, _submitted(executor, train, job)))
+            if signals and executor.cluster == "slurm" and not cancelled:
+                cancelled = True
+                for _, of_cluster in running:
+                    of_cluster.cancel()  # with SIGTERM: they save
+            ended = [one for one in running if one[1].done()]
+            if not ended:
+                time.sleep(LOOK_EVERY)
+            for one in ended:
+                running.remove(one)
+                job, of_cluster = one
+                if not signals:
+                    yield job, _result(job, of_cluster)
+    if signals:
+        raise StoppedBySignal(signals[0])
+
+
+def _submitted(executor: Any, train: Train, job: Job) -> Any:
+    """A job of submitit whose processes Ctrl-C does not reach: they would be killed a second later.
+
+    What is ignored when a process starts stays so.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        while waiting or running:
-            while waiting and len(running) < runner.side_by_side:
-                k, job = waiting.pop(0)
-                running.append(executor.submit(_in_a_worker, train, job, k))
-            ended = next(iter(submitit.helpers.as_completed(running, poll_frequency=1)))
-            running.remove(ended)
-            k, failure = ended.result()
-            yield jobs[k], failure
-    finally:  # after a signal: they save their state
-        for left in running:
-            left.cancel()
+        return executor.submit(_in_a_worker, train, job, 0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _result(job: Job, of_cluster: Any) -> str | None:
+    """Why a job of submitit failed, None if it did not."""
+    try:
+        failure: str | None = of_cluster.result()[1]
+    except Exception as error:  # killed for memory, a node that was lost: the others go on
+        return f"{job.name}: {first_line(error)}\nmore: {job.log}, {of_cluster.paths.stderr}"
+    return failure
 
 
 def _logged(train: Train, job: Job) -> str | None:
@@ -209,7 +242,7 @@ def _in_a_worker(train: Train, job: Job, k: int) -> tuple[int, str | None]:
     before they have saved their state.
     """
     global _training, _stopped_by
-    for each in ending_signals():
+    for each in (*ending_signals(), TIME_IS_UP):
         signal.signal(each, _stop)
     if _stopped_by:
         return k, None
@@ -225,6 +258,9 @@ def _in_a_worker(train: Train, job: Job, k: int) -> tuple[int, str | None]:
 
 def _stop(signum: int, frame: FrameType | None) -> None:
     global _stopped_by
+    if signum == TIME_IS_UP:
+        signal.raise_signal(signal.SIGTERM)  # which a training knows
+        return
     if not _stopped_by:
         _stopped_by = signum
         if _training:

@@ -327,7 +327,9 @@ def test_an_interrupted_plan_goes_on_within_the_run(tmp_path: Path) -> None:
     assert steps == list(range(50, 301, 50))
 
 
-@pytest.mark.parametrize(("runner", "before"), [("here", ["nohup"]), ("joblib", [])])
+@pytest.mark.parametrize(
+    ("runner", "before"), [("here", ["nohup"]), ("joblib", []), ("submitit", [])]
+)
 def test_a_signal_stops_the_runs_under_way_with_their_state_saved(
     before: list[str], runner: str, tmp_path: Path
 ) -> None:
@@ -340,7 +342,7 @@ def test_a_signal_stops_the_runs_under_way_with_their_state_saved(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     signal.signal(signal.SIGHUP, inherited)
-    at_once = 2 if runner == "joblib" else 1
+    at_once = 1 if runner == "here" else 2
     with process:
         give_up = time.monotonic() + 200
         while sum("\nstep " in log for log in logs_in(tmp_path)) < at_once:
@@ -371,6 +373,20 @@ def test_where_a_run_fails_the_others_go_on_and_the_end_says_why(name: str, tmp_
     assert finished_jobs(TRIED, ONE, tmp_path) is not None  # which has a trial first
     (job,) = last_jobs(wrong, ONE, tmp_path)
     assert "Traceback" in job.log.read_text()
+
+
+def test_a_job_that_its_cluster_ends_is_told_with_the_reason(tmp_path: Path) -> None:
+    dies = SHORT._replace(name="dies")
+
+    def kill(job: Job) -> None:
+        if job.training.name == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        train_job(job)
+
+    runner = Runner("submitit", 2, {"timeout_min": 10})
+    with pytest.raises(TrainingFailed, match=r"(?s)^dies seed 0: .*more: .*log.txt, .*\.err$"):
+        run([dies, SHORT], ONE, tmp_path, runner, kill)
+    assert finished_jobs(SHORT, ONE, tmp_path) is not None
 
 
 def test_a_seed_that_diverged_ends_the_plan_with_what_to_do(tmp_path: Path) -> None:
