@@ -1,6 +1,7 @@
 """What a study beside the paper's needs: a record, and functions that say what is in it."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,17 @@ def test_a_study_has_places_of_its_own() -> None:
     assert STUDY.command(quick=True) == "python reproduce.py study=rates quick=true"
     assert load_study("paper").command(quick=False) == "python reproduce.py"
     assert (STUDY.effort(quick=True), STUDY.effort(quick=False)) == (QUICK, STUDY.full)
+
+
+def test_the_guide_to_training_has_every_study_with_its_page() -> None:
+    guide = (ROOT / "docs" / "training.md").read_text()
+    lines = re.findall(r"^\| `(\w+)` \| [^|]+ \| `docs/(\w+\.md)` \|$", guide, re.M)
+    assert sorted(lines) == [
+        (n, load_study(n).places(quick=False).page.name) for n in list_studies()
+    ]
+    without_table = [name for name in list_studies() if not load_study(name).shows_trainings]
+    assert without_table == ["paper"]
+    assert "All but that of `paper` end with a table of what was trained" in guide
 
 
 def test_studies_are_found_by_their_directory() -> None:
