@@ -47,10 +47,13 @@ class Claim:
         ratio: Of both, seed by seed.
         difference: Of both, in place of the ratio.
         closed_form: The expected value of the reference, where theory has one.
+        claimed_by: Who claimed it, where that is not whom the study names.
         low: The claim holds for nothing below it.
         high: The claim holds for nothing above it. Bounds are those of the ratio or the difference
             where there is one, else of the measured number. A claim without bounds is not judged.
         one_sided: Why there is one bound and not two; empty where there are two or none.
+        training: What more of it does to the judged number, where a seed has not converged; empty
+            where all have.
         also: What else stands in its line of the table, by heading.
 
     Raises:
@@ -62,6 +65,7 @@ class Claim:
     measured: OverSeeds
     claimed: str = ""
     source: str = ""
+    claimed_by: str = ""
     reference: str = ""
     reference_value: float | None = None
     ratio: OverSeeds | None = None
@@ -70,6 +74,7 @@ class Claim:
     low: float | None = None
     high: float | None = None
     one_sided: str = ""
+    training: Literal["", "lowers", "raises"] = ""
     also: Mapping[str, str | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,7 +88,8 @@ class Claim:
     def verdict(self) -> Verdict:
         """Where the 95 % interval over seeds lies: within the bounds, outside, or across one.
 
-        A single seed has no interval, so it decides nothing; nor does a number that is not finite.
+        A single seed has no interval, so it decides nothing; nor does a number that is not finite,
+        nor one outside that more training may bring within.
         """
         if not self.claimed:
             return "ours"
@@ -97,8 +103,10 @@ class Claim:
         lowest, highest = found.value - found.ci95, found.value + found.ci95
         if low <= lowest and highest <= high:
             return "reproduced"
-        if highest < low or high < lowest:
-            return "not reproduced"
+        if highest < low:
+            return "not decided" if self.training == "raises" else "not reproduced"
+        if high < lowest:
+            return "not decided" if self.training == "lowers" else "not reproduced"
         return "not decided"
 
     @property

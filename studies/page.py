@@ -187,7 +187,8 @@ def _section(study: Study, name: str, entry: dict[str, Any], directory: str) -> 
     claims = claims_of(entry)
     for text in dict.fromkeys(claim.claimed for claim in claims):
         members = [claim for claim in claims if claim.claimed == text]
-        who = f"*{study.claimed_by[0].upper()}{study.claimed_by[1:]}* ({members[0].source})"
+        claimed_by = members[0].claimed_by or study.claimed_by
+        who = f"*{claimed_by[0].upper()}{claimed_by[1:]}* ({members[0].source})"
         if text or not study.reading:
             lines.append(wrapped(f"{who}: {text}" if text else "*Ours:*"))
         for headings in dict.fromkeys(tuple(claim.also) for claim in members):

@@ -101,6 +101,33 @@ def set_ratio(runs: list[Path], beside: str, ratio: float) -> None:
         change(run, by)
 
 
+def set_converged(runs: list[Path], verdicts: tuple[str, ...]) -> None:
+    for run, verdict in zip(runs, verdicts, strict=True):
+        change(run, lambda content, verdict=verdict: content["convergence"].update(verdict=verdict))
+
+
+def page_of(claims: list[Claim]) -> str:
+    """The page of one figure with these claims."""
+    made = {
+        **dict.fromkeys(("command", "date"), "x"),
+        "quick": False,
+        "seeds": [0],
+        "num_episodes": 1,
+        "training_s": 1.0,
+        "git_commits": [],
+        "versions": {},
+    }
+    entry = {
+        "title": "x",
+        "figures": [],
+        "claims": [claim.as_dict() for claim in claims],
+        "trainings": [{"num_seeds": 3}, {"num_seeds": 5}],
+        "made": made,
+    }
+    study = dataclasses.replace(STUDY, shows_trainings=False)
+    return page(study, {"figures": {"noisy": entry}}, STUDY.places(quick=False))
+
+
 def row_of(found: Found, quantity: str) -> Claim:
     """The line of the table of all models."""
     (row,) = (c for c in found.claims if c.quantity == quantity and "tokens" in c.also)
@@ -114,8 +141,7 @@ def interval(values: list[float]) -> float:
 def test_each_number_of_the_table_is_that_of_the_runs(make_runs: MakeRuns) -> None:
     runs = make_runs(NOISY)
     of_cell = runs[cell_of(NOISY, "transformer, pairs").name]
-    for run, verdict in zip(of_cell, ("converged", "not converged"), strict=True):
-        change(run, lambda content, verdict=verdict: content["convergence"].update(verdict=verdict))
+    set_converged(of_cell, ("converged", "not converged"))
     row = row_of(figures.compared(NOISY, runs, EFFORT), "0.5*MSE at the query, transformer, pairs")
     contents = [content_of(run) for run in of_cell]
     losses = [content["model"][LOSS] for content in contents]
@@ -213,23 +239,7 @@ def test_where_single_episodes_decide_there_is_a_range_and_no_interval(
     assert row.difference is not None
     assert row.difference.ci95 is None
     assert row.also["worst 0.1 %"] == "75.0 %"
-    entry = {
-        "title": "x",
-        "figures": [],
-        "claims": [row.as_dict()],
-        "trainings": [{"num_seeds": 3}, {"num_seeds": 5}],
-        "made": {
-            **dict.fromkeys(("command", "date"), "x"),
-            "quick": False,
-            "seeds": [0],
-            "num_episodes": 1,
-            "training_s": 1.0,
-            "git_commits": [],
-            "versions": {},
-        },
-    }
-    study = dataclasses.replace(STUDY, shows_trainings=False)
-    text = page(study, {"figures": {"noisy": entry}}, STUDY.places(quick=False))
+    text = page_of([row])
     assert f"| {with_range(row.measured.value, 0.1, highest)} |" in text
     assert "| pairs | over all scored positions |" in text
     assert "; 3 to 5 seeds, 1 test episodes" in text
@@ -315,7 +325,7 @@ def test_losses_in_validation_are_drawn_against_the_steps_that_were_logged(
         (
             "transformer, pairs",
             figures.SOFTMAX,
-            {0.95: "reproduced", 1.0: "not decided", 1.02: "not reproduced"},
+            {0.95: "reproduced", 0.99: "not decided", 0.995: "not reproduced"},
         ),
     ],
 )
@@ -323,6 +333,7 @@ def test_one_layer_is_judged_by_its_ratio_to_one_step(
     label: str, claimed: str, ratios: dict[float, str], make_runs: MakeRuns
 ) -> None:
     runs = make_runs(ONE_LAYER)
+    set_converged(runs[cell_of(ONE_LAYER, label).name], ("converged", "converged"))
     for ratio, verdict in ratios.items():
         set_ratio(runs[cell_of(ONE_LAYER, label).name], "gradient_descent", ratio)
         found = figures.of_one_layer(runs, EFFORT)
@@ -331,7 +342,27 @@ def test_one_layer_is_judged_by_its_ratio_to_one_step(
         assert judged[claimed] == verdict
 
 
-def test_a_seed_passes_one_step_at_the_first_validation_below_it(make_runs: MakeRuns) -> None:
+@pytest.mark.parametrize(
+    ("label", "claimed"), [("gd_ssm", figures.GD_SSM), ("transformer, pairs", figures.SOFTMAX)]
+)
+def test_what_more_training_could_bring_within_the_bounds_is_not_decided(
+    label: str, claimed: str, make_runs: MakeRuns
+) -> None:
+    runs = make_runs(ONE_LAYER)
+    of_cell = runs[cell_of(ONE_LAYER, label).name]
+    set_converged(of_cell, ("converged", "not converged"))
+    for ratio, verdict in ((1.05, "not decided"), (0.95, None)):
+        set_ratio(of_cell, "gradient_descent", ratio)
+        (claim,) = (c for c in figures.of_one_layer(runs, EFFORT).claims if c.claimed == claimed)
+        below = "not reproduced" if claim.low else "reproduced"  # errors do not rise again
+        assert claim.verdict == (verdict or below)
+        assert claim.also == {"converged": "1 of 2"}
+        assert Claim.of(json.loads(json.dumps(claim.as_dict()))) == claim
+
+
+def test_a_seed_passes_one_step_where_two_validations_in_a_row_are_below_it(
+    make_runs: MakeRuns,
+) -> None:
     runs = make_runs(ONE_LAYER)
     cell = cell_of(ONE_LAYER, "transformer, interleaved")
     (log,) = runs[cell.name][0].parent.glob("csv/*/metrics.csv")
@@ -339,9 +370,11 @@ def test_a_seed_passes_one_step_at_the_first_validation_below_it(make_runs: Make
         "step,seed_0/val/half_mse_query,seed_1/val/half_mse_query,val/half_mse_query/zero,"
         "val/half_mse_query/gradient_descent,val/half_mse_query/least_squares,"
         "seed_0/val/ratio_to_gradient_descent,seed_1/val/ratio_to_gradient_descent\n"
-        "5,2.0,2.0,4.0,2.0,0.1,1.5,1.5\n"
-        "10,2.0,2.0,4.0,2.0,0.1,0.99,1.4\n"
-        "20,2.0,2.0,4.0,2.0,0.1,1.1,1.0\n"
+        "5,2.0,2.0,4.0,2.0,0.1,0.98,1.5\n"
+        "8,2.0,2.0,4.0,2.0,0.1,0.995,0.98\n"
+        "10,2.0,2.0,4.0,2.0,0.1,0.98,1.4\n"
+        "15,2.0,2.0,4.0,2.0,0.1,0.9,0.995\n"
+        "20,2.0,2.0,4.0,2.0,0.1,1.12,0.98\n"
     )
 
     def minutes(card: dict[str, Any]) -> None:
@@ -356,25 +389,31 @@ def test_a_seed_passes_one_step_at_the_first_validation_below_it(make_runs: Make
     (claim,) = (c for c in found.claims if c.quantity == quantity)
     assert claim.measured.value == pytest.approx(1.05)
     assert claim.also == {
-        "seeds below one step": "1 of 2",
+        "seeds below 0.99 twice in a row": "1 of 2",
         "first at step": "10; never",
-        "after minutes": "2; never",
+        "minutes, a share of the stacked run": "2; never",
         "within 1 % at step": "7; never",
     }
 
 
-def test_with_a_curriculum_vector_and_scalar_targets_have_bounds_of_their_own(
+def test_with_a_curriculum_s5_has_to_leave_zero_and_what_it_had_reached_stands_beside(
     make_runs: MakeRuns,
 ) -> None:
     runs = make_runs(CURRICULUM)
     for cell in CURRICULUM.chosen(EFFORT):
-        set_ratio(runs[cell.name], "zero", 0.85 if cell.variant else 1.0)
+        ratio = {"linear": 0.94, "scalar_10": 0.96}[cell.task] if cell.variant else 1.0
+        set_ratio(runs[cell.name], "zero", ratio)
+        set_converged(runs[cell.name], ("converged", "converged"))
     found = figures.of_curriculum(runs, EFFORT)
     judged = [claim for claim in found.claims if claim.claimed]
     assert [(c.high, c.verdict) for c in judged] == [
-        (0.87, "reproduced"),
-        (0.8, "not reproduced"),
+        (0.95, "reproduced"),
+        (0.95, "not reproduced"),
     ]
+    beside = [c.also["the earlier training"] for c in judged]
+    assert beside == ["below 0.87", "below 0.8"]
+    text = page_of(judged)
+    assert "*Ours, earlier* (one training, of one seed): S5 leaves the zero predictor" in text
     assert sorted(found.figures) == ["scalar", "vector"]
     quantities = [c.quantity for c in found.claims if not c.claimed]
     assert len(quantities) == len(set(quantities)) == 2 * (3 + 2)

@@ -36,7 +36,9 @@ two models whose intervals are apart, where one of them has not converged.
 """
 
 JUDGED = """\
-Bounds are ours.
+Bounds are ours. A claim that does not hold is *not decided* where one of its seeds has not
+converged and a smaller error would make it hold. *Ours, earlier* names what an earlier training of
+ours had found, with one seed.
 """
 
 STUDY = Study(
