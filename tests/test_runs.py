@@ -246,6 +246,17 @@ def test_a_later_run_of_the_same_seed_counts_and_the_other_is_named(
     assert re.search(r"^left out: \S*runs/0, a later run", table(place)[1], re.M)
 
 
+def test_seeds_that_scatter_are_shown_from_the_lowest_to_the_highest(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    place = make_run("0", "seeds=3", errors={0: 0.222, 1: 0.666, 2: 0.646})
+    line = table(place, "--markdown")[1].splitlines()[2]
+    assert "| 0.51 (seeds 0.22 to 0.67) | 1 (seeds 0.44 to 1.3) (gradient_descent) |" in line
+    metrics = place / "seed_1" / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"tail_share": 0.01', '"tail_share": 0.5'))
+    assert "| 0.51 (heavy tail, seeds 0.22 to 0.67) |" in table(place, "--markdown")[1]
+
+
 def test_names_are_whole_at_80_columns(
     make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
 ) -> None:

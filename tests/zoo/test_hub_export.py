@@ -246,9 +246,9 @@ def test_a_seed_of_another_training_stands_by_itself(checkpoint: Path) -> None:
     assert by_training([third, other, first]) == [[first, third], [other]]
 
 
-def test_seeds_that_differ_by_more_than_their_mean_have_no_interval(checkpoint: Path) -> None:
+def test_seeds_that_differ_by_more_than_their_mean_have_their_range(checkpoint: Path) -> None:
     page = leaderboard(of_seeds(read_card(checkpoint), 0.1, 0.1, 4.0))
-    assert "| 1.4 |" in page
+    assert "| 1.4 (seeds 0.1 to 4) |" in page
 
 
 def test_over_seeds_a_heavy_tail_has_the_range_of_all() -> None:

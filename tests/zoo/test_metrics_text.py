@@ -75,7 +75,14 @@ def test_an_error_whose_interval_would_reach_zero_has_none() -> None:
     assert number_text(Summary(3)) == "3"
 
 
-def test_a_mean_over_runs_stands_alone_where_its_interval_would_reach_zero() -> None:
-    assert error_over_runs(2.0, 13.2) == "2"
-    assert error_over_runs(2.0, 0.132) == "2.00 ± 0.13"
-    assert error_over_runs(2.0, None) == "2"
+def test_a_mean_over_runs_whose_interval_would_reach_zero_has_the_range_of_the_runs() -> None:
+    assert error_over_runs(2.0, 0.132, [1.9, 2.1]) == "2.00 ± 0.13"
+    assert error_over_runs(2.0, None, [2.0]) == "2"
+    assert error_over_runs(0.511, 0.623, [0.222, 0.666, 0.646]) == "0.51 (seeds 0.22 to 0.67)"
+    assert error_over_runs(2.0, 13.2) == "2"  # where the range stands beside it
+
+
+def test_a_mean_over_runs_with_a_heavy_tail_has_their_range() -> None:
+    several = error_over_runs(0.29, 0.01, [0.56, 0.16, 0.163], heavy=True)
+    assert several == "0.29 (heavy tail, seeds 0.16 to 0.56)"
+    assert error_over_runs(0.29, None, [0.29], heavy=True) == "0.29 (heavy tail)"

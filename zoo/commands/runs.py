@@ -79,11 +79,9 @@ def _shown(row: Row) -> dict[str, Any]:
 
 
 def _over_seeds(row: Row, name: str) -> str:
-    """The mean of an error or ratio, without an interval where the tail of one is heavy."""
-    if not row.values(name):
-        return "-"
-    mean, ci95 = row.over_seeds(name)
-    return f"{plain(mean, 2)} (heavy tail)" if row.heavy else error_over_runs(mean, ci95)
+    """The mean of an error or ratio with its interval, or how far the seeds are apart."""
+    values = [*row.values(name).values()]
+    return error_over_runs(*row.over_seeds(name), values, row.heavy) if values else "-"
 
 
 def _rate_text(row: Row) -> str:

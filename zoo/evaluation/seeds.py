@@ -125,11 +125,11 @@ def _mean_text(name: str, metrics: Mapping[str, Any]) -> str:
     if mean is None:
         return "-"
     shares = metrics.get(f"{name}/tail_share", {"values": {}})["values"].values()
-    if any(share is not None and share > HEAVY for share in shares):
-        return f"{plain(mean, 2)} (heavy tail)"
+    heavy = any(share is not None and share > HEAVY for share in shares)
     is_error = name.startswith("test/") or name.endswith("_difference")
-    shown = error_over_runs if is_error and not may_reach_zero(name) else with_interval
-    return shown(mean, ci95)
+    if heavy or (is_error and not may_reach_zero(name)):
+        return error_over_runs(mean, ci95, heavy=heavy)
+    return with_interval(mean, ci95)
 
 
 def _text(value: float | None) -> str:

@@ -16,15 +16,20 @@ class Line(NamedTuple):
 
     Attributes:
         name: Of the checkpoint of its first seed, or of the algorithm.
-        error: Its loss, a mean over the seeds where there are several.
-        ratio: Of its loss to that of the reference, likewise.
+        errors: The loss of each seed.
+        ratios: Of these to that of the reference, none where one of them has no such number.
         cards: Of its seeds, none for an algorithm.
     """
 
     name: str
-    error: MetricEntry
-    ratio: MetricEntry | None
+    errors: list[MetricEntry]
+    ratios: list[MetricEntry]
     cards: list[Card]
+
+    @property
+    def error(self) -> MetricEntry:
+        """Its loss, a mean over the seeds where there are several."""
+        return over_seeds(self.errors)
 
 
 def leaderboard(cards: Sequence[Card]) -> str:
@@ -94,14 +99,14 @@ def _lines(comparison: Comparison) -> list[Line]:
     rows = {row.name: row for row in comparison.rows if row.entry is not None}
     trainings = by_training(comparison.cards)
     lines = [_line(cards, [rows[card.name] for card in cards]) for cards in trainings]
-    lines += [Line(r.name, r.error, None, []) for r in comparison.rows if r.entry is None]
+    lines += [Line(r.name, [r.error], [], []) for r in comparison.rows if r.entry is None]
     return sorted(lines, key=lambda line: (line.error.value, line.name))
 
 
 def _line(cards: list[Card], rows: list[Row]) -> Line:
     ratios = [row.ratio for row in rows if row.ratio is not None]
-    ratio = over_seeds(ratios) if len(ratios) == len(rows) else None
-    return Line(cards[0].name, over_seeds([row.error for row in rows]), ratio, cards)
+    errors = [row.error for row in rows]
+    return Line(cards[0].name, errors, ratios if len(ratios) == len(rows) else [], cards)
 
 
 def _section(comparison: Comparison) -> str:
@@ -124,8 +129,7 @@ def _section(comparison: Comparison) -> str:
 
 
 def _cells(line: Line) -> list[str]:
-    ratio = "" if line.ratio is None else _number(line.ratio, line.cards)
-    error = [_number(line.error, line.cards), *tail(line.error), ratio]
+    error = [_number(line.errors), *tail(line.error), _number(line.ratios)]
     num_tests = f"{line.error.num_episodes:,}"
     if not line.cards:
         return [f"*{in_markdown(line.name)}*", "", "", "", "", *error, num_tests, "", ""]
@@ -144,10 +148,13 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def _number(entry: MetricEntry, cards: list[Card]) -> str:
-    if len(cards) < 2 or entry.ci95 is None:
-        return number_text(entry)
-    return error_over_runs(entry.value, entry.ci95)  # few seeds may differ by more than their mean
+def _number(entries: list[MetricEntry]) -> str:
+    if not entries:
+        return ""
+    found = over_seeds(entries)
+    if len(entries) == 1 or found.ci95 is None:
+        return number_text(found)
+    return error_over_runs(found.value, found.ci95, [entry.value for entry in entries])
 
 
 def _seeds(cards: list[Card]) -> str:

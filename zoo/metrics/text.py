@@ -1,6 +1,7 @@
 """Measured numbers as text, digits to the first two of what is not known, and their names."""
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 # Beyond these powers of ten, numbers are written with an exponent.
@@ -119,9 +120,26 @@ def with_range(value: float, lowest: float, highest: float) -> str:
     return f"{plain(value, 2)} (heavy tail, {plain(lowest, 2)} to {plain(highest, 2)})"
 
 
-def error_over_runs(mean: float, ci95: float | None) -> str:
-    """The mean error of several runs; alone where its interval over them would reach zero."""
-    return plain(mean) if ci95 is not None and ci95 > mean else with_interval(mean, ci95)
+def error_over_runs(
+    mean: float, ci95: float | None, values: Sequence[float] = (), heavy: bool = False
+) -> str:
+    """The mean error of several runs with its interval, or with what says how far they scatter.
+
+    `2.00 ± 0.13`; `0.51 (seeds 0.22 to 0.67)` where the interval would reach below zero, and
+    `0.29 (heavy tail, seeds 0.16 to 0.56)` where few episodes carry the error of one.
+
+    Args:
+        mean: Over the runs.
+        ci95: Half its interval over them, None for a single one.
+        values: Of the runs; none where these stand beside it.
+        heavy: Whether the tail of one is too heavy for an interval.
+    """
+    if not heavy and (ci95 is None or ci95 <= mean):
+        return with_interval(mean, ci95)
+    reasons = ["heavy tail"] if heavy else []
+    if len(values) > 1:
+        reasons.append(f"seeds {plain(min(values), 2)} to {plain(max(values), 2)}")
+    return f"{plain(mean, 2)} ({', '.join(reasons)})" if reasons else plain(mean)
 
 
 def plain(value: float, digits: int = 4) -> str:
