@@ -17,15 +17,15 @@ class OverSeeds(NamedTuple):
     """A mean over seeds, with half its 95 % interval (Student's t; None for a single seed).
 
     A study of one seed, which judges nothing, has the interval over test episodes in its place.
-    Where a few episodes decide about the mean there is no interval but a range: the lowest and the
-    highest mean of further test episodes.
+    Where a few episodes decide about the means there is no interval: the median over episodes, a
+    mean over seeds, says more, and the seeds' own means how little theirs is worth.
     """
 
     value: float
     ci95: float | None
     num_seeds: int
-    lowest: float | None = None
-    highest: float | None = None
+    median: float | None = None
+    by_seed: list[float] | None = None
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:

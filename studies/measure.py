@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from zoo.evaluation.compare import losses, scored_columns
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.files import ROOT
 from zoo.hub.directory import read_card
-from zoo.metrics.drawing import bounds
 from zoo.metrics.errors import Summary, half_squared_error
 from zoo.predictor import Predictor
 from zoo.references import scoring_of
@@ -59,12 +59,18 @@ def summaries(runs: Sequence[Path], *path: str) -> list[Summary]:
 
 
 def over_runs(found: Sequence[Summary]) -> OverSeeds:
-    """The mean of a number over runs; if the tail of one of them is heavy, with a range."""
-    values = over_seeds([number.value for number in found])
+    """The mean of a number over runs; if one has a heavy tail, with their median and one by one.
+
+    A range of means of further episodes would not do: of a heavy tail it may leave out the mean of
+    its own seed, and be as wide as the heaviest of the seeds.
+    """
+    by_seed = [number.value for number in found]
+    values = over_seeds(by_seed)
     if not any(number.ci95 is None and number.tail_share is not None for number in found):
         return values
-    low, high = zip(*map(bounds, found), strict=True)
-    return values._replace(ci95=None, lowest=min(low), highest=max(high))
+    medians = [number.median for number in found if number.median is not None]
+    median = fmean(medians) if medians else None  # a ratio has none
+    return values._replace(ci95=None, median=median, by_seed=by_seed)
 
 
 def model_of(run: Path) -> Predictor:

@@ -16,7 +16,7 @@ from studies.study import Places, Study, load_study
 from studies.trainings import TrainingRow, table, text_of
 from zoo.errors import unknown
 from zoo.files import write_text
-from zoo.metrics.text import with_interval, with_range
+from zoo.metrics.text import plain, with_interval
 
 LAYOUT = 3  # of the results file; 3: what was claimed is called so, whoever claimed it
 WIDTH = 120  # of a line of prose
@@ -246,8 +246,9 @@ def _cell(value: str | float) -> str:
 def _text(found: OverSeeds | None) -> str:
     if found is None:
         return ""
-    if found.lowest is not None and found.highest is not None:
-        return with_range(found.value, found.lowest, found.highest)
+    if found.by_seed is not None:
+        each = f"by seed {', '.join(plain(value, 2) for value in found.by_seed)}"
+        return each if found.median is None else f"median {plain(found.median, 2)}; mean {each}"
     return with_interval(found.value, found.ci95)
 
 

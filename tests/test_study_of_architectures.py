@@ -23,7 +23,7 @@ from studies.claims import Claim, Found
 from studies.page import page
 from studies.plan import Effort, overrides_of
 from zoo.files import ROOT
-from zoo.metrics.text import with_range
+from zoo.metrics.text import plain
 
 EFFORT = Effort(seeds=(0, 1), num_episodes=60, num_validation=30, fewer_settings=True)
 LOSS = "test/half_mse_query"
@@ -220,27 +220,32 @@ def test_a_run_without_the_best_exact_algorithm_is_no_run_of_the_task(
         figures.compared(NOISY, runs, EFFORT)
 
 
-def test_where_single_episodes_decide_there_is_a_range_and_no_interval(
+def test_where_single_episodes_decide_the_median_stands_before_the_mean_of_each_seed(
     make_runs: MakeRuns,
 ) -> None:
     def heavy(content: dict[str, Any]) -> None:
-        tail = {"ci95": None, "tail_share": 0.75, "lowest": 0.1, "highest": 20.0}
-        for metric in (LOSS, "test/ratio_to_ridge"):
-            content["model"][metric] |= tail
+        tail = {"ci95": None, "tail_share": 0.75, "lowest": 0.142, "highest": 2e7}
+        content["model"][LOSS] |= tail | {"value": 0.5596, "median": 0.0471}
+        content["model"]["test/ratio_to_ridge"] |= tail | {"value": 12.34}
 
     runs = make_runs(NOISY)
     of_cell = runs["noisy-linear_transformer"]
     change(of_cell[1], heavy)
     row = row_of(figures.compared(NOISY, runs, EFFORT), "0.5*MSE at the query, linear_transformer")
-    other = content_of(of_cell[0])["model"][LOSS]
-    highest = max(20.0, other["value"] + other["ci95"])
-    assert row.measured[1:] == (None, 2, 0.1, highest)
-    assert (row.ratio and row.ratio.ci95, row.ratio and row.ratio.lowest) == (None, 0.1)
+    first = content_of(of_cell[0])
+    light, of_light = first["model"][LOSS], first["model"]["test/ratio_to_ridge"]["value"]
+    median = (light["median"] + 0.0471) / 2
+    assert row.measured[1:] == (None, 2, pytest.approx(median), [light["value"], 0.5596])
+    assert row.ratio is not None
+    assert row.ratio[1:] == (None, 2, None, [of_light, 12.34])
     assert row.difference is not None
     assert row.difference.ci95 is None
     assert row.also["worst 0.1 %"] == "75.0 %"
     text = page_of([row])
-    assert f"| {with_range(row.measured.value, 0.1, highest)} |" in text
+    means = f"mean by seed {plain(light['value'], 2)}, 0.56"
+    assert f"| median {plain(median, 2)}; {means} |" in text
+    assert f"| by seed {plain(of_light, 2)}, 12 |" in text
+    assert "20000000" not in text
     assert "| pairs | over all scored positions |" in text
     assert "; 3 to 5 seeds, 1 test episodes" in text
     assert Claim.of(json.loads(json.dumps(row.as_dict()))) == row

@@ -97,9 +97,10 @@ class Measured:
             where: Behind the name of the model.
         """
         found = self.claim(beside, where)
-        above = over_seeds([loss.value - self.of_solver(exact).value for loss in self.losses])
-        if found.measured.lowest is not None:
-            above = above._replace(ci95=None)
+        by_seed = [loss.value - self.of_solver(exact).value for loss in self.losses]
+        above = over_seeds(by_seed)
+        if found.measured.by_seed is not None:
+            above = above._replace(ci95=None, by_seed=by_seed)
         card = self._cards[0]
         config: Any = OmegaConf.load(self.runs[0].parent / "config.yaml")
         return replace(

@@ -26,9 +26,9 @@ In the tables the ratio is to the algorithm named, and the difference is the exc
 is above that of the best exact algorithm of the task; where that is exact it is all of the error.
 Beside stand the median over episodes, a mean over seeds, and the share of the mean that the worst
 thousandth of the episodes carry, of the seed where it is largest. Where it is more than a tenth a
-few episodes decide about the mean: no interval is given but the range of the means of ten further
-sets of as many episodes. `linear_transformer` of several layers is measured on ten times as many
-episodes for that.
+few episodes decide about the mean: no interval is given, the median stands first, and behind it the
+mean of each seed, since a mean of these means says nothing. `linear_transformer` of several layers
+is measured on ten times as many episodes for that.
 
 A claim is judged where one stands below. All else is a measurement of models of this size, trained
 for so many episodes, and nothing is concluded from it about an architecture: not even an order of
