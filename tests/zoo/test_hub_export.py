@@ -1,6 +1,7 @@
 """What is made from cards: the index, model cards, the leaderboard."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -175,15 +176,16 @@ def test_the_leaderboard_shows_what_the_card_says(checkpoint: Path) -> None:
     numbers = [
         f"{card.num_parameters:,}",
         "15",
-        "0.200 ± 0.010",
+        "0.200 ± 0.010 †",
         "",
         "",
-        "1.250 ± 0.010",
+        "1.250 ± 0.010 †",
         "100",
         "64",
         "1",
+        "",
     ]
-    assert cells == ["`gd_ssm.test`", "interleaved", "1, *measurement*", *numbers]
+    assert cells == ["`gd_ssm.test`", "interleaved", "", "1, *measurement*", *numbers]
 
 
 def of_seeds(card: Card, *values: float, **training: Any) -> list[Card]:
@@ -224,7 +226,7 @@ def test_seeds_of_a_training_are_one_line_with_their_interval(checkpoint: Path) 
     ]
     (line,) = [line for line in leaderboard(cards).splitlines() if "gd_ssm.test" in line]
     # Student's t: 4.303 * 0.01 / sqrt(3).
-    start = "| `gd_ssm.test` | interleaved | 3, 2 of 3 converged |"
+    start = "| `gd_ssm.test` | interleaved |  | 3, 2 of 3 converged |"
     assert line.startswith(f"{start} {cards[0].num_parameters} | 15 | 0.210 ± 0.025 |")
 
 
@@ -238,6 +240,31 @@ def test_one_seed_of_several_or_of_several_rates_is_no_mere_measurement(checkpoi
         ({"optimizer": {"rates": {"0.001": {"0": 0.2}}}}, "| 1, *measurement* |"),
     ):
         assert said in leaderboard(of_seeds(card, 0.2, **training))
+
+
+def test_numbers_of_one_seed_are_marked_and_no_others(checkpoint: Path) -> None:
+    card = read_card(checkpoint)
+    one, several = (leaderboard(of_seeds(card, *errors)) for errors in ([0.2], [0.2, 0.21]))
+    assert [line.count("†") for line in one.splitlines() if "| *zero* |" in line] == [0]
+    assert [line.count("†") for line in one.splitlines() if "`gd_ssm.test`" in line] == [1]
+    assert "†" not in several
+
+
+def test_rate_and_study_of_a_training_are_those_of_its_card(checkpoint: Path) -> None:
+    card = read_card(checkpoint)
+    tried = {"rates": {"0.001": {"0": 0.2}, "0.003": {"0": 0.3}, "0.01": {}}, "lr": 0.001}
+    cards = of_seeds(card, 0.2, optimizer=tried, study="architectures/noisy-s5")
+    (line,) = [line for line in leaderboard(cards).splitlines() if "gd_ssm.test" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert (cells[2], cells[-1]) == ("0.001 of 3", "architectures")
+
+
+def test_what_is_written_by_hand_repeats_nothing_that_cards_say() -> None:
+    by_hand = PAGE.read_text().partition(BEGIN)[0]
+    assert not re.search(r"^\|", by_hand, re.M), "a table of what is in cards"
+    cards = [read_card(path.parent) for path in CHECKPOINTS.glob("*/card.json")]
+    for number in {n for card in cards for n in (card.training.episodes, card.training.steps)}:
+        assert not re.search(rf"\b{number:,}\b", by_hand)
 
 
 def test_a_seed_of_another_training_stands_by_itself(checkpoint: Path) -> None:
@@ -299,7 +326,7 @@ def test_pages_show_median_and_tail_and_no_interval_of_a_heavy_one(checkpoint: P
     heavy = metric(0.2) | {"ci95": None} | tail
     card = changed(read_card(checkpoint), metrics={"test/half_mse_query": heavy})
     for page in (leaderboard([card]), card_page(card)):
-        assert "| 0.2 (heavy tail, 0.15 to 20) | 0.12 | 83.0 % |" in page
+        assert re.search(r"\| 0.2 \(heavy tail, 0.15 to 20\)( †)? \| 0.12 \| 83.0 % \|", page)
 
 
 def test_models_measured_on_more_episodes_are_compared_with_the_others(checkpoint: Path) -> None:

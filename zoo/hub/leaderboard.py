@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from zoo.hub.card import CONVERGED, Card, MetricEntry, split_seed
+from zoo.hub.card import CONVERGED, Card, MetricEntry, TrainingEntry, split_seed
 from zoo.hub.pages import Comparison, Row, comparisons, in_markdown, tail
 from zoo.metrics.errors import interval_over_seeds
 from zoo.metrics.text import error_over_runs, loss_label, number_text
+
+# Beside numbers of a training whose interval says nothing of other seeds.
+ONE_SEED = "†"
 
 
 class Line(NamedTuple):
@@ -119,42 +122,57 @@ def _section(comparison: Comparison) -> str:
         "",
         f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
-        f"| predictor | tokens | seeds | parameters | state | {loss_label(comparison.metric)} | "
-        f"median | worst 0.1 % | / {comparison.reference} | test episodes | training episodes | "
-        "seconds |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| predictor | tokens | rate | seeds | parameters | state | "
+        f"{loss_label(comparison.metric)} | median | worst 0.1 % | / {comparison.reference} | "
+        "test episodes | training episodes | seconds | study |",
+        "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
         *(f"| {' | '.join(_cells(line))} |" for line in _lines(comparison)),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _cells(line: Line) -> list[str]:
-    error = [_number(line.errors), *tail(line.error), _number(line.ratios)]
+    one_seed = len(line.cards) == 1
+    numbers = [_number(line.errors, one_seed), *tail(line.error), _number(line.ratios, one_seed)]
     num_tests = f"{line.error.num_episodes:,}"
     if not line.cards:
-        return [f"*{in_markdown(line.name)}*", "", "", "", "", *error, num_tests, "", ""]
+        return [f"*{in_markdown(line.name)}*", *[""] * 5, *numbers, num_tests, *[""] * 3]
     first = line.cards[0]
     seconds = sum(card.training.wall_time_s for card in line.cards) / len(line.cards)
     return [
         f"`{line.name}`",
         in_markdown(first.token_layout),
+        _rate(first.training),
         _seeds(line.cards),
         f"{first.num_parameters:,}",
         f"{first.state_size:,}",
-        *error,
+        *numbers,
         num_tests,
         f"{first.training.episodes:,}",
         f"{seconds:,.0f}",
+        in_markdown(first.training.study.partition("/")[0]),
     ]
 
 
-def _number(entries: list[MetricEntry]) -> str:
+def _number(entries: list[MetricEntry], one_seed: bool) -> str:
+    """The mean over seeds; of one the number of its episodes, with a mark."""
     if not entries:
         return ""
     found = over_seeds(entries)
+    if one_seed:
+        return f"{number_text(found)} {ONE_SEED}"
     if len(entries) == 1 or found.ci95 is None:
         return number_text(found)
     return error_over_runs(found.value, found.ci95, [entry.value for entry in entries])
+
+
+def _rate(training: TrainingEntry) -> str:
+    """The learning rate, and among how many it was chosen, as far as the card says so."""
+    lr = training.optimizer.get("lr")
+    if not isinstance(lr, int | float):
+        return ""
+    tried = len(training.tried.rates)
+    return f"{lr:g} of {tried}" if tried > 1 else f"{lr:g}"
 
 
 def _seeds(cards: list[Card]) -> str:
