@@ -160,9 +160,14 @@ def test_a_model_that_is_dmmse_is_nearer_to_it_and_best_on_the_pool(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "spec_of", lambda run: spec_of_pool(size_of(run)))
-    monkeypatch.setattr(
-        figures, "model_of", lambda run: by_hand(spec_of_pool(size_of(run)))["dmmse"]
-    )
+    loaded = []
+
+    def model_of(run: Path) -> Predictor:
+        loaded.append(run)
+        return by_hand(spec_of_pool(size_of(run)))["dmmse"]
+
+    monkeypatch.setattr(figures, "model_of", model_of)
+    monkeypatch.setattr(figures, "rate_of", lambda run: 0.001 if "net-32" in str(run) else 0.003)
     found = figures.distances(runs, EFFORT)
     own = of_quantity(found.claims, "distance to dmmse")
     assert len(own) == len(LEARNERS) * len(SIZES) * len(KINDS)
@@ -171,6 +176,9 @@ def test_a_model_that_is_dmmse_is_nearer_to_it_and_best_on_the_pool(
         assert claim.ratio == OverSeeds(0, 0, 1)
         assert claim.reference_value is not None
         assert claim.reference_value > 0
+    for _, caption in found.figures.values():
+        said = "diverged at one: delta_net, 0.001 on the pool of 32, 0.003 on most."
+        assert caption.endswith(said)
     between = of_quantity(found.claims, "distance of dmmse and ridge, new functions")
     values = [claim.measured.value for claim in between.values()]
     assert values == sorted(values, reverse=True)  # the larger the pool, the nearer
@@ -182,8 +190,41 @@ def test_a_model_that_is_dmmse_is_nearer_to_it_and_best_on_the_pool(
         figure, caption = figures.positions(runs, EFFORT).figures[drawing]
         assert f"from those of {start} after" in caption
         assert [len(ax.lines) for ax in figure.axes] == [len(SIZES)] * len(LEARNERS)
+    assert sorted(loaded) == sorted([run for (run,) in runs.values()] * len(KINDS))  # not again
     (line, *_) = figures.losses(runs, EFFORT).figures["losses"][0].axes[0].lines
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([225, 450], [0.5, 0.25])
+
+
+def test_where_a_tail_is_heavy_neither_error_nor_excess_has_an_interval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fair = 1 + torch.rand((1_000, 1), generator=generator)
+    heavy = fair.clone()
+    heavy[7] = 5_000.0
+    for error, least in ((heavy, fair), (fair, heavy)):
+        claim = figures._beside_best("error", error, "ridge", least)
+        excess = (error - least).double().mean().item()
+        assert claim.difference == OverSeeds(pytest.approx(excess), None, 1)
+    claim = figures._beside_best("error", heavy, "ridge", fair)
+    assert claim.measured.ci95 is None
+    assert claim.measured.median == pytest.approx(1.5, abs=0.05)
+    apart = figures._beside_best("error", fair + 1, "ridge", fair).difference
+    assert apart is not None
+    assert apart.ci95 is not None
+
+
+def test_a_page_without_other_rates_names_none(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "rate_of", lambda run: 0.003)
+    assert figures._other_rates(runs, EFFORT) == ""
+
+
+def test_the_page_says_how_much_shorter_trainings_are_than_the_published_ones() -> None:
+    steps, batch = 500_000, 64
+    text = " ".join(STUDY.reading.split())
+    assert f"{steps / cells.MAX_STEPS:.0f} times fewer steps" in text
+    small, base = (steps * published / (cells.MAX_STEPS * batch) for published in (512, 256))
+    assert f"{small:.0f} times fewer episodes than those of the small model" in text
+    assert f"{base:.0f} times fewer than those of the base model" in text
+    assert f"{cells.MAX_STEPS * batch:,} episodes" in " ".join(STUDY.introduction.split())
 
 
 @pytest.mark.usefixtures("configs")

@@ -1,6 +1,9 @@
 """Distances to dMMSE and to ridge against the size of the pool; errors; losses in training."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import mode
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -22,6 +25,7 @@ from studies.task_diversity.distances import (
     measured,
     predicted,
 )
+from zoo.hub.directory import read_card
 from zoo.metrics.drawing import (
     GRAY,
     MARKERS,
@@ -62,7 +66,9 @@ def distances(runs: Runs, effort: Effort) -> Found:
             between = _at_query(table["dmmse", size, kind].distances["ridge"])
             quantity = f"distance of dmmse and ridge, {kind.text}, pool of {size:,}"
             claims.append(Claim(quantity, _value(between)))
-    return Found({kind.name: _distances_drawn(table, sizes, kind) for kind in KINDS}, claims)
+    others = _other_rates(runs, effort)
+    drawn = {kind.name: _distances_drawn(table, sizes, kind, others) for kind in KINDS}
+    return Found(drawn, claims)
 
 
 def positions(runs: Runs, effort: Effort) -> Found:
@@ -133,13 +139,41 @@ def _measured(runs: Runs, effort: Effort) -> Table:
     for learner in LEARNERS:
         for size in pool_sizes(effort):
             (run,) = runs[learner.training(size, effort).name]
-            model, spec = model_of(run), spec_of(run)
             for kind in KINDS:
-                beside = answers(spec, kind, effort.num_episodes)
-                predictions = {learner.name: predicted(model, beside.episodes), **beside.of}
-                for name, prediction in predictions.items():
+                beside = answers(spec_of(run), kind, effort.num_episodes)
+                table[learner.name, size, kind] = _of_run(run, kind, effort.num_episodes)
+                for name, prediction in beside.of.items():
                     table[name, size, kind] = measured(prediction, beside)
     return table
+
+
+@cache
+def _of_run(run: Path, kind: Kind, num_episodes: int) -> Measured:
+    """The model of a run beside both algorithms, once for all figures."""
+    beside = answers(spec_of(run), kind, num_episodes)
+    return measured(predicted(model_of(run), beside.episodes), beside)
+
+
+def rate_of(run: Path) -> float:
+    """The learning rate of a finished run."""
+    rate: float = read_card(run / "checkpoint").training.optimizer["lr"]
+    return rate
+
+
+def _other_rates(runs: Runs, effort: Effort) -> str:
+    """Which pools have another rate than most of their architecture, if any."""
+    found = []
+    for learner in LEARNERS:
+        names = {size: learner.training(size, effort).name for size in pool_sizes(effort)}
+        rates = {size: rate_of(runs[name][0]) for size, name in names.items()}
+        usual = mode(rates.values())
+        found += [
+            f"{learner.name}, {rate:g} on the pool of {size:,}, {usual:g} on most"
+            for size, rate in rates.items()
+            if rate != usual
+        ]
+    said = "The rate is not the same for all pools, since training diverged at one"
+    return f" {said}: {'; '.join(found)}." if found else ""
 
 
 def _at_query(values: Tensor) -> Summary:
@@ -147,7 +181,9 @@ def _at_query(values: Tensor) -> Summary:
 
 
 def _value(number: Summary) -> OverSeeds:
-    """Of one seed, with the interval over test episodes."""
+    """Of one seed, with the interval over test episodes; of a heavy tail with the median."""
+    if number.ci95 is None and number.tail_share is not None:
+        return OverSeeds(number.value, None, 1, number.median, [number.value])
     return OverSeeds(number.value, number.ci95, 1)
 
 
@@ -164,18 +200,25 @@ def _nearer(quantity: str, found: Measured) -> Claim:
 
 
 def _beside_best(quantity: str, error: Tensor, best: str, least: Tensor) -> Claim:
-    """An error at the query beside the least there is, with their difference by episode."""
-    excess = (error - least)[:, QUERY]
+    """An error at the query beside the least there is, with their difference by episode.
+
+    That has an interval where both errors have one.
+    """
+    found, beside = _at_query(error), _at_query(least)
+    excess, ci95 = mean_interval((error - least)[:, QUERY])
+    heavy = found.ci95 is None or beside.ci95 is None
     return Claim(
         quantity,
-        _value(_at_query(error)),
+        _value(found),
         reference=best,
-        reference_value=_at_query(least).value,
-        difference=OverSeeds(*mean_interval(excess), 1),
+        reference_value=beside.value,
+        difference=OverSeeds(excess, None if heavy else ci95, 1),
     )
 
 
-def _distances_drawn(table: Table, sizes: Sequence[int], kind: Kind) -> tuple[Figure, str]:
+def _distances_drawn(
+    table: Table, sizes: Sequence[int], kind: Kind, others: str
+) -> tuple[Figure, str]:
     figure, axes = new_figure(len(LEARNERS))
     for ax, learner in zip(axes, LEARNERS, strict=True):
         between = [_at_query(table["dmmse", size, kind].distances["ridge"]) for size in sizes]
@@ -192,6 +235,7 @@ def _distances_drawn(table: Table, sizes: Sequence[int], kind: Kind) -> tuple[Fi
     caption = (
         f"How far predictions at the query are from those of dmmse and of ridge, on {kind.text}: "
         f"{DISTANCE}. The gray line is the distance between the two algorithms. {NO_INTERVAL}"
+        f"{others}"
     )
     return figure, caption
 
