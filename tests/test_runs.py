@@ -168,7 +168,9 @@ def test_a_multirun_and_stacked_rates_choose_alike(make_run: MakeRun) -> None:
     assert one.validation == two.validation == 3.5
 
 
-def test_a_rate_that_lost_seeds_is_not_the_best(make_run: MakeRun) -> None:
+def test_a_rate_that_lost_seeds_is_not_the_best_and_is_named_below(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
     make_run("0", "optim.lr=0.1", errors={0: 0.1}, validation=1.0)
     make_run("1", "optim.lr=0.01", errors={0: 0.2}, validation=2.0)
     place = make_run("2", "optim.lr=0.01", "seed=1", errors={1: 0.2}, validation=2.0)
@@ -176,17 +178,29 @@ def test_a_rate_that_lost_seeds_is_not_the_best(make_run: MakeRun) -> None:
     (lost / "failure.txt").write_text("optimizer step 3: loss nan\n")
     (row,) = rows_of(read_runs(place.parent))
     assert (row.rate[0], len(row.trials)) == (0.01, 2)
+    note = "fewer seeds, smaller error: gd_ssm at 0.1, 1 to 2 in validation, 1 of 2 seeds"
+    assert note in table(place.parent)[1].splitlines()
+    make_run("4", "optim.lr=0.1", "seed=1", errors={1: 0.1}, validation=1.0)
+    assert "fewer seeds" not in table(place.parent)[1]
 
 
-def test_rates_whose_validation_was_not_noted_are_refused_and_can_be_shown_apart(
+def test_rates_whose_validation_was_not_noted_are_shown_apart_and_others_chosen(
     make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
 ) -> None:
-    make_run("0", "optim.lr=0.1", errors={0: 0.1})
-    place = make_run("1", "optim.lr=0.01", errors={0: 0.2}).parent
-    code, _, errors = table(place)
-    assert (code, errors.count("\n")) == (1, 1)
-    assert "has no validation errors in csv" in errors
-    assert table(place, "--by", "optim.lr")[1].count("gd_ssm") == 2
+    for number, lr in enumerate((0.1, 0.01)):
+        make_run(f"a{number}", f"optim.lr={lr}", errors={0: lr}, validation=None if number else 1)
+        noisy = (f"optim.lr={lr}", "data.noise=0.5")
+        place = make_run(f"b{number}", *noisy, errors={0: 0.2}, validation=2.0 - lr).parent
+    rows = rows_of(read_runs(place))
+    found = [(row.settings, row.rate[0], len(row.tried)) for row in rows]
+    assert found == [
+        ({"data.noise": 0.0, "optim.lr": 0.01}, 0.01, 1),
+        ({"data.noise": 0.0, "optim.lr": 0.1}, 0.1, 1),
+        ({"data.noise": 0.5}, 0.1, 2),
+    ]
+    code, output, _ = table(place)
+    assert code == 0
+    assert len(re.findall(r"^each rate a row: \S*a1 has no validation errors", output, re.M)) == 1
 
 
 def test_settings_that_differ_make_rows_and_those_of_other_kinds_do_not(

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -106,9 +107,28 @@ def notes_of(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         for name, cause in run.diverged.items():
             who = f"{short_path(run.directory)}{f' {name}' if name else ''}"
             lines.append(f"diverged: {who}: {cause}")
+    for row in rows:
+        lines += _notes_of_choice(row)
+    for path in dict.fromkeys(row.not_chosen for row in rows if row.not_chosen is not None):
+        lines.append(
+            f"each rate a row: {short_path(path)} has no validation errors in csv to choose by"
+        )
     for directory in dict.fromkeys(path for row in rows for path in row.repeated):
         lines.append(f"left out: {short_path(directory)}, a later run repeats its seeds")
     return lines
+
+
+def _notes_of_choice(row: Row) -> list[str]:
+    """That fewer seeds had a smaller error at another rate than the one that was kept."""
+    if not row.better:
+        return []
+    settings = "".join(f" {name}={value}" for name, value in _shown(row).items())
+    error = plain(fmean(trial.validation or 0.0 for trial in row.better))
+    kept = "" if row.validation is None else f" to {plain(row.validation)}"
+    return [
+        f"fewer seeds, smaller error: {row.architecture}{settings} at {row.better[0].rate[0]:g}, "
+        f"{error}{kept} in validation, {len(row.better)} of {len(row.trials)} seeds"
+    ]
 
 
 def as_data(rows: Iterable[Row], runs: Iterable[Run]) -> dict[str, Any]:

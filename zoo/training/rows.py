@@ -33,6 +33,8 @@ class Row(NamedTuple):
         tried: All that were, the diverged ones too.
         trials: One for each seed at the rate that was kept.
         repeated: Runs that are left out, since there is a later one of the same seed and rate.
+        better: The trials at a rate of less validation error, which fewer seeds had; often none.
+        not_chosen: A run without validation errors, for which this is a row of one rate alone.
     """
 
     architecture: str
@@ -43,6 +45,8 @@ class Row(NamedTuple):
     tried: list[Rate]
     trials: list[Trial]
     repeated: list[Path]
+    better: Sequence[Trial] = ()
+    not_chosen: Path | None = None
 
     @property
     def ratio(self) -> str:
@@ -90,14 +94,15 @@ def rows_of(runs: Sequence[Run], by: str | None = None) -> list[Row]:
     """What finished runs reached: a row for each architecture and group of settings.
 
     Runs that differ in seed or learning rate alone are one row, of the rate that leaves most seeds
-    and of those has the least mean validation error; the others are counted.
+    and of those has the least mean validation error; the others are counted. Where one has no
+    validation errors to choose by, each rate is a row.
 
     Args:
         runs: Of which those that are not finished count as tried rates alone.
         by: A setting that rows are told apart and sorted by. A learning rate is then not chosen.
 
     Raises:
-        ValueError: If no run has the setting, or rates are to be chosen and errors are not noted.
+        ValueError: If no run has the setting.
     """
     names = dict.fromkeys(name for run in runs for name in run.settings)
     if by is not None and by not in names:
@@ -131,39 +136,34 @@ def _rows(members: Sequence[Run], settings: dict[str, Any], by: str | None) -> l
     over = [run for run in members if run.finished or run.diverged]
     tried = sorted({rate for run in over for rate in run.rates})
     architecture = members[0].architecture
-    rows = []
-    if by in RATES:
-        for rate in sorted(by_rate):
-            found = {**settings, by: rate[RATES.index(by)]}
-            names = _names_of(by_rate[rate])
-            rows.append(Row(architecture, found, *names, rate, [rate], by_rate[rate], repeated))
-        return rows
     tested = {r: [t for t in of_rate if t.numbers] for r, of_rate in by_rate.items()}
     tested = {rate: of_rate for rate, of_rate in tested.items() if of_rate}
+    not_noted = [t.run for of_rate in tested.values() for t in of_rate if t.validation is None]
+    apart = by if by is not None and by in RATES else None
+    if apart is not None or (len(tested) > 1 and not_noted):
+        name = RATES[0] if apart is None else apart
+        return [
+            Row(
+                architecture,
+                {**settings, name: rate[RATES.index(name)]},
+                *_names_of(of_rate),
+                rate,
+                [rate],
+                of_rate,
+                repeated,
+                not_chosen=not_noted[0] if apart is None else None,
+            )
+            for rate, of_rate in sorted((tested if apart is None else by_rate).items())
+        ]
     if not tested:
         return []
-    best = _best(tested)
-    return [
-        Row(architecture, settings, *_names_of(tested[best]), best, tried, tested[best], repeated)
-    ]
-
-
-def _best(tested: dict[Rate, list[Trial]]) -> Rate:
-    """The rate at which most seeds were tested, and of those the one of the least error."""
-    if len(tested) == 1:
-        return next(iter(tested))
-    for trial in (trial for of_rate in tested.values() for trial in of_rate):
-        if trial.validation is None:
-            raise ValueError(
-                f"{trial.run} has no validation errors in csv, by which one of its learning rates "
-                f"is chosen; --by {RATES[0]} shows each"
-            )
-
-    def badness(rate: Rate) -> tuple[int, float]:
-        mean = _mean_validation(tested[rate])
-        return -len(tested[rate]), math.inf if mean is None else mean
-
-    return min(tested, key=badness)
+    errors = {rate: _mean_validation(of_rate) for rate, of_rate in by_rate.items()}
+    known = {rate: math.inf if error is None else error for rate, error in errors.items()}
+    best = min(tested, key=lambda rate: (-len(tested[rate]), known[rate]))
+    least = min(known, key=known.__getitem__)
+    better = by_rate[least] if known[least] < known[best] else []
+    names = _names_of(tested[best])
+    return [Row(architecture, settings, *names, best, tried, tested[best], repeated, better)]
 
 
 def _mean_validation(trials: Iterable[Trial]) -> float | None:
