@@ -81,12 +81,13 @@ def make_run(tmp_path: Path, card_fields: dict[str, Any]) -> MakeRun:
             model = zoo.create_model("gd_ssm", d_x=3, d_y=3)
             training = card_fields["training"] | {"optimizer": optimizer, "seed": seed}
             save_checkpoint(at / "checkpoint", model, card_fields | {"training": training})
+            content = {"num_episodes": config["test_episodes"] or 10_000, **several}
             tested = {
                 "test/half_mse_query": {"value": error, "tail_share": 0.01},
                 "test/ratio_to_gradient_descent": {"value": 2 * error},
                 "test/ratio_to_zero": {"value": 3 * error},
             }
-            (at / "metrics.json").write_text(json.dumps({"model": tested, **several}))
+            (at / "metrics.json").write_text(json.dumps(content | {"model": tested}))
         if config["seeds"] > 1:
             content = {"seeds": list(range(config["seeds"])), **several, **(summary or {})}
             (directory / "metrics.json").write_text(json.dumps(content))
@@ -203,6 +204,44 @@ def test_rates_whose_validation_was_not_noted_are_shown_apart_and_others_chosen(
     assert len(re.findall(r"^each rate a row: \S*a1 has no validation errors", output, re.M)) == 1
 
 
+def test_runs_in_which_a_study_tried_rates_are_no_rows_and_their_rates_count_as_tried(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    tried = {"0.1": {"1000": 9.0}, "0.01": {"1000": 1.0}, "0.001": {"1000": 2.0}}
+    words = ("optim.lr=[0.1,0.01,0.001]", "seed=1000", "max_steps=7", "test_episodes=100")
+    trial = make_run("noisy-rates-0123abcd/seed_1000", *words, errors={1000: 0.1}, rates=tried)
+    make_run("noisy-0123abcd", "optim.lr=0.01", errors={0: 0.2}, validation=1.0)
+    other = ("optim.lr=0.03", "data.noise=0.5")
+    place = make_run("other-0123abcd", *other, errors={0: 0.3}, validation=1.0).parent
+    code, output, _ = table(place)
+    assert code == 0
+    assert output.count("gd_ssm") == 2
+    assert "0.01 of 3" in " ".join(output.split())
+    assert "0.03 of" not in output
+    assert re.search(r"^left out: 1 shorter runs in \*-rates-\*", output, re.M)
+    assert [row["rates_tried"] for row in json.loads(table(place, "--json")[1])["rows"]] == [
+        [[0.001, 0.001], [0.01, 0.001], [0.1, 0.001]],
+        [[0.03, 0.001]],
+    ]
+    for alone in (trial, trial.parent):
+        assert "left out" not in (shown := table(alone)[1])
+        assert "100 test episodes" in shown
+
+
+def test_rows_say_how_many_episodes_they_were_tested_on(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    place = make_run("0", errors={0: 0.1}).parent
+    assert table(place)[1].splitlines()[1].strip() == "10,000 test episodes"
+    make_run("1", "data.noise=0.5", "test_episodes=100", errors={0: 0.2})
+    lines = [line.strip() for line in table(place)[1].splitlines()]
+    assert len([line for line in lines if line in ("tested on 10,000", "tested on 100")]) == 2
+    assert [line.split(" | ")[-1] for line in table(place, "--markdown")[1].splitlines()[2:]] == [
+        "10,000 |",
+        "100 |",
+    ]
+
+
 def test_settings_that_differ_make_rows_and_those_of_other_kinds_do_not(
     make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -271,8 +310,9 @@ def test_seeds_that_scatter_are_shown_from_the_lowest_to_the_highest(
     assert "| 0.51 (heavy tail, seeds 0.22 to 0.67) |" in table(place, "--markdown")[1]
 
 
+@pytest.mark.parametrize("errors", [{0: 0.1234, 1: 0.1333}, {0: 0.1234, 1: 0.6333}])
 def test_names_are_whole_at_80_columns(
-    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+    errors: dict[int, float], make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
 ) -> None:
     for number, schedule in enumerate(("decay", "constant_then_decay")):
         words = (f"optim.schedule={schedule}", f"data.noise={number}", "seeds=2")
@@ -281,7 +321,7 @@ def test_names_are_whole_at_80_columns(
             str(number),
             *words,
             "optim.lr=[0.00011,0.00033]",
-            errors={0: 0.1234, 1: 0.1333},
+            errors=errors,
             rates=rates,
         )
     _, output, _ = table(place.parent, "--by", "optim.schedule")

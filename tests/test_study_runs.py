@@ -40,6 +40,7 @@ from zoo.files import ROOT
 from zoo.hub.io import load_checkpoint
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.base import NonFiniteError
+from zoo.training.runs import OF_TRIAL
 
 TINY = Effort(seeds=(0, 1), share=0.04, num_episodes=50)
 ONE = Effort(seeds=(0,), num_episodes=50)
@@ -236,6 +237,13 @@ def test_trainings_share_a_trial(tmp_path: Path) -> None:
     run([TRIED, other], TINY, tmp_path, do=pretend(0.05, done))
     assert [job.of_trial for job in done] == [True, False, False]
     assert {job.training.name for job in done[1:]} == {"tried", "other"}
+
+
+def test_the_table_of_runs_knows_trials_by_their_directory(tmp_path: Path) -> None:
+    done: list[Job] = []
+    run([TRIED], TINY, tmp_path, do=pretend(0.05, done))
+    names = [job.place.relative_to(tmp_path).parts[0] for job in done]
+    assert [OF_TRIAL.fullmatch(name) is not None for name in names] == [True, False]
 
 
 def test_what_follows_a_trial_is_known_when_that_has_ended(tmp_path: Path) -> None:

@@ -41,9 +41,14 @@ def _grid(
     headings = ["architecture", "error", f"/ {reference.replace('_', ' ')}"]
     headings += ["validation" if validated else "rate", "seeds", "params", "s"]
     title = f"test error: {loss_label(metric, at_place=True)}, mean over the seeds ± 95 %"
+    tested = sorted({row.num_tests for row in rows if row.metric})
+    if len(tested) == 1:
+        title += f"\n{tested[0]:,} test episodes"
     grid = Grid(headings, least=5, title=title, framed=False)
     for row in rows:
         settings = [f"  {short[name]}={value}" for name, value in _shown(row).items()]
+        if row.metric and len(tested) > 1:
+            settings.append(f"  tested on {row.num_tests:,}")
         validation = "" if row.validation is None else plain(row.validation)
         grid.add(
             "\n".join([row.architecture, *settings]),
@@ -58,7 +63,7 @@ def _grid(
     if any(row.at_edge for row in rows):
         notes.append("* the smallest or largest of the rates tried: there may be a better one")
     if any(len(row.tried) > 1 for row in rows):
-        notes.append("rate of N: that of the least validation error among the N tried")
+        notes.append("rate of N: chosen by the validation errors of the N tried")
     grid.caption = "\n".join(notes) or None
     return grid
 
@@ -92,8 +97,14 @@ def _rate_text(row: Row) -> str:
     return f"{lr} of {len(row.tried)}" if len(row.tried) > 1 else lr
 
 
-def notes_of(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
-    """What is said below the table: runs that are not in it, or not with all of their seeds."""
+def notes_of(runs: Sequence[Run], rows: Sequence[Row], num_trials: int = 0) -> list[str]:
+    """What is said below the table: runs that are not in it, or not with all of their seeds.
+
+    Args:
+        runs: All.
+        rows: Of the table.
+        num_trials: Of the runs, that tried rates for others and have no row.
+    """
     lines: list[str] = []
     unfinished = [run for run in runs if not run.finished and not run.diverged]
     if unfinished:
@@ -107,6 +118,11 @@ def notes_of(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         for name, cause in run.diverged.items():
             who = f"{short_path(run.directory)}{f' {name}' if name else ''}"
             lines.append(f"diverged: {who}: {cause}")
+    if num_trials:
+        lines.append(
+            f"left out: {num_trials} shorter runs in *-rates-*, in which rates were tried for the "
+            "others; each is shown by its own directory"
+        )
     for row in rows:
         lines += _notes_of_choice(row)
     for path in dict.fromkeys(row.not_chosen for row in rows if row.not_chosen is not None):
@@ -145,6 +161,7 @@ def as_data(rows: Iterable[Row], runs: Iterable[Run]) -> dict[str, Any]:
                 "rates_tried": [list(rate) for rate in row.tried],
                 "validation": row.validation,
                 "num_parameters": row.trials[0].num_parameters,
+                "test_episodes": row.num_tests,
                 "seconds": row.seconds,
                 "seeds": [trial.seed for trial in row.trials],
                 "runs": [str(run) for run in dict.fromkeys(t.run for t in row.trials)],
@@ -170,14 +187,14 @@ def table_of(rows: Sequence[Row]) -> list[list[str]]:
     settings = list(dict.fromkeys(name for row in rows for name in _shown(row)))
     headings = ["architecture", *settings, "error", "mean", "ci95", "reference", "ratio"]
     headings += ["ratio_ci95", "parameters", "seconds", "lr", "ssm_lr", "rates_tried"]
-    headings += ["validation", "seeds"]
+    headings += ["validation", "seeds", "test_episodes"]
     lines = [headings]
     for row in rows:
         numbers: list[Any] = []
         for label, name in ((row.metric, row.metric), (row.reference, row.ratio)):
             numbers += [label, *(row.over_seeds(name) if row.values(name) else (None, None))]
         numbers += [row.trials[0].num_parameters, row.seconds, *row.rate, len(row.tried)]
-        numbers += [row.validation, len(row.trials)]
+        numbers += [row.validation, len(row.trials), row.num_tests]
         cells = [row.architecture, *(_shown(row).get(name) for name in settings), *numbers]
         lines.append(["" if cell is None else str(cell) for cell in cells])
     return lines
@@ -194,7 +211,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     """Rows as a table of Markdown, numbers with as many digits as are known."""
     settings = list(dict.fromkeys(name for row in rows for name in _shown(row)))
     headings = ["architecture", *(f"`{name}`" for name in settings), "error", "value"]
-    headings += ["/ algorithm", "parameters", "seconds", "rate", "seeds"]
+    headings += ["/ algorithm", "parameters", "seconds", "rate", "seeds", "test episodes"]
     lines = [headings, ["---"] * len(headings)]
     for row in rows:
         ratio = f"{_over_seeds(row, row.ratio)} ({row.reference})" if row.reference else ""
@@ -209,6 +226,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
                 f"{row.seconds:,.0f}",
                 _rate_text(row),
                 str(len(row.trials)),
+                f"{row.num_tests:,}",
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -352,13 +352,14 @@ def runs_command(
         raise ValueError("--csv, --markdown and --json are one choice, got several")
     from zoo.commands import runs  # brings torch
     from zoo.training.rows import rows_of
-    from zoo.training.runs import read_runs
+    from zoo.training.runs import read_runs, without_trials
 
-    found = read_runs(directory)
-    rows = rows_of(found, by)
-    notes = runs.notes_of(found, rows)
+    everything = read_runs(directory)
+    found, trials = without_trials(everything, directory)
+    rows = rows_of(found, by, trials)
+    notes = runs.notes_of(everything, rows, len(trials))
     if as_json:
-        print_json(runs.as_data(rows, found))
+        print_json(runs.as_data(rows, everything))
     elif as_csv:
         print(runs.as_csv(rows), end="")
     elif as_markdown:

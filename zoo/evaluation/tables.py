@@ -87,7 +87,11 @@ class Grid:
             names, numbers = row[: self.num_names], row[self.num_names : num_columns]
             if several_lines:
                 numbers = [
-                    in_cell(n).replace(" ±", "\n±").replace(" of ", "\nof ") for n in numbers
+                    in_cell(n)
+                    .replace(" ±", "\n±")
+                    .replace(" of ", "\nof ")
+                    .replace("seeds ", "seeds\n")
+                    for n in numbers
                 ]
             table.add_row(*map(Text, [*names, *numbers]))
         return table

@@ -80,6 +80,11 @@ class Row(NamedTuple):
         return interval_over_seeds(values)
 
     @property
+    def num_tests(self) -> int:
+        """Episodes that the seeds were tested on, the least of them."""
+        return min(trial.num_tests for trial in self.trials)
+
+    @property
     def seconds(self) -> float:
         """That the training of a seed took, on average."""
         return fmean(trial.seconds for trial in self.trials)
@@ -90,7 +95,7 @@ class Row(NamedTuple):
         return _mean_validation(self.trials)
 
 
-def rows_of(runs: Sequence[Run], by: str | None = None) -> list[Row]:
+def rows_of(runs: Sequence[Run], by: str | None = None, trials: Sequence[Run] = ()) -> list[Row]:
     """What finished runs reached: a row for each architecture and group of settings.
 
     Runs that differ in seed or learning rate alone are one row, of the rate that leaves most seeds
@@ -100,6 +105,7 @@ def rows_of(runs: Sequence[Run], by: str | None = None) -> list[Row]:
     Args:
         runs: Of which those that are not finished count as tried rates alone.
         by: A setting that rows are told apart and sorted by. A learning rate is then not chosen.
+        trials: Shorter runs. The rates of those that are otherwise set like a row count as tried.
 
     Raises:
         ValueError: If no run has the setting.
@@ -116,7 +122,7 @@ def rows_of(runs: Sequence[Run], by: str | None = None) -> list[Row]:
         groups.setdefault(key, []).append(run)
     rows: list[Row] = []
     for members in groups.values():
-        rows += _rows(members, shown[members[0].directory], by)
+        rows += _rows(members, shown[members[0].directory], by, trials)
 
     def place(row: Row) -> Any:
         first = row.settings.get(by) if by is not None else None
@@ -127,13 +133,17 @@ def rows_of(runs: Sequence[Run], by: str | None = None) -> list[Row]:
     return sorted(rows, key=place)
 
 
-def _rows(members: Sequence[Run], settings: dict[str, Any], by: str | None) -> list[Row]:
+def _rows(
+    members: Sequence[Run], settings: dict[str, Any], by: str | None, trial_runs: Sequence[Run]
+) -> list[Row]:
     """The row of a group; one for each rate where rows are told apart by that."""
     trials, repeated = _latest(trial for run in members for trial in run.trials)
     by_rate: dict[Rate, list[Trial]] = {}
     for trial in trials:
         by_rate.setdefault(trial.rate, []).append(trial)
+    trained = [_trained(run) for run in members]
     over = [run for run in members if run.finished or run.diverged]
+    over += [run for run in trial_runs if run.finished and _trained(run) in trained]
     tried = sorted({rate for run in over for rate in run.rates})
     architecture = members[0].architecture
     tested = {r: [t for t in of_rate if t.numbers] for r, of_rate in by_rate.items()}
@@ -192,6 +202,16 @@ def _latest(trials: Iterable[Trial]) -> tuple[list[Trial], list[Path]]:
             left_out[other.run if kept[key] is trial else trial.run] = None
     still = {trial.run for trial in kept.values()}
     return [*kept.values()], [run for run in left_out if run not in still]
+
+
+def _trained(run: Run) -> dict[str, Any]:
+    """The settings of what is trained but its length, that is those for which rates are tried."""
+    apart = (*NAMES, *MEASURED, *RATES, "max_steps")
+    return {
+        name: value
+        for name, value in run.settings.items()
+        if name not in apart and (name == TRAINED or not name.startswith(NOT_TRAINED))
+    }
 
 
 def _told_apart(runs: Sequence[Run], first: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from zoo.training.options import OptimConfig
 
 ARCHITECTURE = "model.name"
 Rate = tuple[float, float]
+# What a study calls the directory of a run that tried rates for others: NAME-rates-KEY.
+OF_TRIAL = re.compile(r".+-rates-[0-9a-f]{8}")
 
 
 class Trial(NamedTuple):
@@ -30,6 +33,7 @@ class Trial(NamedTuple):
         tails: Of the errors among them, the share that the worst 0.1 % of the episodes carry.
         num_parameters: Trained numbers; 0 where another rate was kept.
         seconds: That its training took, the share of this seed and rate.
+        num_tests: Test episodes; 0 where another rate was kept.
     """
 
     run: Path
@@ -40,6 +44,7 @@ class Trial(NamedTuple):
     tails: dict[str, float]
     num_parameters: int
     seconds: float
+    num_tests: int
 
 
 class Run(NamedTuple):
@@ -81,6 +86,25 @@ def read_runs(directory: Path) -> list[Run]:
     return runs
 
 
+def without_trials(runs: Sequence[Run], directory: Path) -> tuple[list[Run], list[Run]]:
+    """Runs apart from those that tried rates for others: shorter, and tested on few episodes.
+
+    Args:
+        runs: In a directory.
+        directory: That one. Where it has nothing but trials, or is in one, none are set apart.
+
+    Returns:
+        The runs, and the trials.
+    """
+    trials = [
+        run
+        for run in runs
+        if any(map(OF_TRIAL.fullmatch, run.directory.relative_to(directory).parts))
+    ]
+    others = [run for run in runs if run not in trials]
+    return (others, trials) if others else ([*runs], [])
+
+
 def read_run(directory: Path) -> Run:
     """A run, with what it reached if it is finished.
 
@@ -113,7 +137,7 @@ def read_run(directory: Path) -> Run:
         rate = next(rate for rate in rates if f"{rate[0]:g}" == name)
         if rate != kept:
             trials += [
-                Trial(directory, int(seed), rate, error, {}, {}, 0, 0.0)
+                Trial(directory, int(seed), rate, error, {}, {}, 0, 0.0, 0)
                 for seed, error in errors.items()
             ]
     causes = summary.get("lost") or summary.get("diverged_causes", {})
@@ -172,6 +196,7 @@ def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bo
         tails,
         card.num_parameters,
         card.training.wall_time_s,
+        metrics["num_episodes"],
     )
 
 
