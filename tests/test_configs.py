@@ -120,6 +120,7 @@ def test_training_leaves_the_signal_handlers_as_they_were(tmp_path: Path) -> Non
             config_of(*SHORT, "data.inputs.r=1e30", f"run_dir={tmp_path / 'b'}"),
             tmp_path / "b",
             Console(quiet=True),
+            [],
         )
     assert [signal.getsignal(signum) for signum in signals] == before
 

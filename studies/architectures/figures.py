@@ -17,7 +17,7 @@ from studies.drawing import bars, draw_validations, log_ticks, new_figure
 from studies.measure import Runs
 from studies.plan import Effort, Training
 from studies.study import StudyFigure
-from zoo.metrics.drawing import MARKERS, Style, label_examples, marked, style_of
+from zoo.metrics.drawing import HOLLOW, MARKERS, Style, label_examples, marked, style_of
 from zoo.metrics.text import loss_label
 
 # Losses in validation above so many times that of zero are cut off: a model of high degree may pass
@@ -262,7 +262,7 @@ def _styles(measured: Sequence[Measured]) -> dict[str, Style]:
     colors = set()
     for model, marker in zip(measured, MARKERS, strict=False):
         style = marked(style_of(model.label), marker)
-        hollow = {"markerfacecolor": "white"} if style["color"] in colors else {}
+        hollow = {"markerfacecolor": HOLLOW} if style["color"] in colors else {}
         styles[model.label] = style | hollow
         colors.add(style["color"])
     return styles

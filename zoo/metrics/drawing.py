@@ -17,6 +17,8 @@ YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 PALETTE = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
 # Of histograms, and of lines that only guide the eye.
 GRAY, FAINT = "0.6", "0.8"
+# Of the inside of points.
+HOLLOW = "white"
 # Of heat maps: zero is white.
 DIVERGING = "RdBu_r"
 
@@ -187,7 +189,7 @@ def draw_curve(
         linestyle="none",
         marker=style.get("marker", MARKERS[0]),
         markersize=5,
-        markerfacecolor="white",
+        markerfacecolor=HOLLOW,
         markeredgecolor=style["color"],
         zorder=4,
     )

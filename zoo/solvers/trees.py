@@ -30,7 +30,7 @@ class _SklearnSolver(MemorySolver):
         prediction = x_query.new_zeros(*x_query.shape[:-1], self.d_y)
         for b in range(len(x)):
             for p, n in enumerate(num_seen.tolist()):
-                if n == 0:
+                if n == 0 or x_query.shape[-2] == 0:  # which scikit-learn refuses
                     continue
                 queries = x_query[b, p].numpy(force=True)
                 regressors = self.fit(x[b, :n].numpy(force=True), y[b, :n].numpy(force=True))
