@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -231,15 +231,35 @@ def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]
             yield [job]
             errors |= errors_of_rates(job)
             rates = _beyond(errors, training.trial, effort)
-        errors = {rate: error for rate, error in errors.items() if math.isfinite(error)}
-        while len(errors) > 1:
-            best = min(errors, key=errors.__getitem__)
-            jobs = _seeds(training, (*overrides, *_rates((best,))), effort, runs)
-            if not any(job.diverged for job in jobs):
-                break
-            del errors[best]
-        overrides = (*overrides, *_rates((min(errors, key=errors.__getitem__),)))
+        best, _ = _settled(training, errors, effort, runs)
+        overrides = (*overrides, *_rates((best,)))
     yield _seeds(training, overrides, effort, runs)
+
+
+def rates_given_up(training: Training, effort: Effort, runs: Path) -> dict[float, list[Job]]:
+    """Rates that were better in the trial, at which seeds then diverged, with their jobs.
+
+    Needs the trial of the training to have ended.
+    """
+    errors = errors_of_trial(training, effort, runs)
+    return _settled(training, errors, effort, runs)[1] if errors else {}
+
+
+def _settled(
+    training: Training, errors: Mapping[float, float], effort: Effort, runs: Path
+) -> tuple[float, dict[float, list[Job]]]:
+    """The best rate at which no seed has diverged, or the last one left, and those before it."""
+    overrides = overrides_of(training, effort)
+    left = {rate: error for rate, error in errors.items() if math.isfinite(error)}
+    given_up: dict[float, list[Job]] = {}
+    while len(left) > 1:
+        best = min(left, key=left.__getitem__)
+        jobs = _seeds(training, (*overrides, *_rates((best,))), effort, runs)
+        if not any(job.diverged for job in jobs):
+            break
+        del left[best]
+        given_up[best] = jobs
+    return min(left, key=left.__getitem__), given_up
 
 
 def finished_jobs(training: Training, effort: Effort, runs: Path) -> list[Job] | None:

@@ -12,11 +12,11 @@ import matplotlib
 from rich.console import Console
 
 from studies.page import LAYOUT, read_results, write_page
-from studies.plan import Effort, Job, Training, run_dirs, stages
+from studies.plan import Effort, Job, Training, rates_given_up, run_dirs, stages
 from studies.progress import Progress
 from studies.runner import Runner, Train, train_all
 from studies.study import Places, Study
-from studies.trainings import seconds_of, training_row
+from studies.trainings import seconds_of, seconds_of_lost, training_row
 from zoo.files import sole_writer, write_figure, write_json
 from zoo.hub.directory import read_card
 
@@ -66,7 +66,8 @@ def reproduce(
         train_all(needed, effort, runs, runner, train, progress)
         for name, trainings in of_figures.items():
             of_training = [list(stages(training, effort, runs)) for training in trainings]
-            found = measured(study, name, of_training, effort, places.results.parent)
+            given_up = {x.name: rates_given_up(x, effort, runs) for x in trainings}
+            found = measured(study, name, of_training, given_up, effort, places.results.parent)
             if places.results.exists():  # another command may have made other figures meanwhile
                 results = read_results(study, places.results)
             results["figures"][name] = found
@@ -94,6 +95,7 @@ def measured(
     study: Study,
     name: str,
     of_trainings: Sequence[Sequence[Sequence[Job]]],
+    given_up: Mapping[str, Mapping[float, Sequence[Job]]],
     effort: Effort,
     directory: Path,
 ) -> dict[str, Any]:
@@ -103,11 +105,16 @@ def measured(
         study: Of the figure.
         name: Of the figure.
         of_trainings: For each training the jobs of its stages, all of them finished.
+        given_up: By its name, the jobs of which a seed diverged, by rate.
         effort: How much is measured.
         directory: For drawings.
     """
     runs = {jobs[0].training.name: run_dirs(jobs) for *_, jobs in of_trainings}
-    rows = [training_row(jobs, [job for (job,) in trials]) for *trials, jobs in of_trainings]
+    rows = [
+        training_row(jobs, [job for (job,) in trials], given_up.get(jobs[0].training.name, {}))
+        for *trials, jobs in of_trainings
+    ]
+    lost = chain(*(jobs for of_rates in given_up.values() for jobs in of_rates.values()))
     every_run = {run for stage in chain(*of_trainings) for run in run_dirs(stage)}
     found = study.figures[name].make(runs, effort)
     drawings = []
@@ -133,7 +140,7 @@ def measured(
             "quick": effort != study.full,
             "seeds": list(effort.seeds),
             "num_episodes": effort.num_episodes,
-            "training_s": round(sum(map(seconds_of, cards)), 1),
+            "training_s": round(sum(map(seconds_of, cards)) + seconds_of_lost(lost), 1),
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             # Of the code that trained, which may be older than that which measures.
             "git_commits": sorted({card.git_commit[:10] for card in cards if card.git_commit}),

@@ -14,8 +14,9 @@ from typing import Any
 
 import hydra
 
-from studies.plan import Effort, Job, errors_of_rates, finished_jobs, stages
+from studies.plan import Effort, Job, errors_of_rates, finished_jobs, rates_given_up, stages
 from studies.study import Shipped, Study, load_study
+from studies.trainings import num_lost
 from zoo.errors import unknown
 from zoo.files import CONFIGS
 from zoo.hub.directory import read_card
@@ -58,6 +59,10 @@ def ship(
             continue
         *trials, jobs = stages(training, effort, runs)
         tried = _tried([trial for of_stage in trials for trial in of_stage])
+        given_up = rates_given_up(training, effort, runs)
+        if given_up:
+            lost = {f"{rate:g}": num_lost(found) for rate, found in given_up.items()}
+            tried["rates_given_up"] = lost
         story = {"study": f"{study.name}/{name}", "num_seeds": len(training.seeds(effort))}
         exports += _exports(shipped, training.seeds(effort), jobs, story, tried)
     return export_all(exports, directory, replace=True), unfinished

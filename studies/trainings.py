@@ -2,33 +2,46 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from statistics import fmean
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from studies.measure import history
 from studies.plan import Job, errors_of_rates, run_dirs
 from zoo.hub.card import Card
 from zoo.hub.directory import read_card
-from zoo.metrics.text import place_text
+from zoo.metrics.text import place_text, plain
 from zoo.training.callbacks.convergence import verdict_of
 
 TABLE = """\
 Every training in one line. *State* counts the real numbers that are kept after the context of
 training. All that is said of a model is said of the *best* rate of those that were *tried*, that of
-the least error in validation. {tried} What a recurrence has of its own, such as a decay, trains at
-`optim.ssm_lr`, which is not on the list. *Edge* marks the smallest and the largest of the list,
-beyond which there may be a better one. *Minutes* are those of all rates and seeds together, on one
-thread; a trial that trainings share is in those of each. *Converged* are the seeds whose validation
-loss fell or rose by less than 2 % over the last third of the steps at a constant rate, before it
-decayed: see `docs/training.md`.
+the least error in validation{but}; the errors stand in brackets, where they were recorded. {tried}
+What a recurrence has of its own, such as a decay, trains at `optim.ssm_lr`, which is not on the
+list. *Edge* marks the smallest and the largest of the list, beyond which there may be a better one.
+*Close* says that the error at another rate is less than 10 % larger, so that another seed might
+have chosen that; *zero* that the least error is that of predicting zero, or less than 10 % below
+it: no rate had learned much by then, and the choice says little. *Minutes* are those of all rates
+and seeds together, on one thread; a trial that trainings share is in those of each.
+{lost}*Converged* are the seeds whose validation loss fell or rose by less than 2 % over the last
+third of the steps at a constant rate, before it decayed: see `docs/training.md`.
 """
 
+# What a run logs of predicting zero.
+ZERO = "val/half_mse_query/zero"
 EVERY_SEED = "All seeds were trained at each rate."
 ANOTHER_SEED = """\
 A seed that is not among those of the page tried each for as many steps as the table says, and then
 all seeds trained at the best. Where that was at the edge of the list, two more
 were tried; where a seed then diverged, all trained at the next best."""
+BUT = " of those at which no seed diverged"
+LOST = "Those of a rate at which every seed diverged are not known. "
+# Errors in a trial that are less apart, by this factor, are taken for equal.
+NEAR = 1.1
 
 
 class TrainingRow(NamedTuple):
@@ -49,7 +62,9 @@ class TrainingRow(NamedTuple):
         converged: How many seeds have which verdict on convergence; empty where none was asked for.
         trial_steps: Optimizer steps that each rate was tried for; None where all seeds trained at
             all rates to the end.
-        errors: Of the trial, in validation, in the order of the rates; None where it diverged.
+        errors: In validation, a mean over seeds, in the order of the rates; None where it diverged.
+        zero_error: Of predicting zero in the same validation; None where that was not measured.
+        given_up: Rates that were better in the trial, and how many seeds then diverged at each.
     """
 
     name: str
@@ -66,6 +81,8 @@ class TrainingRow(NamedTuple):
     converged: dict[str, int]
     trial_steps: int | None = None
     errors: list[float | None] | None = None
+    zero_error: float | None = None
+    given_up: Mapping[str, int] = MappingProxyType({})
 
 
 def rates_of(card: Card) -> list[float]:
@@ -75,23 +92,49 @@ def rates_of(card: Card) -> list[float]:
 
 
 def seconds_of(card: Card) -> float:
-    """What a seed took, with its share at all the rates that were not kept."""
-    return card.training.wall_time_s * len(rates_of(card))
+    """What a seed took, with its share at all the rates that were not kept.
+
+    A trial for fewer steps, of which a shipped card tells, is not in it.
+    """
+    alone = card.training.tried.rates_steps is not None
+    return card.training.wall_time_s * (1 if alone else len(rates_of(card)))
 
 
-def training_row(jobs: Sequence[Job], trials: Sequence[Job] = ()) -> TrainingRow:
+def seconds_of_lost(jobs: Iterable[Job]) -> float:
+    """What jobs took of which seeds diverged, as far as a seed is left that says so."""
+    found = 0.0
+    for job in jobs:
+        left = [run for run in job.run_dirs if (run / "metrics.json").exists()]
+        shares = [read_card(run / "checkpoint").training.wall_time_s for run in left]
+        found += fmean(shares) * len(job.seeds) if shares else 0.0
+    return found
+
+
+def num_lost(jobs: Iterable[Job]) -> int:
+    """How many seeds of jobs that have ended diverged."""
+    return sum(not (run / "metrics.json").exists() for run in run_dirs(jobs))
+
+
+def training_row(
+    jobs: Sequence[Job],
+    trials: Sequence[Job] = (),
+    given_up: Mapping[float, Sequence[Job]] = MappingProxyType({}),
+) -> TrainingRow:
     """What the runs of a training say of themselves.
 
     Args:
         jobs: Finished ones, of all its seeds.
         trials: Those that settled their rate.
+        given_up: Those of which a seed diverged at a rate that was better in the trial.
     """
     cards = [read_card(run / "checkpoint") for run in run_dirs(jobs)]
     card = cards[0]
     config: Any = OmegaConf.load(jobs[0].place / "config.yaml")
     schedules = (c.training.schedule for c in cards)
     verdicts = [verdict_of(s["convergence"]["fall"]) for s in schedules if "convergence" in s]
-    errors = {rate: e for job in trials for rate, e in errors_of_rates(job).items()}
+    of_rates = trials or [job for job in jobs if len(job.rates) > 1][:1]
+    errors = {rate: e for job in of_rates for rate, e in errors_of_rates(job).items()}
+    zeros = history(of_rates[0].place, ZERO) if of_rates else {}
     tried = dict(sorted(errors.items()))
     of_trials = [read_card(run / "checkpoint") for run in run_dirs(trials)]
     return TrainingRow(
@@ -105,18 +148,29 @@ def training_row(jobs: Sequence[Job], trials: Sequence[Job] = ()) -> TrainingRow
         num_seeds=len(cards),
         steps=card.training.steps,
         batch_size=card.training.batch_size,
-        seconds=round(sum(map(seconds_of, [*cards, *of_trials])), 1),
+        seconds=round(
+            sum(map(seconds_of, [*cards, *of_trials])) + seconds_of_lost(chain(*given_up.values())),
+            1,
+        ),
         converged=dict(Counter(verdicts)),
         trial_steps=trials[0].steps if trials else None,
-        errors=[e if math.isfinite(e) else None for e in tried.values()] if trials else None,
+        errors=[e if math.isfinite(e) else None for e in tried.values()] or None,
+        zero_error=zeros[max(zeros)] if zeros else None,
+        given_up={f"{rate:g}": num_lost(found) for rate, found in given_up.items()},
     )
 
 
 def text_of(rows: Iterable[TrainingRow]) -> str:
     """What stands above the table."""
+    rows = list(rows)
     alone = {row.trial_steps is not None for row in rows if len(row.rates) > 1}
     kinds = {False: EVERY_SEED, True: ANOTHER_SEED}
-    return TABLE.format(tried=" ".join(kinds[kind] for kind in sorted(alone)))
+    lost = any(row.given_up for row in rows)
+    return TABLE.format(
+        tried=" ".join(kinds[kind] for kind in sorted(alone)),
+        but=BUT if lost else "",
+        lost=LOST if lost else "",
+    )
 
 
 def table(rows: Iterable[TrainingRow]) -> list[str]:
@@ -129,7 +183,6 @@ def table(rows: Iterable[TrainingRow]) -> list[str]:
 
 
 def _cells(row: TrainingRow) -> dict[str, str]:
-    at_edge = len(row.rates) > 1 and row.best_rate in (min(row.rates), max(row.rates))
     return {
         "training": row.name,
         "parameters": f"{row.num_parameters:,}",
@@ -137,7 +190,7 @@ def _cells(row: TrainingRow) -> dict[str, str]:
         "tokens": row.tokens,
         "loss": row.loss_at,
         "rates tried": _tried(row),
-        "best": f"{row.best_rate:g}" + (", edge" if at_edge else ""),
+        "best": ", ".join([f"{row.best_rate:g}", *_marks(row)]),
         "seeds": str(row.num_seeds),
         "steps": f"{row.steps:,} of {row.batch_size}",
         "minutes": f"{row.seconds / 60:.1f}",
@@ -146,8 +199,41 @@ def _cells(row: TrainingRow) -> dict[str, str]:
 
 
 def _tried(row: TrainingRow) -> str:
-    rates = ", ".join(f"{rate:g}" for rate in row.rates)
-    return rates if row.trial_steps is None else f"{rates} ({row.trial_steps:,} steps)"
+    errors: Sequence[float | None] = row.errors or []
+    told = dict(zip(row.rates, errors, strict=False))
+    rates = ", ".join(f"{rate:g}{_of_rate(row, rate, told)}" for rate in row.rates)
+    if row.trial_steps is None:
+        return rates
+    return f"{rates}; {row.trial_steps:,} steps"
+
+
+def _of_rate(row: TrainingRow, rate: float, errors: Mapping[float, float | None]) -> str:
+    """What became of a rate, in brackets."""
+    if rate not in errors:
+        return ""
+    error, lost = errors[rate], row.given_up.get(f"{rate:g}")
+    if error is None:
+        return " (diverged)"
+    later = "" if lost is None else f"; then {lost} of {row.num_seeds} seeds diverged"
+    return f" ({plain(error, 3)}{later})"
+
+
+def _marks(row: TrainingRow) -> list[str]:
+    """What makes the choice of the rate doubtful, a word each."""
+    if len(row.rates) < 2:
+        return []
+    marks = ["edge"] if row.best_rate in (min(row.rates), max(row.rates)) else []
+    if row.errors is None:
+        return marks
+    errors = dict(zip(row.rates, row.errors, strict=True))
+    best = errors.pop(row.best_rate)
+    if best is None:
+        return marks
+    left = (e for rate, e in errors.items() if f"{rate:g}" not in row.given_up and e is not None)
+    marks += ["close"] if min(left, default=math.inf) < NEAR * best else []
+    least = min([best, *(e for e in errors.values() if e is not None)])
+    at_zero = row.zero_error is not None and NEAR * least > row.zero_error
+    return [*marks, "zero"] if at_zero else marks
 
 
 def _converged(row: TrainingRow) -> str:

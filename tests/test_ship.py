@@ -1,5 +1,6 @@
 """From the finished runs of a study to checkpoints."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from studies.architectures.cells import Cell, deep, of_task, with_curriculum
 from studies.architectures.shipped import ships
 from studies.claims import Found
 from studies.measure import Runs
-from studies.plan import Effort, Training, stages
+from studies.plan import TRIAL_SEED, Effort, Training, stages
 from studies.ship import main, ship
 from studies.study import Shipped, Study, StudyFigure
 from zoo.files import CONFIGS, write_json
@@ -26,8 +27,10 @@ from zoo.hub.pages import card_page
 EFFORT = Effort(seeds=(0, 1, 2), num_episodes=50)
 CELLS = [Cell("gd_ssm", "linear", None, 40, 1.0), Cell("s5", "linear", "shifted", 40, 1.0)]
 ALL, FIRST = Shipped("gd_ssm.all", all_seeds=True), Shipped("s5.first")
+ONE = Shipped("gd_ssm.one")
 # By rate; at the largest every seed has diverged.
-ERRORS = {"0.001": {"0": 0.5}, "0.003": {"0": 0.25}, "0.01": {"0": 0.375}, "0.03": {}}
+AT = str(TRIAL_SEED)
+ERRORS = {"0.001": {AT: 0.5}, "0.003": {AT: 0.25}, "0.01": {AT: 0.375}, "0.03": {}}
 
 
 @pytest.fixture
@@ -52,6 +55,7 @@ def runs(tmp_path: Path, card_fields: dict[str, Any], configs: None) -> Path:
                 training = {"training": card_fields["training"] | how}
                 save_checkpoint(run / "checkpoint", model, described | training)
                 write_json(run / "metrics.json", {"rates": ERRORS})
+            write_json(jobs[0].place / "metrics.json", {"rates": ERRORS})  # of all seeds
     return tmp_path / "runs"
 
 
@@ -89,6 +93,25 @@ def test_seeds_of_a_study_are_shipped_with_the_choice_of_their_rate(
     trained = sorted(runs.glob("linear-gd_ssm-*/seed_*/checkpoint/model.safetensors"))
     of_seeds = [path.read_bytes() for path in trained if "rates" not in str(path)]
     assert weights == of_seeds
+
+
+def test_a_card_names_the_better_rates_at_which_seeds_diverged(runs: Path, tmp_path: Path) -> None:
+    cell = CELLS[0]
+    (best,) = (run for run in runs.glob("linear-gd_ssm-*/seed_0") if "rates" not in str(run))
+    (best.parent / "seed_1" / "metrics.json").unlink()
+    *_, jobs = stages(cell.training(EFFORT), EFFORT, runs)
+    assert "optim.lr=0.01" in jobs[0].overrides
+    shutil.copytree(best.parent, jobs[0].place)
+    for run in jobs[0].run_dirs:
+        write_json(run / "metrics.json", {"rates": ERRORS})
+    (path,), _ = ship(study({"linear-gd_ssm": ONE}), EFFORT, runs, tmp_path / "target")
+    card = read_card(path)
+    assert card.training.optimizer["rates_given_up"] == {"0.003": 1}
+    said = (
+        "the best in validation after 10 steps of those at which no seed diverged: 0.001 (0.5), "
+        "0.003 (0.25; then 1 of 3 seeds diverged), 0.01 (0.375), 0.03 (diverged)"
+    )
+    assert said in card_page(card)
 
 
 def test_a_training_is_left_as_it_is_until_all_its_seeds_have_finished(

@@ -26,6 +26,7 @@ from zoo.commands import train
 from zoo.commands.reproduce import train_job
 from zoo.hub.directory import read_card
 from zoo.hub.io import save_checkpoint
+from zoo.metrics.text import plain
 from zoo.models.online_learner import OnlineLearner, construct_solver_
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +131,11 @@ def test_of_several_rates_the_page_says_which_were_tried_and_which_was_kept(tmp_
     assert results["figures"]["grid"]["made"]["training_s"] == pytest.approx(seconds, abs=0.1)
     section = places.page.read_text().partition("## Trainings\n")[2]
     (line,) = (line for line in section.splitlines() if line.startswith("| grid "))
-    assert "| interleaved | at the query | 1e-09, 0.05 | 0.05, edge | 2 | 20 of 64 |" in line
+    errors = [plain(error, 3) for error in row["errors"]]
+    tried = f"1e-09 ({errors[0]}), 0.05 ({errors[1]})"
+    assert f"| interleaved | at the query | {tried} | 0.05, edge" in line
+    assert "| 2 | 20 of 64 |" in line
+    assert row["zero_error"] >= row["errors"][1]
 
 
 def test_a_study_has_places_of_its_own() -> None:

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -27,17 +29,21 @@ from studies.plan import (
     Trial,
     errors_of_rates,
     finished_jobs,
+    rates_given_up,
     run_dirs,
     stages,
 )
 from studies.progress import Progress
 from studies.reproduction import trainings_of
 from studies.runner import Runner, TrainingFailed, known, train_all
-from studies.trainings import training_row
+from studies.trainings import TrainingRow, seconds_of, table, text_of, training_row
 from zoo.commands import train
 from zoo.commands.reproduce import train_job
 from zoo.files import ROOT
+from zoo.hub.card import Tried
+from zoo.hub.directory import read_card
 from zoo.hub.io import load_checkpoint
+from zoo.metrics.text import plain
 from zoo.terminal import StoppedBySignal, raise_on_signals
 from zoo.training.base import NonFiniteError
 from zoo.training.runs import OF_TRIAL
@@ -266,12 +272,89 @@ def test_the_table_of_trainings_has_the_rates_of_a_trial_with_their_errors(tmp_p
     run([training], ONE, tmp_path)
     *trials, jobs = stages(training, ONE, tmp_path)
     row = training_row(jobs, [job for (job,) in trials])
-    assert row.rates[:3] == [1e-9, 0.01, 0.05]
+    assert {1e-9, 0.01, 0.05} <= {*row.rates}
     assert row.trial_steps == 5
     errors = {rate: e for (job,) in trials for rate, e in errors_of_rates(job).items()}
     assert row.errors == [errors[rate] for rate in row.rates]
     assert row.best_rate == min(errors, key=errors.__getitem__)
     assert row.num_seeds == 1
+    assert row.zero_error is not None
+    assert f"1e-09 ({plain(errors[1e-9], 3)}), 0.01 ({plain(errors[0.01], 3)})" in table([row])[2]
+
+
+def row_of_trial(errors: list[float | None], best: float, **others: Any) -> TrainingRow:
+    rates = [0.001, 0.003, 0.01, 0.03]
+    at = (3, 300, 64, 1.0, {})
+    return TrainingRow("a", 9, 9, "pairs", "all", rates, best, *at, 75, errors, **others)
+
+
+@pytest.mark.parametrize(
+    ("row", "tried", "best"),
+    [
+        (
+            row_of_trial([0.9, 0.5, 0.8, None], 0.003, zero_error=1.0),
+            "0.001 (0.9), 0.003 (0.5), 0.01 (0.8), 0.03 (diverged); 75 steps",
+            "0.003",
+        ),
+        (
+            row_of_trial([0.9, 0.5, 0.54, 0.51], 0.003),
+            "0.001 (0.9), 0.003 (0.5), 0.01 (0.54), 0.03 (0.51); 75 steps",
+            "0.003, close",
+        ),
+        (
+            row_of_trial([1.3, 1.2, 1.4, 0.95], 0.03, zero_error=1.0),
+            "0.001 (1.3), 0.003 (1.2), 0.01 (1.4), 0.03 (0.95); 75 steps",
+            "0.03, edge, zero",
+        ),
+        (
+            row_of_trial([0.9, 0.8, 0.78, 0.5], 0.003, given_up={"0.03": 2, "0.01": 3}),
+            "0.001 (0.9), 0.003 (0.8), 0.01 (0.78; then 3 of 3 seeds diverged), "
+            "0.03 (0.5; then 2 of 3 seeds diverged); 75 steps",
+            "0.003",
+        ),
+    ],
+)
+def test_the_table_says_how_far_a_choice_of_the_rate_is_to_be_trusted(
+    row: TrainingRow, tried: str, best: str
+) -> None:
+    of_row = dict(zip(*(line.split(" | ") for line in table([row])[::2]), strict=True))
+    assert of_row["rates tried"] == tried
+    assert of_row["best"] == best
+    assert ("no seed diverged" in text_of([row])) == bool(row.given_up)
+
+
+def test_rates_given_up_stand_in_the_row_with_their_seeds_and_minutes(tmp_path: Path) -> None:
+    trial = Trial("tried", 5, 1.0, (0.01, 0.05), SMALL)
+    training = Training("tried", 10, 1.0, SMALL, validations=1, trial=trial)
+    effort = Effort(seeds=(0, 1), num_episodes=50, fewer_settings=True)
+    run([training], effort, tmp_path)
+    *_, (lost,) = stages(training, effort, tmp_path)
+    assert rates_given_up(training, effort, tmp_path) == {}
+    (lost.run_dirs[1] / "metrics.json").unlink()
+    run([training], effort, tmp_path)
+    *trials, jobs = stages(training, effort, tmp_path)
+    given_up = rates_given_up(training, effort, tmp_path)
+    (rate,) = given_up
+    assert given_up == {rate: [lost]}
+    tried = [job for (job,) in trials]
+    without, row = training_row(jobs, tried), training_row(jobs, tried, given_up)
+    assert row.given_up == {f"{rate:g}": 1}
+    assert row.best_rate != rate
+    shares = read_card(lost.run_dirs[0] / "checkpoint").training.wall_time_s
+    assert row.seconds - without.seconds == pytest.approx(2 * shares, abs=0.11)
+
+
+def test_the_seconds_of_a_shipped_card_are_not_multiplied_by_rates_of_a_shorter_trial() -> None:
+    rates = {"0.001": {"0": 0.5}, "0.003": {"0": 0.25}}
+
+    def card(optimizer: dict[str, Any]) -> Any:
+        tried = Tried.model_validate(optimizer)
+        training = SimpleNamespace(wall_time_s=60.0, optimizer=optimizer, tried=tried)
+        return SimpleNamespace(training=training)
+
+    assert seconds_of(card({"lr": 0.003, "rates": rates})) == 120.0
+    assert seconds_of(card({"lr": 0.003, "rates": rates, "rates_steps": 10})) == 60.0
+    assert seconds_of(card({"lr": 0.003})) == 60.0
 
 
 @pytest.mark.parametrize("name", ["joblib", "submitit"])

@@ -223,13 +223,19 @@ def protocol_text(training: TrainingEntry) -> str:
         parts = [f"{seeds}, one rate"]
     else:
         errors = {rate: list(of_rate.values()) for rate, of_rate in sorted(tried.rates.items())}
+        lost = {
+            rate: f"; then {num} of {training.num_seeds} seeds diverged"
+            for rate, num in tried.rates_given_up.items()
+        }
         listed = ", ".join(
-            f"{rate:g} ({plain(fmean(values)) if values else 'diverged'})"
+            f"{rate:g} ({plain(fmean(values)) if values else 'diverged'}{lost.get(rate, '')})"
             for rate, values in errors.items()
         )
+        kept = " of those at which no seed diverged" if lost else ""
         steps = "" if tried.rates_steps is None else f" after {tried.rates_steps:,} steps"
         rate = training.optimizer.get("lr")
-        parts = [seeds, f"learning rate {rate}, the best in validation{steps} of {listed}"]
+        best = f"the best in validation{steps}{kept}"
+        parts = [seeds, f"learning rate {rate}, {best}{':' if lost else ' of'} {listed}"]
     if training.verdict is not None:
         parts.append({"unknown": "convergence unknown"}.get(training.verdict, training.verdict))
     if training.study:
