@@ -54,7 +54,8 @@ def runs(tmp_path: Path, card_fields: dict[str, Any], configs: None) -> Path:
                 how = {"seed": seed, "optimizer": {"lr": 0.003}}
                 training = {"training": card_fields["training"] | how}
                 save_checkpoint(run / "checkpoint", model, described | training)
-                write_json(run / "metrics.json", {"rates": ERRORS})
+                for directory in {run, jobs[0].place}:
+                    write_json(directory / "metrics.json", {"rates": ERRORS})
             write_json(jobs[0].place / "metrics.json", {"rates": ERRORS})  # of all seeds
     return tmp_path / "runs"
 
