@@ -35,7 +35,7 @@ from studies.plan import (
 )
 from studies.progress import Progress
 from studies.reproduction import trainings_of
-from studies.runner import Runner, TrainingFailed, known, train_all
+from studies.runner import TIME_IS_UP, Runner, TrainingFailed, known, train_all
 from studies.trainings import TrainingRow, seconds_of, table, text_of, training_row
 from zoo.commands import train
 from zoo.commands.reproduce import train_job
@@ -464,6 +464,22 @@ def test_where_a_run_fails_the_others_go_on_and_the_end_says_why(name: str, tmp_
     assert finished_jobs(TRIED, ONE, tmp_path) is not None  # which has a trial first
     (job,) = last_jobs(wrong, ONE, tmp_path)
     assert "Traceback" in job.log.read_text()
+
+
+def test_a_job_whose_time_is_up_saves_its_state_and_goes_on_later(tmp_path: Path) -> None:
+    training = Training("long", 300, 1.0, SMALL, validations=6)
+    (job,) = last_jobs(training, ONE, tmp_path)
+
+    def run_out(job: Job) -> None:
+        stop_at(job.log, "step 100/300", TIME_IS_UP)
+        train_job(job)
+
+    runner = Runner("submitit", 1, {"timeout_min": 10})
+    with pytest.raises(TrainingFailed, match="long seed 0 was stopped.*the same command goes on"):
+        run([training], ONE, tmp_path, runner, run_out)
+    assert "stopped by SIGTERM after step" in job.log.read_text()
+    run([training], ONE, tmp_path)
+    assert job.log.read_text().count("step 50/300") == 1
 
 
 def test_a_job_that_its_cluster_ends_is_told_with_the_reason(tmp_path: Path) -> None:
