@@ -121,10 +121,18 @@ def causal_product(scores: Tensor, rows: Tensor, inclusive: bool) -> Tensor:
     """
     undefined = (0 * rows.detach()).sum(-1, keepdim=True)  # zero, or NaN
     rows = torch.where(undefined == 0, rows, 0)
+    return scores @ rows + reaching(undefined, inclusive)
+
+
+def reaching(undefined: Tensor, inclusive: bool) -> Tensor:
+    """Zero for a token, or NaN from the first on that is undefined.
+
+    Args:
+        undefined: Zero or NaN, (..., C, 1).
+        inclusive: Whether a token is reached by itself.
+    """
     undefined = undefined.cumsum(-2)
-    if not inclusive:
-        undefined = pad(undefined[..., :-1, :], (0, 0, 1, 0))
-    return scores @ rows + undefined
+    return undefined if inclusive else pad(undefined[..., :-1, :], (0, 0, 1, 0))
 
 
 def summed(S: Tensor, added: Tensor, G: Tensor | None) -> tuple[Tensor, Tensor]:

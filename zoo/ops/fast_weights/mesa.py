@@ -16,6 +16,7 @@ from zoo.ops.fast_weights.chunks import (
     faded,
     in_chunks,
     joined,
+    reaching,
     running_sums,
     split,
     summed,
@@ -85,9 +86,8 @@ def mesa(
             raise ValueError(
                 f"mesa: H must be {(*k.shape[:2], k.shape[3], k.shape[3])}, got {tuple(H.shape)}"
             )
-        penalty = torch.diag_embed(ridge.to(dtype))
         run = _loop if method == "loop" else _chunked
-        o, H, G = run(q, k, v, beta, g, H, G, penalty, inclusive)
+        o, H, G = run(q, k, v, beta, g, H, G, ridge.to(dtype), inclusive)
         return o.transpose(1, 2).to(out), (H, G)
 
 
@@ -99,10 +99,10 @@ def _loop(
     g: Tensor | None,
     H: Tensor,
     G: Tensor,
-    penalty: Tensor,
+    ridge: Tensor,
     inclusive: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = []
+    rows, penalty = [], torch.diag_embed(ridge)
     g = torch.zeros_like(beta) if g is None else g
     tokens = zip(*(part.unbind(2) for part in (q, k, v, beta, g)), strict=True)
     for q_t, k_t, v_t, beta_t, g_t in tokens:
@@ -124,7 +124,7 @@ def _chunked(
     g: Tensor | None,
     H: Tensor,
     G: Tensor,
-    penalty: Tensor,
+    ridge: Tensor,
     inclusive: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, size = [], k.shape[2]
@@ -132,7 +132,7 @@ def _chunked(
         size = CHUNK * max(1, AT_ONCE // max(1, H.numel() * CHUNK))
     decays = () if g is None else (g,)
     for q_p, k_p, v_p, beta_p, *g_p in split(size, q, k, v, beta, *decays):
-        o, H, G = _piece(q_p, k_p, v_p, beta_p, g_p[0] if g_p else None, H, G, penalty, inclusive)
+        o, H, G = _piece(q_p, k_p, v_p, beta_p, g_p[0] if g_p else None, H, G, ridge, inclusive)
         rows.append(o)
     return torch.cat(rows, 2), H, G
 
@@ -145,61 +145,97 @@ def _piece(
     g: Tensor | None,
     H: Tensor,
     G: Tensor,
-    penalty: Tensor,
+    ridge: Tensor,
     inclusive: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    length, d_k = q.shape[2:]
+    length = q.shape[2]
     q, k, v, beta = in_chunks(CHUNK, q, k, v, beta[..., None])
     written, read = running_sums(None if g is None else in_chunks(CHUNK, g)[0], inclusive)
     writing = carrying(beta * k, written, -1)
-    # H of every token: a decayed sum of outer products, as if each were a value.
-    outer = (writing[..., None] * k[..., None, :]).flatten(-2)  # (..., C, d_k d_k)
     one, factors = carrying(torch.ones_like(beta), read), decay_factors(read, written, inclusive)
     scores = causal_scores(one, torch.ones_like(beta), factors, inclusive)
     left = at_end(writing, written).mT
     H_starts, H = summed(H, left @ k, written)
     G_starts, G = summed(G, left @ v, written)
-    before = faded(one, read) * H_starts.flatten(-2)[:, :, :, None]
-    H_all = (causal_product(scores, outer, inclusive) + before).unflatten(-1, (d_k, d_k))
-    x, _ = _solve(H_all + penalty[:, None, None], q)  # (batch, heads, chunks, C, d_k)
-    x = carrying(x, read)
+    # A token that is not finite reaches none before it: zero times NaN stays out of the products.
+    undefined = (0 * (writing * k).detach()).sum(-1, keepdim=True)  # zero, or NaN
+    finite = undefined == 0
+    x, _ = _solve(
+        *(scores, torch.where(finite, writing, 0), torch.where(finite, k, 0)),
+        *(faded(one, read), H_starts, ridge, q),
+    )
+    x = carrying(x + reaching(undefined, inclusive), read)
     scores = causal_scores(x, writing, factors, inclusive)
     o = faded(x, read) @ G_starts + causal_product(scores, v, inclusive)
     return joined(o, length), H, G
 
 
 class _Solve(torch.autograd.Function):
-    """matrices^{-1} q by Cholesky, NaN where one is not positive definite, and the factors.
+    """x_t = H_t^{-1} q_t for H_t = sum_i scores_ti writing_i k_i^T + faded_t H_start + diag(ridge).
 
-    The gradients are one more solution with the same factors; those of a factorisation would be
-    several times the work.
+    By Cholesky, NaN where H_t is not positive definite; the factors come too. H_t is symmetric, so
+    with u = H_t^{-1} dx the gradient of H_t is -u x^T. It is of rank one: those of what H_t is made
+    of follow from products of vectors, and no matrix (d_k, d_k) is formed for a token again.
+
+    Args:
+        scores: Lower triangular, (batch, heads, chunks, C, C).
+        writing: (batch, heads, chunks, C, d_k), parallel to k.
+        k: (batch, heads, chunks, C, d_k).
+        fading: (batch, heads, chunks, C, 1).
+        H_start: (batch, heads, chunks, d_k, d_k).
+        ridge: (heads, d_k).
+        q: (batch, heads, chunks, C, d_k).
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(matrices: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        factors, failed = torch.linalg.cholesky_ex(matrices)
+    def forward(
+        scores: Tensor,
+        writing: Tensor,
+        k: Tensor,
+        fading: Tensor,
+        H_start: Tensor,
+        ridge: Tensor,
+        q: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        d_k = k.shape[-1]
+        # As if each outer product were a value.
+        outer = (writing[..., None] * k[..., None, :]).flatten(-2)
+        H = torch.cat([scores, fading], -1) @ torch.cat(
+            [outer, H_start.flatten(-2)[..., None, :]], -2
+        )
+        H = H.unflatten(-1, (d_k, d_k))
+        H.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None, None])
+        factors, failed = torch.linalg.cholesky_ex(H)
         x = torch.cholesky_solve(q[..., None], factors)[..., 0]
         return torch.where((failed == 0)[..., None], x, torch.nan), factors
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]
-    ) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(inputs[0], *output)
+        ctx.save_for_backward(*inputs[:-1], *output)
 
     @staticmethod
-    def backward(ctx: Any, dx: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        matrices, x, factors = ctx.saved_tensors
+    def backward(ctx: Any, dx: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        scores, writing, k, fading, H_start, ridge, x, factors = ctx.saved_tensors
         # Backward passes may run under an autocast that the forward pass switched off.
         with without_autocast(dx.device):
             if torch.is_grad_enabled():  # to be differentiated again
-                dq, _ = _solve(matrices, dx)
+                u, _ = _solve(scores, writing, k, fading, H_start, ridge, dx)
             else:
-                dq = torch.cholesky_solve(dx[..., None], factors)[..., 0]
-            return -dq[..., None] * x[..., None, :], dq
+                u = torch.cholesky_solve(dx[..., None], factors)[..., 0]
+            of_writing, of_k = u @ writing.mT, x @ k.mT  # (..., C, C)
+            faded_u = fading * u
+            return (
+                -(of_writing * of_k),
+                -((scores * of_k).mT @ u),
+                -((scores * of_writing).mT @ x),
+                -((u @ H_start) * x).sum(-1, keepdim=True),
+                -(faded_u.mT @ x),
+                -(u * x).sum((0, 2, 3)),
+                u,
+            )
 
 
-_solve: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _Solve.apply
+_solve: Callable[..., tuple[Tensor, Tensor]] = _Solve.apply
