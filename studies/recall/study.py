@@ -42,5 +42,5 @@ STUDY = Study(
         ),
     },
     full=Effort(seeds=(0, 1, 2), num_episodes=5_000, num_validation=1_000),
-    quick=Effort(seeds=(0, 1), share=0.15, num_episodes=500, fewer_settings=True),
+    quick=Effort(seeds=(0, 1), share=0.05, num_episodes=500, fewer_settings=True),
 )

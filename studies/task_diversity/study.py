@@ -66,5 +66,5 @@ STUDY = Study(
         "d": StudyFigure("Losses in training", trainings, figures.losses),
     },
     full=Effort(seeds=(0,), num_episodes=5_000, num_validation=1_000),
-    quick=Effort(seeds=(0,), share=0.2, num_episodes=500, num_validation=200, fewer_settings=True),
+    quick=Effort(seeds=(0,), share=0.1, num_episodes=500, num_validation=200, fewer_settings=True),
 )

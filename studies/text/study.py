@@ -33,5 +33,5 @@ STUDY = Study(
     shows_trainings=True,
     figures={"a": StudyFigure("Bits per byte", figures.trainings, figures.bits_per_byte)},
     full=Effort(seeds=(0,), num_episodes=1_000, num_validation=200),
-    quick=Effort(seeds=(0,), share=0.1, num_episodes=100),
+    quick=Effort(seeds=(0,), share=0.03, num_episodes=100),
 )
