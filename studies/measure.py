@@ -1,6 +1,5 @@
 """What finished runs hold, and what else is measured of their models."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Suite
 from studies.claims import Claim, OverSeeds, compared, over_seeds
+from studies.history import history
 from zoo.evaluation.compare import losses, scored_columns
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.files import ROOT
@@ -166,22 +166,6 @@ def against_gradient_descent(
             else None
         ),
     )
-
-
-def history(run: Path, column: str) -> dict[int, float]:
-    """What a run logged in the course of training: optimizer steps done to the value.
-
-    The last row, of the test episodes, is left out.
-    """
-    found = {}
-    # Each time a run went on it wrote another version, which repeats nothing but what was lost.
-    for path in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
-        with path.open() as file:
-            for row in csv.DictReader(file):
-                of_test = any(value for name, value in row.items() if name.startswith("test/"))
-                if row.get(column) and not of_test:
-                    found[int(row["step"])] = float(row[column])
-    return found
 
 
 def histories(runs: Sequence[Path], column: str) -> tuple[list[int], list[list[float]]]:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from studies.history import history
+
 # Settings of a run that say which one it is and what it is called, not what is trained.
 NAMES = ("seed", "resume", "run_dir", "checkpoint_tag")
 # Seconds that a run takes before its first and after its last step.
@@ -24,6 +26,8 @@ MOST_EXTENSIONS = 2
 DIVERGED = "diverged.txt"
 # Of trials, and of nothing else.
 TRIAL_SEED = 1_000
+# What a run logs of its error, of models of values.
+VALIDATED = "val/half_mse_query"
 # A trial is there for its errors in validation.
 NUM_TESTS_OF_TRIAL = 100
 
@@ -57,7 +61,9 @@ class Trial(NamedTuple):
 
     They are tried by a seed of their own: that which chose the rate does better at it than others.
     Where that is the smallest or the largest of them, two more beyond it are tried. Where one of
-    the seeds diverges at the best, all train at the next best.
+    the seeds diverges at the best, all train at the next best. A seed may leave a plateau by luck:
+    with `must_hold` all train once more at the next best where most of them end above what the
+    trial had after fewer steps.
 
     Attributes:
         name: The start of its directory's name.
@@ -65,6 +71,7 @@ class Trial(NamedTuple):
         step_ms: About how long one takes for each rate, on one thread.
         rates: Two or more.
         overrides: Of `configs/train.yaml`.
+        must_hold: Whether its error must hold for the seeds too; for trials of the same task.
     """
 
     name: str
@@ -72,6 +79,7 @@ class Trial(NamedTuple):
     step_ms: float
     rates: tuple[float, ...]
     overrides: tuple[str, ...] = ()
+    must_hold: bool = False
 
 
 class Training(NamedTuple):
@@ -194,6 +202,20 @@ class Job(NamedTuple):
         return (self.seconds - OVERHEAD) * int(steps[-1]) / self.steps if steps else 0.0
 
 
+class GivenUp(NamedTuple):
+    """A rate that was better in the trial than the one that was kept.
+
+    Attributes:
+        jobs: What trained all seeds at it.
+        diverged: How many of the seeds did.
+        above: How many ended above the error of the trial; zero where one has diverged.
+    """
+
+    jobs: list[Job]
+    diverged: int
+    above: int
+
+
 def overrides_of(training: Training, effort: Effort) -> tuple[str, ...]:
     """What the command line of a training has, but for seed and place.
 
@@ -236,8 +258,8 @@ def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]
     yield _seeds(training, overrides, effort, runs)
 
 
-def rates_given_up(training: Training, effort: Effort, runs: Path) -> dict[float, list[Job]]:
-    """Rates that were better in the trial, at which seeds then diverged, with their jobs.
+def rates_given_up(training: Training, effort: Effort, runs: Path) -> dict[float, GivenUp]:
+    """Rates that were better in the trial, at which seeds then diverged or fell short of it.
 
     Needs the trial of the training to have ended.
     """
@@ -247,18 +269,23 @@ def rates_given_up(training: Training, effort: Effort, runs: Path) -> dict[float
 
 def _settled(
     training: Training, errors: Mapping[float, float], effort: Effort, runs: Path
-) -> tuple[float, dict[float, list[Job]]]:
-    """The best rate at which no seed has diverged, or the last one left, and those before it."""
+) -> tuple[float, dict[float, GivenUp]]:
+    """The best rate that need not be given up, or the last one left, and those before it."""
     overrides = overrides_of(training, effort)
     left = {rate: error for rate, error in errors.items() if math.isfinite(error)}
-    given_up: dict[float, list[Job]] = {}
+    given_up: dict[float, GivenUp] = {}
+    again = training.trial is not None and training.trial.must_hold
     while len(left) > 1:
         best = min(left, key=left.__getitem__)
         jobs = _seeds(training, (*overrides, *_rates((best,))), effort, runs)
-        if not any(job.diverged for job in jobs):
+        diverged = any(job.diverged for job in jobs)
+        above = 0 if diverged or not again else _num_above(left[best], jobs)
+        if not diverged and above <= len(run_dirs(jobs)) / 2:
             break
+        again = again and diverged
+        lost = [run for run in run_dirs(jobs) if not (run / "metrics.json").exists()]
+        given_up[best] = GivenUp(jobs, len(lost) if diverged else 0, above)
         del left[best]
-        given_up[best] = jobs
     return min(left, key=left.__getitem__), given_up
 
 
@@ -310,6 +337,19 @@ def _seeds(training: Training, overrides: tuple[str, ...], effort: Effort, runs:
         Job(training, overrides, config, directory, group, steps, training.rates)
         for group in groups
     ]
+
+
+def _num_above(error: float, jobs: list[Job]) -> int:
+    """How many seeds of finished jobs ended above an error in validation."""
+    if not all(job.finished for job in jobs):
+        return 0
+    # Seeds that one process trained are logged beside each other.
+    ended = [
+        history(job.place, f"seed_{seed}/{VALIDATED}" if len(job.seeds) > 1 else VALIDATED)
+        for job in jobs
+        for seed in job.seeds
+    ]
+    return sum(found[max(found)] > error for found in ended)
 
 
 def _trial(

@@ -12,7 +12,7 @@ import matplotlib
 from rich.console import Console
 
 from studies.page import LAYOUT, read_results, write_page
-from studies.plan import Effort, Job, Training, rates_given_up, run_dirs, stages
+from studies.plan import Effort, GivenUp, Job, Training, rates_given_up, run_dirs, stages
 from studies.progress import Progress
 from studies.runner import Runner, Train, train_all
 from studies.study import Places, Study
@@ -95,7 +95,7 @@ def measured(
     study: Study,
     name: str,
     of_trainings: Sequence[Sequence[Sequence[Job]]],
-    given_up: Mapping[str, Mapping[float, Sequence[Job]]],
+    given_up: Mapping[str, Mapping[float, GivenUp]],
     effort: Effort,
     directory: Path,
 ) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def measured(
         study: Of the figure.
         name: Of the figure.
         of_trainings: For each training the jobs of its stages, all of them finished.
-        given_up: By its name, the jobs of which a seed diverged, by rate.
+        given_up: By its name, the rates that were better in the trial.
         effort: How much is measured.
         directory: For drawings.
     """
@@ -114,7 +114,7 @@ def measured(
         training_row(jobs, [job for (job,) in trials], given_up.get(jobs[0].training.name, {}))
         for *trials, jobs in of_trainings
     ]
-    lost = chain(*(jobs for of_rates in given_up.values() for jobs in of_rates.values()))
+    lost = chain(*(one.jobs for of_rates in given_up.values() for one in of_rates.values()))
     every_run = {run for stage in chain(*of_trainings) for run in run_dirs(stage)}
     found = study.figures[name].make(runs, effort)
     drawings = []

@@ -16,7 +16,6 @@ import hydra
 
 from studies.plan import Effort, Job, errors_of_rates, finished_jobs, rates_given_up, stages
 from studies.study import Shipped, Study, load_study
-from studies.trainings import num_lost
 from zoo.errors import unknown
 from zoo.files import CONFIGS
 from zoo.hub.directory import read_card
@@ -59,10 +58,9 @@ def ship(
             continue
         *trials, jobs = stages(training, effort, runs)
         tried = _tried([trial for of_stage in trials for trial in of_stage])
-        given_up = rates_given_up(training, effort, runs)
-        if given_up:
-            lost = {f"{rate:g}": num_lost(found) for rate, found in given_up.items()}
-            tried["rates_given_up"] = lost
+        for rate, one in rates_given_up(training, effort, runs).items():
+            name = "rates_given_up" if one.diverged else "rates_fell_short"
+            tried.setdefault(name, {})[f"{rate:g}"] = one.diverged or one.above
         story = {"study": f"{study.name}/{name}", "num_seeds": len(training.seeds(effort))}
         exports += _exports(shipped, training.seeds(effort), jobs, story, tried)
     return export_all(exports, directory, replace=True), unfinished
@@ -77,7 +75,7 @@ def _exports(
 ) -> Iterator[Export]:
     """The seeds of a training that are shipped, under their names."""
     runs = {seed: run for job in jobs for seed, run in zip(job.seeds, job.run_dirs, strict=True)}
-    for seed in seeds if shipped.all_seeds else seeds[:1]:
+    for seed in seeds[: shipped.num_seeds]:
         name = shipped.name if seed == seeds[0] else f"{shipped.name}@{seed}"
         optimizer = read_card(runs[seed] / "checkpoint").training.optimizer | tried
         yield Export(runs[seed], name, story | {"optimizer": optimizer})

@@ -37,11 +37,11 @@ class Shipped(NamedTuple):
 
     Attributes:
         name: Of its first seed, `architecture.tag`.
-        all_seeds: Whether its other seeds are shipped too, as `architecture.tag@SEED`.
+        num_seeds: How many of its seeds; those after the first are `architecture.tag@SEED`.
     """
 
     name: str
-    all_seeds: bool = False
+    num_seeds: int = 1
 
 
 class Places(NamedTuple):

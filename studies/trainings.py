@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from studies.measure import history
-from studies.plan import Job, errors_of_rates, run_dirs
+from studies.history import history
+from studies.plan import GivenUp, Job, errors_of_rates, run_dirs
 from zoo.hub.card import Card
 from zoo.hub.directory import read_card
 from zoo.metrics.text import place_text, plain
@@ -38,6 +38,8 @@ ANOTHER_SEED = """\
 A seed that is not among those of the page tried each for as many steps as the table says, and then
 all seeds trained at the best. Where that was at the edge of the list, two more
 were tried; where a seed then diverged, all trained at the next best."""
+HELD = """ Where most seeds ended
+above the error of the trial, which chance had favoured, all trained once more, at the next best."""
 BUT = " of those at which no seed diverged"
 LOST = "Those of a rate at which every seed diverged are not known. "
 # Errors in a trial that are less apart, by this factor, are taken for equal.
@@ -65,6 +67,7 @@ class TrainingRow(NamedTuple):
         errors: In validation, a mean over seeds, in the order of the rates; None where it diverged.
         zero_error: Of predicting zero in the same validation; None where that was not measured.
         given_up: Rates that were better in the trial, and how many seeds then diverged at each.
+        fell_short: The same, and how many seeds then ended above the error of the trial.
     """
 
     name: str
@@ -83,6 +86,7 @@ class TrainingRow(NamedTuple):
     errors: list[float | None] | None = None
     zero_error: float | None = None
     given_up: Mapping[str, int] = MappingProxyType({})
+    fell_short: Mapping[str, int] = MappingProxyType({})
 
 
 def rates_of(card: Card) -> list[float]:
@@ -101,7 +105,7 @@ def seconds_of(card: Card) -> float:
 
 
 def seconds_of_lost(jobs: Iterable[Job]) -> float:
-    """What jobs took of which seeds diverged, as far as a seed is left that says so."""
+    """What jobs of rates that were given up took, as far as a seed is left that says so."""
     found = 0.0
     for job in jobs:
         left = [run for run in job.run_dirs if (run / "metrics.json").exists()]
@@ -110,22 +114,17 @@ def seconds_of_lost(jobs: Iterable[Job]) -> float:
     return found
 
 
-def num_lost(jobs: Iterable[Job]) -> int:
-    """How many seeds of jobs that have ended diverged."""
-    return sum(not (run / "metrics.json").exists() for run in run_dirs(jobs))
-
-
 def training_row(
     jobs: Sequence[Job],
     trials: Sequence[Job] = (),
-    given_up: Mapping[float, Sequence[Job]] = MappingProxyType({}),
+    given_up: Mapping[float, GivenUp] = MappingProxyType({}),
 ) -> TrainingRow:
     """What the runs of a training say of themselves.
 
     Args:
         jobs: Finished ones, of all its seeds.
         trials: Those that settled their rate.
-        given_up: Those of which a seed diverged at a rate that was better in the trial.
+        given_up: Rates that were better in the trial.
     """
     cards = [read_card(run / "checkpoint") for run in run_dirs(jobs)]
     card = cards[0]
@@ -149,14 +148,16 @@ def training_row(
         steps=card.training.steps,
         batch_size=card.training.batch_size,
         seconds=round(
-            sum(map(seconds_of, [*cards, *of_trials])) + seconds_of_lost(chain(*given_up.values())),
+            sum(map(seconds_of, [*cards, *of_trials]))
+            + seconds_of_lost(chain(*(at_rate.jobs for at_rate in given_up.values()))),
             1,
         ),
         converged=dict(Counter(verdicts)),
         trial_steps=trials[0].steps if trials else None,
         errors=[e if math.isfinite(e) else None for e in tried.values()] or None,
         zero_error=zeros[max(zeros)] if zeros else None,
-        given_up={f"{rate:g}": num_lost(found) for rate, found in given_up.items()},
+        given_up={f"{rate:g}": one.diverged for rate, one in given_up.items() if one.diverged},
+        fell_short={f"{rate:g}": one.above for rate, one in given_up.items() if one.above},
     )
 
 
@@ -165,9 +166,9 @@ def text_of(rows: Iterable[TrainingRow]) -> str:
     rows = list(rows)
     alone = {row.trial_steps is not None for row in rows if len(row.rates) > 1}
     kinds = {False: EVERY_SEED, True: ANOTHER_SEED}
-    lost = any(row.given_up for row in rows)
+    lost, short = (any(getattr(row, name) for row in rows) for name in ("given_up", "fell_short"))
     return TABLE.format(
-        tried=" ".join(kinds[kind] for kind in sorted(alone)),
+        tried=" ".join(kinds[kind] for kind in sorted(alone)) + (HELD if short else ""),
         but=BUT if lost else "",
         lost=LOST if lost else "",
     )
@@ -211,10 +212,14 @@ def _of_rate(row: TrainingRow, rate: float, errors: Mapping[float, float | None]
     """What became of a rate, in brackets."""
     if rate not in errors:
         return ""
-    error, lost = errors[rate], row.given_up.get(f"{rate:g}")
+    error, name = errors[rate], f"{rate:g}"
     if error is None:
         return " (diverged)"
-    later = "" if lost is None else f"; then {lost} of {row.num_seeds} seeds diverged"
+    later = ""
+    if name in row.given_up:
+        later = f"; then {row.given_up[name]} of {row.num_seeds} seeds diverged"
+    if name in row.fell_short:
+        later = f"; then {row.fell_short[name]} of {row.num_seeds} seeds ended above that"
     return f" ({plain(error, 3)}{later})"
 
 
@@ -229,7 +234,8 @@ def _marks(row: TrainingRow) -> list[str]:
     best = errors.pop(row.best_rate)
     if best is None:
         return marks
-    left = (e for rate, e in errors.items() if f"{rate:g}" not in row.given_up and e is not None)
+    gone = {*row.given_up, *row.fell_short}
+    left = (e for rate, e in errors.items() if f"{rate:g}" not in gone and e is not None)
     marks += ["close"] if min(left, default=math.inf) < NEAR * best else []
     least = min([best, *(e for e in errors.values() if e is not None)])
     at_zero = row.zero_error is not None and NEAR * least > row.zero_error

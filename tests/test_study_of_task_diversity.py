@@ -17,7 +17,8 @@ from datamodules.episodes import Episodes
 from datamodules.inputs import Gaussian
 from datamodules.linear import Linear, LinearPool
 from studies.claims import Claim, OverSeeds
-from studies.measure import Runs, history
+from studies.history import history
+from studies.measure import Runs
 from studies.page import claims_of
 from studies.plan import TRIAL_SEED, Effort, overrides_of
 from studies.reproduction import reproduce

@@ -18,12 +18,13 @@ import torch
 from hydra import initialize_config_dir
 from rich.console import Console
 
-from studies.measure import history
+from studies.history import history
 from studies.plan import (
     MOST_EXTENSIONS,
     OVERHEAD,
     TRIAL_SEED,
     Effort,
+    GivenUp,
     Job,
     Training,
     Trial,
@@ -39,7 +40,7 @@ from studies.runner import TIME_IS_UP, Runner, TrainingFailed, known, train_all
 from studies.trainings import TrainingRow, seconds_of, table, text_of, training_row
 from zoo.commands import train
 from zoo.commands.reproduce import train_job
-from zoo.files import ROOT
+from zoo.files import ROOT, write_json
 from zoo.hub.card import Tried
 from zoo.hub.directory import read_card
 from zoo.hub.io import load_checkpoint
@@ -307,6 +308,12 @@ def row_of_trial(errors: list[float | None], best: float, **others: Any) -> Trai
             "0.03, edge, zero",
         ),
         (
+            row_of_trial([0.9, 0.8, 0.85, 0.5], 0.003, fell_short={"0.03": 2}),
+            "0.001 (0.9), 0.003 (0.8), 0.01 (0.85), "
+            "0.03 (0.5; then 2 of 3 seeds ended above that); 75 steps",
+            "0.003, close",
+        ),
+        (
             row_of_trial([0.9, 0.8, 0.78, 0.5], 0.003, given_up={"0.03": 2, "0.01": 3}),
             "0.001 (0.9), 0.003 (0.8), 0.01 (0.78; then 3 of 3 seeds diverged), "
             "0.03 (0.5; then 2 of 3 seeds diverged); 75 steps",
@@ -321,6 +328,29 @@ def test_the_table_says_how_far_a_choice_of_the_rate_is_to_be_trusted(
     assert of_row["rates tried"] == tried
     assert of_row["best"] == best
     assert ("no seed diverged" in text_of([row])) == bool(row.given_up)
+    assert ("chance had favoured" in text_of([row])) == bool(row.fell_short)
+
+
+def test_a_rate_that_was_best_by_luck_is_given_up_once(tmp_path: Path) -> None:
+    trial = Trial("lucky", 5, 1.0, (0.01, 0.02, 0.05), SMALL, must_hold=True)
+    training = Training("lucky", 10, 1.0, SMALL, validations=1, trial=trial)
+    effort = Effort(seeds=(0, 1, 2), num_episodes=50, fewer_settings=True)
+    (tried,) = next(stages(training, effort, tmp_path))
+    run([training], effort, tmp_path)
+    assert rates_given_up(training, effort, tmp_path) == {}
+
+    # As if the trial had been luckier at one rate, and then at another.
+    errors, seed = json.loads((tried.place / "metrics.json").read_text())["rates"], TRIAL_SEED
+    for rate in ("0.05", "0.02"):
+        errors[rate] = {str(seed): 1e-3 if rate == "0.05" else 2e-3}
+    write_json(tried.place / "metrics.json", {"rates": errors})
+    run([training], effort, tmp_path)
+    given_up = rates_given_up(training, effort, tmp_path)
+    assert {rate: (one.diverged, one.above) for rate, one in given_up.items()} == {0.05: (0, 3)}
+    (kept,) = finished_jobs(training, effort, tmp_path) or []
+    assert "optim.lr=0.02" in kept.overrides  # though that did not hold either
+    row = training_row([kept], [tried], given_up)
+    assert (row.best_rate, row.fell_short, row.given_up) == (0.02, {"0.05": 3}, {})
 
 
 def test_rates_given_up_stand_in_the_row_with_their_seeds_and_minutes(tmp_path: Path) -> None:
@@ -335,7 +365,7 @@ def test_rates_given_up_stand_in_the_row_with_their_seeds_and_minutes(tmp_path: 
     *trials, jobs = stages(training, effort, tmp_path)
     given_up = rates_given_up(training, effort, tmp_path)
     (rate,) = given_up
-    assert given_up == {rate: [lost]}
+    assert given_up == {rate: GivenUp([lost], diverged=1, above=0)}
     tried = [job for (job,) in trials]
     without, row = training_row(jobs, tried), training_row(jobs, tried, given_up)
     assert row.given_up == {f"{rate:g}": 1}

@@ -82,7 +82,7 @@ class Cell(NamedTuple):
             self.step_ms,
             overrides,
             validations=VALIDATIONS,
-            trial=Trial(self.name, steps, self.step_ms, rates, overrides),
+            trial=Trial(self.name, steps, self.step_ms, rates, overrides, must_hold=True),
             most_seeds=self.most_seeds,
             heavy_tailed=self.heavy_tailed,
         )

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from studies.architectures.cells import Cell
 from studies.claims import Claim, over_seeds
-from studies.measure import history, of_each, over_runs, summaries, validations
+from studies.history import history
+from studies.measure import of_each, over_runs, summaries, validations
 from zoo.evaluation.compare import NEGLIGIBLE
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import Summary

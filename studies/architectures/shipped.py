@@ -1,24 +1,24 @@
 """Which of the study's models are shipped as checkpoints."""
 
-from studies.architectures.cells import deep, of_task, with_curriculum
+from studies.architectures.cells import Cell, deep, of_task, with_curriculum
 from studies.study import Shipped
 
-# A comparison of these stands on several seeds, so all of them are there to look at.
-ALL_SEEDS = ("transformer", "s5", "mamba", "gd_ssm_deep", "delta_net", "mesa_net")
-# `gd_ssm.linear_drift` is trained on faster drift of five labels.
-TAKEN = {"gd_ssm.linear_drift": "gd_ssm.linear_drift_scalar"}
-
+# A comparison of these stands on several seeds, so as many are there to look at.
+OF_SEVERAL_SEEDS = ("transformer", "s5", "mamba", "gd_ssm_deep", "delta_net", "mesa_net")
+NUM_SEEDS = 3
 # Without a curriculum S5 ends at the zero predictor.
 GROWN = ("linear", "growing")
 
 
 def ships() -> dict[str, Shipped]:
-    """The cheap tasks with noise and with drift, and deep models on the paper's task."""
-    found = {}
-    for task in ("noisy", "drift"):
-        for cell in of_task(task):
-            name = f"{cell.architecture}.linear_{task}"
-            all_seeds = cell.architecture in ALL_SEEDS
-            found[cell.name] = Shipped(TAKEN.get(name, name), all_seeds)
+    """The task with noise, and deep models on the paper's task."""
     grown = [cell for cell in with_curriculum() if (cell.task, cell.variant) == GROWN]
-    return found | {c.name: Shipped(f"{c.architecture}.linear") for c in (*deep(), *grown)}
+    return {
+        cell.name: Shipped(f"{cell.architecture}.{data}", _num_seeds(cell))
+        for data, cells in (("linear_noisy", of_task("noisy")), ("linear", [*deep(), *grown]))
+        for cell in cells
+    }
+
+
+def _num_seeds(cell: Cell) -> int:
+    return NUM_SEEDS if cell.architecture in OF_SEVERAL_SEEDS else 1

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from studies.claims import Claim, Found, OverSeeds
 from studies.drawing import legend, log_ticks, new_figure
-from studies.measure import Runs, history, model_of, spec_of
+from studies.history import history
+from studies.measure import Runs, model_of, spec_of
 from studies.plan import Effort
 from studies.task_diversity.cells import LEARNERS, Learner, pool_sizes
 from studies.task_diversity.distances import (

@@ -202,6 +202,7 @@ class Tried(BaseModel):
         rates_steps: Optimizer steps that they were tried for; None for all of the training's.
         rates_given_up: Rates that were better than the one that was kept, and how many of the seeds
             diverged when all trained at each.
+        rates_fell_short: The same, and how many of the seeds ended above the error there.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -209,6 +210,7 @@ class Tried(BaseModel):
     rates: Annotated[dict[NonNegativeFloat, dict[Label, float]], MANY] = {}
     rates_steps: PositiveCount | None = None
     rates_given_up: Annotated[dict[NonNegativeFloat, PositiveCount], MANY] = {}
+    rates_fell_short: Annotated[dict[NonNegativeFloat, PositiveCount], MANY] = {}
 
 
 class TrainingEntry(Plain):
@@ -218,8 +220,8 @@ class TrainingEntry(Plain):
         steps: Optimizer steps.
         episodes: Episodes seen.
         batch_size: Episodes in a step.
-        optimizer: Its settings; where the rate was chosen among several, `rates`, `rates_steps`
-            and `rates_given_up` as `Tried` has them.
+        optimizer: Its settings; where the rate was chosen among several, `rates`, `rates_steps`,
+            `rates_given_up` and `rates_fell_short` as `Tried` has them.
         schedule: The settings of the learning rate's course; `convergence` where it was judged.
         seed: Of initialisation and data.
         num_seeds: Seeds that were trained in this way, this one included.

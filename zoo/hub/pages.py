@@ -227,15 +227,21 @@ def protocol_text(training: TrainingEntry) -> str:
             rate: f"; then {num} of {training.num_seeds} seeds diverged"
             for rate, num in tried.rates_given_up.items()
         }
+        later = lost | {
+            rate: f"; then {num} of {training.num_seeds} seeds ended above that"
+            for rate, num in tried.rates_fell_short.items()
+        }
         listed = ", ".join(
-            f"{rate:g} ({plain(fmean(values)) if values else 'diverged'}{lost.get(rate, '')})"
+            f"{rate:g} ({plain(fmean(values)) if values else 'diverged'}{later.get(rate, '')})"
             for rate, values in errors.items()
         )
         kept = " of those at which no seed diverged" if lost else ""
+        if tried.rates_fell_short:
+            kept = " of those at which seeds ended below that"
         steps = "" if tried.rates_steps is None else f" after {tried.rates_steps:,} steps"
         rate = training.optimizer.get("lr")
         best = f"the best in validation{steps}{kept}"
-        parts = [seeds, f"learning rate {rate}, {best}{':' if lost else ' of'} {listed}"]
+        parts = [seeds, f"learning rate {rate}, {best}{':' if later else ' of'} {listed}"]
     if training.verdict is not None:
         parts.append({"unknown": "convergence unknown"}.get(training.verdict, training.verdict))
     if training.study:
