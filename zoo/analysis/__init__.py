@@ -1,4 +1,4 @@
-"""Functions of predictors and episodes: comparisons, constructions, figures."""
+"""Functions of predictors and episodes: comparisons, constructions, probes, figures."""
 
 from typing import TYPE_CHECKING
 

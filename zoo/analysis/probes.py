@@ -1,0 +1,159 @@
+"""Linear probes: how well hidden states and streaming states tell a quantity."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.metrics.errors import Interval, ratio_interval
+
+# Penalties that are tried, as fractions of the largest squared singular value of the features; the
+# first is the linear probe.
+PENALTIES = (0.0, *(10.0**exponent for exponent in range(-12, 3)))
+# The part of the training episodes that the penalty is chosen on.
+HELD_OUT = 0.25
+
+
+class LinearProbe(NamedTuple):
+    """An affine map from features to targets: target_mean + (h - feature_mean) weight, float64.
+
+    Attributes:
+        weight: (num_features, num_targets).
+        feature_mean: (num_features,).
+        target_mean: (num_targets,).
+        penalty: The fraction of the largest squared singular value that was chosen.
+    """
+
+    weight: Tensor
+    feature_mean: Tensor
+    target_mean: Tensor
+    penalty: float
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Predictions (num, num_targets) for features (num, ...)."""
+        return self.target_mean + (rows(features) - self.feature_mean) @ self.weight
+
+
+class ProbeScore(NamedTuple):
+    """What a probe tells on episodes it has not seen.
+
+    Attributes:
+        r2: R^2 of the targets.
+        shuffled: The control: R^2 of another probe of the same features, for which the targets of
+            the episodes have been exchanged, in training and in the test. It is near zero unless
+            the probe learns its training episodes by heart.
+        penalty: That of the probe.
+    """
+
+    r2: Interval
+    shuffled: Interval
+    penalty: float
+
+
+def probe(
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    penalties: tuple[float, ...] = PENALTIES,
+    seed: int = 0,
+) -> ProbeScore:
+    """Fits a probe on one set of episodes and scores it on another.
+
+    Rows are independent episodes, at one layer and position; features and targets may have any
+    further shape, which is flattened. A class is a target as one-hot vector.
+
+    Args:
+        train: Features (num_train, ...) and targets (num_train, ...).
+        test: The same of other episodes.
+        penalties: To choose from, as at `fit_probe`; `(0.0,)` is the linear probe.
+        seed: Of the exchange of targets.
+
+    Raises:
+        ValueError: As `fit_probe` and `r_squared`.
+    """
+    found = fit_probe(*train, penalties)
+    generator = torch.Generator().manual_seed(seed)
+
+    def exchanged(targets: Tensor) -> Tensor:
+        order = torch.randperm(len(targets), generator=generator)
+        return targets[order.to(targets.device)]
+
+    control = fit_probe(train[0], exchanged(train[1]), penalties)
+    return ProbeScore(
+        r2=r_squared(found, *test),
+        shuffled=r_squared(control, test[0], exchanged(test[1])),
+        penalty=found.penalty,
+    )
+
+
+@torch.no_grad()
+def fit_probe(
+    features: Tensor, targets: Tensor, penalties: tuple[float, ...] = PENALTIES
+) -> LinearProbe:
+    """Ridge regression whose penalty is chosen on a quarter of the episodes.
+
+    With the centred features H = U diag(s) V^T and targets T in float64, the weights are
+    V diag(s / (s^2 + lambda s_1^2)) U^T T. lambda is the penalty with the least squared error on
+    the last quarter of the episodes, fitted to the others; the fit with it is to all of them.
+    Singular values that are rounding count as zero.
+
+    Args:
+        features: (num, ...), of independent episodes.
+        targets: (num, ...).
+        penalties: Values of lambda, at or above zero.
+
+    Raises:
+        ValueError: If numbers of episodes differ or are below 8, or there is no penalty.
+    """
+    h, t = rows(features), rows(targets)
+    if len(h) != len(t) or len(h) < 8:
+        raise ValueError(
+            "a probe needs features and targets of the same episodes, at least 8 of them, "
+            f"got {len(h)} and {len(t)}"
+        )
+    if not penalties or min(penalties) < 0:
+        raise ValueError(f"penalties must be one or more numbers from 0 on, got {penalties}")
+    num_fitted = len(h) - int(HELD_OUT * len(h))
+    tried = _ridge(h[:num_fitted], t[:num_fitted], penalties)
+    errors = [(found(h[num_fitted:]) - t[num_fitted:]).square().sum().item() for found in tried]
+    best = min(range(len(tried)), key=errors.__getitem__)
+    return _ridge(h, t, (penalties[best],))[0]
+
+
+def r_squared(found: LinearProbe, features: Tensor, targets: Tensor) -> Interval:
+    """R^2 = 1 - sum |t - probe(h)|^2 / sum |t - mean|^2 with its 95 % interval over episodes.
+
+    The sums are over episodes and coordinates. The mean is that of the training episodes, so that a
+    probe which knows nothing has 0; one that is worse than the mean is below it.
+
+    Args:
+        found: The probe.
+        features: (num, ...), of other episodes than it was fitted to.
+        targets: (num, ...).
+
+    Raises:
+        ValueError: If the targets do not vary.
+    """
+    t = rows(targets)
+    varied = (t - found.target_mean).square().sum(1)
+    if not varied.any():
+        raise ValueError("targets do not vary: there is nothing to tell")
+    share = ratio_interval((t - found(features)).square().sum(1), varied)
+    return Interval(1 - share.value, share.ci95)
+
+
+def rows(values: Tensor) -> Tensor:
+    """(num, ...) as float64 (num, size)."""
+    return values.reshape(len(values), -1).double()
+
+
+def _ridge(h: Tensor, t: Tensor, penalties: tuple[float, ...]) -> list[LinearProbe]:
+    """The probes of several penalties from one decomposition."""
+    means = h.mean(0), t.mean(0)
+    U, s, Vh = torch.linalg.svd(h - means[0], full_matrices=False)
+    rounding = torch.finfo(h.dtype).eps * max(h.shape) * h.abs().max()
+    projected = U.mT @ (t - means[1])
+    found = []
+    for penalty in penalties:
+        shrunk = torch.where(s > rounding, s / (s.square() + penalty * s[:1].square()), 0.0)
+        found.append(LinearProbe(Vh.mT @ (shrunk[:, None] * projected), *means, penalty))
+    return found
