@@ -11,6 +11,9 @@ TRIAL = 0.25
 # A third of the steps at a constant rate holds five of them.
 VALIDATIONS = 20
 SEEDS = 3
+# Episodes in a step: as usual on the task with noise and on pairs for one layer, elsewhere half as
+# many, for two cores.
+BATCH, SMALL_BATCH = 64, 32
 TASKS = {
     "scalar": ("data=linear_scalar", "data.d_x=5", "data.num_context=20"),
     "noisy": ("data=linear_noisy",),
@@ -34,6 +37,7 @@ class Cell(NamedTuple):
         heavy_tailed: Whether single episodes decide its mean error.
         variant: What sets it apart from another cell of the same architecture.
         trial: Share of the steps that rates are tried for.
+        batch_size: Episodes in a step.
     """
 
     recipe: str
@@ -46,6 +50,7 @@ class Cell(NamedTuple):
     heavy_tailed: bool = False
     variant: str = ""
     trial: float = TRIAL
+    batch_size: int = SMALL_BATCH
 
     @property
     def architecture(self) -> str:
@@ -72,6 +77,7 @@ class Cell(NamedTuple):
             *TASKS[self.task],
             *tokens,
             *self.overrides,
+            *(() if self.batch_size == BATCH else (f"batch_size={self.batch_size}",)),
             "optim.schedule=constant_then_decay",
         )
         rates = RATES[:2] if effort.fewer_settings else RATES
@@ -88,7 +94,7 @@ class Cell(NamedTuple):
         )
 
 
-# Milliseconds of a step of 64 episodes with 17 positions.
+# Milliseconds of a step of 64 episodes with 17 positions, nearly twice those of 32.
 _STEP_MS = {
     "transformer": 45.0,
     "s5": 20.0,
@@ -96,49 +102,53 @@ _STEP_MS = {
     "gd_ssm_deep": 32.0,
     "delta_net": 28.0,
     "gated_delta_net": 40.0,
-    "mesa_net": 75.0,
+    "mesa_net": 45.0,
 }
 DEEP = tuple(_STEP_MS)
 # Attention alone can learn on the pairs (x_i, y_i) at all positions at once. There it leaves the
 # zero predictor within 250 steps, on tokens (x_i, y_(i-1)) not within 1,500 (noisy, rate 0.003).
 LAYOUTS = {name: "pairs" if name == "transformer" else "shifted" for name in DEEP}
-# On the three cheap tasks.
-MAX_STEPS = 3_000
+# On the three cheap tasks: optimizer steps and episodes in each.
+BUDGETS = {"noisy": (3_000, BATCH), "scalar": (2_500, SMALL_BATCH), "drift": (2_500, SMALL_BATCH)}
 
 
 def of_task(task: str) -> list[Cell]:
     """All nine on one of the cheap tasks, deep ones with the loss at all positions."""
-    return [
-        Cell("gd_ssm", task, None, MAX_STEPS, 2.0),
-        Cell("linear_transformer", task, None, MAX_STEPS, 5.0, heavy_tailed=True),
-        *(Cell(name, task, LAYOUTS[name], MAX_STEPS, _STEP_MS[name]) for name in DEEP),
+    steps, batch_size = BUDGETS[task]
+    share = batch_size / BATCH
+    cells = [
+        Cell("gd_ssm", task, None, steps, 2.0),
+        Cell("linear_transformer", task, None, steps, 5.0, heavy_tailed=True),
+        *(Cell(name, task, LAYOUTS[name], steps, share * _STEP_MS[name]) for name in DEEP),
     ]
+    return [cell._replace(batch_size=batch_size) for cell in cells]
 
 
-# The paper's task, one layer: both layouts, the loss at the query. A step on interleaved tokens
-# takes longer, for twice as many of them.
-ONE_LAYER_STEPS = {"pairs": 8_000, "interleaved": 4_000}
+# The paper's task, one layer: both layouts, the loss at the query. Interleaved tokens are twice as
+# many: fewer steps, and fewer episodes in each.
+ONE_LAYER = {"pairs": (8_000, BATCH), "interleaved": (4_000, SMALL_BATCH)}
 AT_QUERY = ("positions=last",)
 
 
 def one_layer() -> list[Cell]:
     """One layer of five architectures on the paper's task."""
     return [
-        Cell("gd_ssm", "linear", None, 8_000, 2.0, 5),
-        Cell("linear_transformer_one_layer", "linear", None, 8_000, 2.0, 5),
+        Cell("gd_ssm", "linear", None, 8_000, 2.0, 5, batch_size=BATCH),
+        Cell("linear_transformer_one_layer", "linear", None, 8_000, 2.0, 5, batch_size=BATCH),
         *(
             Cell(
-                *(f"{name}_one_layer", "linear", tokens, ONE_LAYER_STEPS[tokens], step_ms),
+                *(f"{name}_one_layer", "linear", tokens, ONE_LAYER[tokens][0], step_ms),
                 most_seeds=5,
                 overrides=AT_QUERY,
+                batch_size=ONE_LAYER[tokens][1],
             )
             for name, tokens, step_ms in (
                 ("transformer", "pairs", 13.0),
-                ("transformer", "interleaved", 21.0),
+                ("transformer", "interleaved", 12.0),
                 ("mamba", "pairs", 15.0),
-                ("mamba", "interleaved", 25.0),
+                ("mamba", "interleaved", 14.0),
                 ("s5", "pairs", 13.0),
-                ("s5", "interleaved", 20.0),
+                ("s5", "interleaved", 12.0),
             )
         ),
     ]
@@ -153,11 +163,11 @@ def deep() -> list[Cell]:
     """Deep models on the paper's task."""
     return [
         Cell("linear_transformer", "linear", None, 4_000, 4.0, heavy_tailed=True),
-        Cell("transformer", "linear", "pairs", 4_000, 33.0),
-        Cell("mamba", "linear", "shifted", 4_000, 37.0),
-        Cell("gd_ssm_deep", "linear", "shifted", 4_000, 26.0),
-        Cell("delta_net", "linear", "shifted", 4_000, 23.0),
-        Cell("mesa_net", "linear", "shifted", 4_000, 53.0),
+        Cell("transformer", "linear", "pairs", 4_000, 18.0),
+        Cell("mamba", "linear", "shifted", 4_000, 20.0),
+        Cell("gd_ssm_deep", "linear", "shifted", 4_000, 14.0),
+        Cell("delta_net", "linear", "shifted", 4_000, 13.0),
+        Cell("mesa_net", "linear", "shifted", 4_000, 18.0),
     ]
 
 
@@ -171,15 +181,15 @@ def with_curriculum() -> list[Cell]:
     scalar = (*_WIDE, "model.d_model=112")
     growing = (_CURRICULUM.format(start=1, every=250), _CURRICULUM.format(start=2, every=275))
     return [
-        Cell("s5", "linear", "shifted", 4_000, 40.0, 3, vector),
+        Cell("s5", "linear", "shifted", 4_000, 22.0, 3, vector),
         Cell(
-            *("s5", "linear", "shifted", 4_000, 40.0, 5, (*vector, growing[0])),
+            *("s5", "linear", "shifted", 4_000, 22.0, 5, (*vector, growing[0])),
             variant="growing",
             trial=_LATER,
         ),
-        Cell("s5", "scalar_10", "shifted", 4_000, 33.0, 3, scalar),
+        Cell("s5", "scalar_10", "shifted", 4_000, 18.0, 3, scalar),
         Cell(
-            *("s5", "scalar_10", "shifted", 4_000, 33.0, 5, (*scalar, growing[1])),
+            *("s5", "scalar_10", "shifted", 4_000, 18.0, 5, (*scalar, growing[1])),
             variant="growing",
             trial=_LATER,
         ),
