@@ -89,6 +89,10 @@ def page(study: Study, results: dict[str, Any], places: Places) -> str:
         parts.append(wrapped(QUICK))
     if summary_rows(figures):
         parts.append(_summary(study, figures))
+    missing = [name for name in study.figures if name not in found]
+    if missing and figures:
+        typed = f"{study.command(quick)} figure=[{','.join(missing)}]"
+        parts.append(wrapped(f"Figures that are not made yet: {', '.join(missing)} (`{typed}`)."))
     directory = place.parent.as_posix()
     parts += [_section(study, name, entry, directory) for name, entry in figures.items()]
     if study.shows_trainings and figures:

@@ -340,7 +340,7 @@ def _seeds(training: Training, overrides: tuple[str, ...], effort: Effort, runs:
 
 
 def _num_above(error: float, jobs: list[Job]) -> int:
-    """How many seeds of finished jobs ended above an error in validation."""
+    """How many seeds of finished jobs ended above an error in validation, as far as is logged."""
     if not all(job.finished for job in jobs):
         return 0
     # Seeds that one process trained are logged beside each other.
@@ -349,7 +349,7 @@ def _num_above(error: float, jobs: list[Job]) -> int:
         for job in jobs
         for seed in job.seeds
     ]
-    return sum(found[max(found)] > error for found in ended)
+    return sum(found[max(found)] > error for found in ended if found)
 
 
 def _trial(

@@ -208,6 +208,9 @@ def test_the_page_follows_from_the_results_file(reproduced: Path) -> None:
         assert f"](figures/{figure['file']})" in text
         assert (reproduced / "figures" / figure["file"]).exists()
     assert "quick version" in text  # less than in full, and it says so
+    assert "Figures that are not made yet: b, c, d" in text
+    whole = results | {"figures": dict.fromkeys(STUDY.figures, results["figures"]["a"])}
+    assert "not made yet" not in page(STUDY, whole, places)
     claim = results["figures"]["a"]["claims"][0]
     assert with_interval(claim["measured"]["value"], claim["measured"]["ci95"]) in text
     assert with_interval(claim["ratio"]["value"], claim["ratio"]["ci95"]) in text
