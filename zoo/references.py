@@ -22,12 +22,10 @@ from zoo.solvers.theory import (
     optimal_forgetting,
     optimal_half_mse,
 )
-from zoo.solvers.tuning import log_grid, tune
+from zoo.solvers.tuning import refined, tune
 
 # Episodes that step sizes and penalties are fitted on; no comparison sees them.
 TUNE_EPISODES = 2_000
-# Finer values are tried between the neighbours of the best one.
-REFINED = 9
 # The best schedule is found for so many eigenvalues, of contexts with at most so many numbers, and
 # for at most so many steps: the zeros of polynomials of higher degree are lost in rounding.
 SPECTRUM_SIZE = 1_000_000
@@ -240,10 +238,4 @@ def _tuned(name: str, spec: EpisodeSpec, fixed: dict[str, Any], grid: Grid) -> d
     def best_of(tried: Grid) -> dict[str, Any]:
         return tune(name, tried, episodes.x, episodes.y, episodes.target, fixed=fixed)
 
-    best = best_of(grid)
-    if len(grid) > 1:
-        return best
-    ((key, values),) = grid.items()
-    i = values.index(best[key])
-    near = values[max(0, i - 1)], values[min(len(values) - 1, i + 1)]
-    return best_of({key: (best[key], *log_grid(*near, REFINED))})
+    return refined(best_of, grid)

@@ -105,8 +105,24 @@ def apart(module: P) -> P:
     return twin
 
 
-class _Tap(SequenceBlock):
-    """A block that does nothing, and keeps what passes."""
+class Passage(SequenceBlock):
+    """A block that does nothing and remembers nothing."""
+
+    def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        return u, state
+
+    def ask(self, pairs: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        return pairs, queries
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
+        return (torch.zeros(batch_size, 0, device=device, dtype=dtype),)
+
+    def state_size(self, num_tokens: int) -> int:
+        return 0
+
+
+class _Tap(Passage):
+    """Keeps what passes."""
 
     stream: Tensor
     pairs: Tensor
@@ -118,12 +134,6 @@ class _Tap(SequenceBlock):
     def ask(self, pairs: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
         self.pairs, self.stream = pairs, queries
         return pairs, queries
-
-    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> BlockState:
-        return ()
-
-    def state_size(self, num_tokens: int) -> int:
-        return 0
 
 
 def _parts(name: str, state: Any) -> Iterator[tuple[str, Tensor]]:

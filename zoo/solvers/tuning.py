@@ -11,6 +11,9 @@ from torch import Tensor
 from zoo.predictor import Predictor
 from zoo.registry import create_solver
 
+# Finer values that are tried between the neighbours of the best one.
+REFINED = 9
+
 
 def tune(
     name: str,
@@ -95,6 +98,33 @@ def best_of(
             best, least = arguments, found
     if not best:
         raise ValueError(f"no combination of the grid gives {name} a finite loss: {grid}")
+    return best
+
+
+def refined(
+    search: Callable[[dict[str, tuple[Any, ...]]], dict[str, Any]],
+    grid: Mapping[str, Sequence[Any]],
+    rounds: int = 1,
+) -> dict[str, Any]:
+    """The best of a grid; of a single argument, of finer values between its neighbours too.
+
+    Args:
+        search: From a grid to arguments, the best of it among them, as `tune` with all else given.
+        grid: Values to try, for each argument. Those of a single one are positive and ascend.
+        rounds: How often they become finer, by a factor of four in the logarithm.
+    """
+    best = search({name: (*values,) for name, values in grid.items()})
+    if len(grid) > 1:
+        return best
+    ((key, values),) = grid.items()
+    i = values.index(best[key])
+    low, high = values[max(0, i - 1)], values[min(len(values) - 1, i + 1)]
+    if low == high:
+        return best
+    for _ in range(rounds):
+        best = search({key: (best[key], *log_grid(low, high, REFINED))})
+        step = (high / low) ** (1 / (REFINED - 1))
+        low, high = max(low, best[key] / step), min(high, best[key] * step)
     return best
 
 
