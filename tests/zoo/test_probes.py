@@ -210,6 +210,37 @@ def test_latents_of_the_sampler_are_targets(spec: dict[str, Any], latent: str) -
     assert abs(found.shuffled.value) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("spec", "latent"),
+    [
+        ({"function": {"name": "word_problem"}, "num_context": 8}, "element"),
+        ({"function": {"name": "recall"}}, "value"),
+        ({"d_x": 5, "d_y": 1, "function": {"name": "tabular"}}, "noise_level"),
+    ],
+)
+def test_controls_of_latents_in_untrained_models_stay_at_zero(
+    spec: dict[str, Any], latent: str
+) -> None:
+    sampler, parts = create_sampler(spec), []
+    widths = {"d_x": sampler.spec.d_x, "d_y": sampler.spec.d_y}
+    tokens = "inputs" if sampler.spec.labels_hidden else "interleaved"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = zoo.create_model("delta_net", d_model=16, num_layers=2, tokens=tokens, **widths)
+    assert isinstance(model, SequenceModel)
+    for split in ("train", "test"):
+        generators = Generators(0, split, 0, "cpu")  # type: ignore[arg-type]
+        drawn, known = sampler.sample(NUM, generators, latents=True)
+        target = known[latent]
+        if target.ndim > 1:  # symbols, by position
+            target = one_hot(target[:, -1], int(target.max()) + 1)
+        u = hidden_states(model, drawn.x, drawn.y).queries[-1, :, -1].detach()
+        parts.append((u, target))
+    found = probe(*parts)
+    assert abs(found.shuffled.value) < 0.05
+    assert found.r2.value < 0.6
+
+
 def test_a_linear_probe_is_ordinary_least_squares() -> None:
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(40, 5, generator=generator, dtype=torch.float64)
