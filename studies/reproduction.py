@@ -50,10 +50,11 @@ def reproduce(
         The content of the results file.
 
     Raises:
-        ValueError: If two trainings have one name, a results file is there that cannot be read, or
-            another process uses `runs`.
+        ValueError: If what the study needs is not installed, two trainings have one name, a results
+            file is there that cannot be read, or another process uses `runs`.
         TrainingFailed: If a run fails, or one of its seeds diverges.
     """
+    study.check()
     of_figures = {name: study.figures[name].trainings(effort) for name in names}
     needed = trainings_of(of_figures)
     runs.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -73,6 +74,8 @@ class Study:
         shows_trainings: Whether the page ends with a table of what was trained, with the learning
             rates that were tried and whether the losses had stopped falling.
         ships: By the name of a training, how it is shipped: `python -m studies.ship NAME`.
+        needs: Packages that it measures with and that icl-zoo does not install by itself, each with
+            the extra that does.
         page: What its page is called, where that is not the name of the study.
         full: How much is trained and measured.
         quick: The same with `quick=true`.
@@ -87,9 +90,18 @@ class Study:
     reading: str = ""
     shows_trainings: bool = False
     ships: Mapping[str, Shipped] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
     page: str = ""
     full: Effort = FULL
     quick: Effort = QUICK
+
+    def check(self) -> None:
+        """Raises ValueError if what it needs is not installed."""
+        for package, extra in self.needs.items():
+            if find_spec(package) is None:
+                raise ValueError(
+                    f"study={self.name} needs {package}: pip install 'icl-zoo[{extra}]'"
+                )
 
     def effort(self, quick: bool) -> Effort:
         """How much is trained and measured."""

@@ -44,7 +44,7 @@ ALLOWED = {
     "zoo.estimators": HUB | {"datamodules"},
     "zoo.commands": EPISODES | {"studies"},
     "zoo": CONTRACT | LEARNERS | {"zoo.hub", "zoo.analysis", "zoo.estimators", "zoo.commands"},
-    "studies": EPISODES,
+    "studies": EPISODES | {"zoo.estimators"},
     "benchmarks": EPISODES | {"zoo.commands"},
 }
 FILES = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]

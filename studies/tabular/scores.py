@@ -1,0 +1,47 @@
+"""Scores on random splits of a table, and the intervals of their means."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from studies.claims import OverSeeds
+from zoo.metrics.errors import interval_over_seeds
+
+# Of the rows of a table, in every split.
+TEST_SHARE = 0.2
+
+
+class Scores(NamedTuple):
+    """What predictors reach on a table: R2 of values, accuracy of classes.
+
+    Attributes:
+        table: Its name.
+        num_rows: Rows of each training split.
+        num_columns: Inputs.
+        baselines: Of each common method, one number for each split.
+        models: The same of each model.
+    """
+
+    table: str
+    num_rows: int
+    num_columns: int
+    baselines: dict[str, list[float]]
+    models: dict[str, list[float]]
+
+    @property
+    def best_baseline(self) -> str:
+        """The one of the largest mean."""
+        return max(self.baselines, key=lambda name: fmean(self.baselines[name]))
+
+
+def over_splits(values: Sequence[float]) -> OverSeeds:
+    """The mean of one number for each split, with half its 95 % interval.
+
+    Splits share rows, so their numbers are not independent. The variance of a mean of J splits is
+    taken as (1/J + n_test / n_train) times that of the numbers, as by Nadeau and Bengio (2003).
+    """
+    mean, ci95 = interval_over_seeds(values)
+    if ci95 is not None:
+        ci95 *= math.sqrt(1 + len(values) * TEST_SHARE / (1 - TEST_SHARE))
+    return OverSeeds(mean, ci95, 1)
