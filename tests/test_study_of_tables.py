@@ -131,6 +131,7 @@ def test_models_stand_beside_the_best_common_method_and_are_said_to_be_behind(
         assert beside[0].difference.value == pytest.approx(-0.2967, abs=1e-3)
     common_one = claims["R2, diabetes, 200 rows, nearest neighbours"]
     assert (common_one.reference, dict(common_one.also)) == ("", {"inputs": "64", VERDICT: ""})
+    assert len(found.claims) == len(claims)
     as_in_training = losses(claims)
     assert as_in_training[first] == as_in_training[second] == 0.2
     assert as_in_training["ridge"] == 0.1

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -46,12 +45,11 @@ def on_tables(experiment: str, runs: Runs, effort: Effort) -> Found:
     """
     from studies.tabular.tables import measured  # needs scikit-learn
 
-    cells, score = CELLS[experiment], SCORES[experiment]
-    models = {cell.architecture: runs[cell.name][0] / "checkpoint" for cell in cells}
+    score = SCORES[experiment]
+    models = {cell.architecture: runs[cell.name][0] / "checkpoint" for cell in CELLS[experiment]}
     found = list(measured(tables(experiment, effort), models, num_splits(effort)))
     claims = [claim for scores in found for claim in _claims(scores, score)]
-    for cell in cells:
-        claims += _on_episodes(cell.architecture, LOSSES[experiment], runs[cell.name][0])
+    claims += _on_episodes(experiment, runs)
     caption = CAPTION.format(score=score, num=num_splits(effort))
     return Found({"scores": (_drawn(found, score), caption)}, claims)
 
@@ -100,10 +98,13 @@ def _verdict(difference: OverSeeds) -> str:
     return "ahead" if difference.value > 0 else "behind"
 
 
-def _on_episodes(architecture: str, loss: str, run: Path) -> list[Claim]:
-    """The loss on test episodes, of the model and of each algorithm beside it."""
-    numbers = metrics_of(run)
-    found = {architecture: numbers["model"], **numbers["references"]}
+def _on_episodes(experiment: str, runs: Runs) -> list[Claim]:
+    """The loss on test episodes, of each model and of each algorithm beside them."""
+    loss = LOSSES[experiment]
+    of_runs = {cell.architecture: metrics_of(runs[cell.name][0]) for cell in CELLS[experiment]}
+    found = {architecture: numbers["model"] for architecture, numbers in of_runs.items()}
+    for numbers in of_runs.values():
+        found |= numbers["references"]
     return [
         Claim(
             f"{loss_label(loss, at_place=True)}, episodes as in training, {name}",

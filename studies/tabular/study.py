@@ -18,10 +18,10 @@ columns and a function of its own (`tabular` and `tabular_classification` in
 a table nothing is trained: the training rows are the examples of one context, the test rows its
 queries (`docs/own_data.md`).
 
-Every table is split at random ten times, a fifth of the rows for the test, of classes a fifth of
-each. All predictors see the same rows, first at most 200 of them, as many as in training, then all.
-Models take whitened inputs. Of more than 20 columns they take the 20 leading principal components,
-fitted on the training rows and whitened; the common methods take all columns.
+Every table is split at random several times, a fifth of the rows for the test, of classes a fifth
+of each. All predictors see the same rows, first at most 200 of them, as many as in training, then
+all. Models take whitened inputs. Of more than 20 columns they take the 20 leading principal
+components, fitted on the training rows and whitened; the common methods take all columns.
 
 The common methods have the defaults of scikit-learn: `Ridge()`, `LogisticRegression(max_iter=1000)`
 and `KNeighborsRegressor()` or `KNeighborsClassifier()`, of five neighbours, behind a
@@ -37,8 +37,8 @@ Nadeau and Bengio (2003), the variance of a mean of J splits being (1/J + n_test
 that of the splits. A model stands beside that common method which has the best mean on the same
 splits, chosen after the fact. It is *ahead* or *behind* where the interval of the difference, split
 by split, leaves out zero, and *not apart* elsewhere. No architecture is judged. The last rows of
-each section are losses on 1,000 episodes as in training, with intervals over these; the algorithms
-beside are tuned on such episodes.
+each section are losses on test episodes as in training, with intervals over these; the algorithms
+beside them are tuned on such episodes.
 """
 
 STUDY = Study(
