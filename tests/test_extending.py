@@ -1,20 +1,15 @@
 """The worked examples of docs/extending.md, done as the page says in a copy of the repository."""
 
 import json
-import os
-import re
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "extending.md").read_text()
-BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
+from tests.pages import ROOT, blocks_of, copy_repository, follow
+
+BLOCKS = blocks_of(ROOT / "docs" / "extending.md")
 # What a newcomer leaves out, so that the commands take seconds.
 SHORT = {
     "train.py": ["max_steps=3", "val_every=3", "batch_size=4", "eval_episodes=20", "trainer=cpu"],
@@ -22,42 +17,13 @@ SHORT = {
 }
 
 
-def follow(language: str, block: str, copy: Path) -> None:
-    """Does what a block of the page says: writes a file, changes one, or runs commands."""
-    first, rest = block.split("\n", 1)
-    if language in ("python", "yaml"):
-        path = copy / first.removeprefix("# ")
-        assert not path.exists()
-        path.write_text(rest)
-    elif language == "diff":
-        path = copy / first.removeprefix("--- ")
-        lines = rest.splitlines(keepends=True)
-        before = "".join(line[1:] for line in lines if line[0] in " -")
-        after = "".join(line[1:] for line in lines if line[0] in " +")
-        text = path.read_text()
-        assert text.count(before) == 1, f"{path.name} no longer has these lines once:\n{before}"
-        path.write_text(text.replace(before, after))
-    elif language == "sh":
-        for line in block.splitlines():
-            _, *words = shlex.split(line)
-            command = [sys.executable, *words, *SHORT.get(words[0], [])]
-            environment = os.environ | {"PYTHONPATH": str(copy)}
-            run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
-            assert run.returncode == 0, f"{line}\n{run.stdout}{run.stderr}"
-    else:
-        raise AssertionError(f"nothing is known of {language} blocks")
-
-
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the repository in which the page has been followed from top to bottom."""
     copy = tmp_path_factory.mktemp("repository")
-    for part in ("zoo", "datamodules", "studies", "configs", "tests"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
-        shutil.copy(path, copy)
-    for language, block in BLOCKS:
-        follow(language, block, copy)
+    copy_repository(copy)
+    for block in BLOCKS:
+        follow(block, copy, SHORT)
     yield copy
     shutil.rmtree(copy)
 
@@ -95,6 +61,6 @@ def test_the_added_callback_is_trained_with_and_allowed_by_who_goes_on(copy: Pat
 
 
 def test_examples_are_short() -> None:
-    lengths = [len(block.splitlines()) - 1 for language, block in BLOCKS if language == "python"]
+    lengths = [len(b.text.splitlines()) - 1 for b in BLOCKS if b.language == "python"]
     assert len(lengths) == 4
     assert max(lengths) < 40

@@ -21,8 +21,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md"]
 
 
-# Its blocks build on each other: tests/test_extending.py.
-WORKED_EXAMPLES = "extending.md"
+# Their blocks build on each other: tests/test_extending.py, tests/test_tutorial.py.
+WORKED_EXAMPLES = ("extending.md", "tutorial.md")
 
 
 def blocks(language: str, after: str = "") -> list[Any]:
@@ -30,7 +30,7 @@ def blocks(language: str, after: str = "") -> list[Any]:
     return [
         pytest.param(*(block if after else [block]), id=f"{page.name}-{number}")
         for page in PAGES
-        if page.name != WORKED_EXAMPLES
+        if page.name not in WORKED_EXAMPLES
         for number, block in enumerate(pattern.findall(page.read_text()))
     ]
 
@@ -77,7 +77,7 @@ def commands() -> list[Any]:
 # What only the page's own example adds: a callback, which has no place before.
 NEW = "+callbacks.norm="
 # Names of the examples that docs/extending.md adds before it uses them.
-ADDED = ("delta_rule", "saturated_linear", "mine")
+ADDED = ("delta_rule", "saturated_linear", "kinked_line", "mine")
 
 
 @pytest.mark.parametrize(("door", "typed"), commands())

@@ -139,6 +139,21 @@ def test_a_table_of_pandas_is_taken_by_its_columns() -> None:
         estimator.predict(table[["size", "age", "mass"]])
 
 
+def test_columns_and_labels_that_hold_no_numbers_are_named() -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"area": [1.0, 2.0, 3.0], "town": ["A", "B", "A"], "year": [1, 2, 3]})
+    y, numbers = pandas.Series([1.0, 2.0, 3.0]), table[["area", "year"]]
+    for estimator, labels in ((InContextRegressor(), y), (InContextClassifier(), y > 1)):
+        with pytest.raises(ValueError, match="columns that hold no numbers: town; OneHotEncoder"):
+            estimator.fit(table, labels)
+    with pytest.raises(ValueError, match="y holds no numbers; InContextClassifier"):
+        InContextRegressor().fit(numbers, table["town"])
+    with pytest.raises(ValueError, match="got 'houses.csv'; pandas.read_csv reads a file"):
+        InContextRegressor().fit("houses.csv", y)
+    with pytest.raises(ValueError, match="Input X contains NaN"):  # that of scikit-learn
+        InContextRegressor().fit(numbers.astype({"year": "Int64"}).replace(2, None), y)
+
+
 # Scaling.
 
 
@@ -238,6 +253,17 @@ def test_narrower_inputs_are_filled_and_wider_ones_refused_or_projected() -> Non
         InContextRegressor(MESA, too_wide="project", scaling=None).fit(x, y)
     with pytest.raises(ValueError, match=r"unknown too_wide 'cut'"):
         InContextRegressor(MESA, too_wide="cut").fit(x, y)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings(OUTSIDE)
+def test_more_rows_than_a_model_has_positions_for_are_refused_by_its_name() -> None:
+    x, y = linear_rows(66, 3)
+    refusal = r"transformer.linear_noisy takes no context of 66 rows: .*max_context = 64"
+    with pytest.raises(ValueError, match=refusal):
+        InContextRegressor("transformer.linear_noisy").fit(x, y)
+    estimator = InContextRegressor("transformer.linear_noisy").fit(x[:60], y[:60])
+    with pytest.raises(ValueError, match=refusal):
+        estimator.partial_fit(x[60:], y[60:])
 
 
 @pytest.mark.filterwarnings(OUTSIDE)
@@ -346,7 +372,7 @@ def test_models_of_sequences_and_of_other_labels_are_refused() -> None:
     x, y = linear_rows(30, 3)
     with pytest.raises(ValueError, match="gd_ssm.classification predicts classes"):
         InContextRegressor("gd_ssm.classification").fit(x, y)
-    with pytest.raises(ValueError, match="ridge predicts values"):
+    with pytest.raises(ValueError, match="ridge predicts values, .* such as logistic_regression"):
         InContextClassifier("ridge").fit(x, y > y.mean())
     with pytest.raises(ValueError, match="at most 4 classes, got 5"):
         InContextClassifier("gd_ssm.classification").fit(x, np.arange(30) % 5)
@@ -361,6 +387,7 @@ def test_models_of_sequences_and_of_other_labels_are_refused() -> None:
     [
         ("rigde", ValueError, "unknown solver or checkpoint 'rigde'. Did you mean 'ridge'"),
         ("gd_ssm.lineer", ValueError, "gd_ssm.linear"),
+        ("mesa_net", ValueError, "Known: mesa_net.linear_noisy$"),
         (3, TypeError, "predictor must be a name, a path or a zoo.Predictor, got int"),
     ],
 )

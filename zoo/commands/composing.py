@@ -142,7 +142,13 @@ def _compose(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         config = hydra.compose(command, [*overrides], return_hydra_config=True)
     except MissingConfigException as error:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        file = str(error.missing_cfg_file)
+        if file.startswith("data/") and "." in file:
+            raise ValueError(
+                f"data={file.removeprefix('data/')}: data names a kind of episodes, no file; a "
+                "table of your own is for zoo.estimators, docs/own_data.md, a text is text=FILE"
+            ) from None
+        group, _, name = file.rpartition("/")
         raise ValueError(unknown(group, name, _options(group))) from None
     except HydraException as error:
         text = str(error)

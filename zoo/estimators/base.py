@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.errors import unknown
 from zoo.estimators.arguments import fitted_arguments
+from zoo.estimators.columns import columns_named
 from zoo.estimators.conditions import Conditions, MismatchWarning, conditions_of
 from zoo.estimators.files import Saved, affine_of, read_saved, write_saved
 from zoo.estimators.predictors import (
@@ -171,6 +172,7 @@ class InContextEstimator(BaseEstimator):
         if self.__sklearn_is_fitted__():
             if self.conditions_ is not None and not self.conditions_.too_many(self.num_examples_):
                 self._report(self.conditions_.too_many(self.num_examples_ + len(x)))
+            self._check_length(self.num_examples_ + len(x))
             self._observe(self._scaled(x), self.label_scaling_(y))
             return self
         if is_kind(self.scaling) and len(x) < 2 * x.shape[1]:
@@ -227,7 +229,7 @@ class InContextEstimator(BaseEstimator):
             sizes = x.shape[1], y.shape[1]
             model = create_solver(self.predictor, *sizes, self.arguments_, self.device)
             self._take(model, len(x))
-        self.predictor_.check_length(len(x) + 1)
+        self._check_length(len(x))
         self.num_examples_ = 0
         device, _ = place_of(self.predictor_, self.device)
         self.state_ = self.predictor_.init_state(self._num_episodes(), device=device)
@@ -238,14 +240,24 @@ class InContextEstimator(BaseEstimator):
         name, classes = name_of(self.predictor), self.output == "logits"
         if model.output != self.output:
             what = {"value": "values", "logits": "classes"}
+            example = {"value": "ridge", "logits": "logistic_regression"}
             raise ValueError(
                 f"{name} predicts {what[model.output]}, {type(self).__name__} needs one of "
-                f"{what[self.output]}"
+                f"{what[self.output]}, such as {example[self.output]}"
             )
         if classes and self.num_labels_ > model.d_y:
             raise ValueError(f"{name} knows at most {model.d_y} classes, got {self.num_labels_}")
         self.conditions_ = None if model.card is None else conditions_of(model.card, num_examples)
         self.predictor_ = without_card(model)
+
+    def _check_length(self, num_examples: int) -> None:
+        """Raises ValueError if the predictor takes no context of so many examples."""
+        try:
+            self.predictor_.check_length(num_examples + 1)
+        except ValueError as error:
+            raise ValueError(
+                f"{name_of(self.predictor)} takes no context of {num_examples} rows: {error}"
+            ) from None
 
     def _fixed_scaling(self, x: Numbers, model: Predictor | None) -> Any:
         """What inputs are mapped by: an `Affine`, or a clone of what is given, fitted."""
@@ -301,7 +313,8 @@ class InContextEstimator(BaseEstimator):
     def _answers(self, X: Any) -> Numbers:
         """What the predictor says of queries, (num_rows, num_labels), scaled as labels are."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        with columns_named(X):
+            x = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         queries = self._episodes(self._scaled(x), self.predictor_.d_x)
         num_episodes = self._num_episodes()
         size = num_episodes * max(1, self.predictor_.state_size(self.num_examples_))

@@ -9,6 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
 from zoo.estimators.base import InContextEstimator
+from zoo.estimators.columns import columns_named
 from zoo.estimators.files import Saved
 from zoo.estimators.predictors import Given
 from zoo.estimators.scaling import Affine, Numbers, unscaled
@@ -73,7 +74,8 @@ class InContextClassifier(ClassifierMixin, InContextEstimator):
             ValueError: If the data cannot be used, or are unlike those of training and
                 `on_mismatch` is `"raise"`.
         """
-        x, y = validate_data(self, X, y, dtype=np.float64, order="C")
+        with columns_named(X):
+            x, y = validate_data(self, X, y, dtype=np.float64, order="C")
         self._fix_classes(y)
         return self._fit(x, self._one_hot(y))
 
@@ -90,7 +92,8 @@ class InContextClassifier(ClassifierMixin, InContextEstimator):
                 each column, unless scaling is None.
         """
         first = not self.__sklearn_is_fitted__()
-        x, y = validate_data(self, X, y, dtype=np.float64, order="C", reset=first)
+        with columns_named(X):
+            x, y = validate_data(self, X, y, dtype=np.float64, order="C", reset=first)
         if first:
             if classes is None:
                 raise ValueError("classes must be passed on the first call to partial_fit")

@@ -34,7 +34,8 @@ def find_predictor(given: Given, device: str) -> Predictor | None:
         return None
     if isinstance(given, str) and not {".", os.sep, "/"} & {*given}:
         known = [*zoo.list_solvers(), *zoo.list_checkpoints()]
-        raise ValueError(unknown("solver or checkpoint", given, known))
+        of_architecture = [name for name in known if name.startswith(f"{given}.")]
+        raise ValueError(unknown("solver or checkpoint", given, of_architecture or known))
     return zoo.load(given, device=device, dtype=torch.float64)
 
 

@@ -7,6 +7,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import validate_data
 
 from zoo.estimators.base import InContextEstimator
+from zoo.estimators.columns import columns_named
 from zoo.estimators.files import Saved
 from zoo.estimators.scaling import Affine, Numbers, label_scaling
 
@@ -88,16 +89,17 @@ class InContextRegressor(RegressorMixin, InContextEstimator):
         return tags
 
     def _checked(self, X: Any, y: Any, *, reset: bool) -> tuple[Numbers, Numbers]:
-        x, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=np.float64,
-            order="C",
-            multi_output=True,
-            y_numeric=True,
-            reset=reset,
-        )
+        with columns_named(X, y):
+            x, y = validate_data(
+                self,
+                X,
+                y,
+                dtype=np.float64,
+                order="C",
+                multi_output=True,
+                y_numeric=True,
+                reset=reset,
+            )
         labels = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
         if reset:
             self.is_flat_ = np.ndim(y) == 1
