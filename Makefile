@@ -22,14 +22,14 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY)  ## Train the main job: python train.py
 	$(BIN)/python train.py
 
-# The checkpoints that are shipped: RECIPE.DATA, RECIPE-RULE.DATA, or an experiment.
-LINEAR := linear linear_noisy linear_sparse
+# The checkpoints that are shipped: RECIPE.DATA, RECIPE-RULE.DATA, or an experiment. Those that a
+# study has trained are shipped by python -m studies.ship NAME.
+LINEAR := linear linear_sparse
 # Rules of the bare learner, each on episodes that its solver is made for.
 RULES.linear := delta_rule delta_product test_time_training
 RULES.linear_noisy := longhorn mesa
 RULES.linear_drift := gated_linear_attention gated_delta_rule mesa
 LEARNERS := $(foreach data,linear linear_noisy linear_drift,$(RULES.$(data):%=online_learner-%.$(data)))
-NETS := delta_net gated_delta_net mesa_net
 ZOO := \
   $(addprefix gd_ssm.,$(LINEAR) linear_gaussian classification) gd_ssm_two_steps.linear \
   $(addprefix gd_ssm_four_steps.,linear linear_noisy linear_gaussian) gd_ssm_eight_steps.linear \
@@ -38,8 +38,7 @@ ZOO := \
   $(addprefix gd_ssm_deep.,$(LINEAR) sine relu_network) \
   $(addprefix transformer.,$(LINEAR) linear_gaussian sine relu_network) \
   $(addprefix s5.,$(LINEAR) linear_gaussian sine relu_network) \
-  $(addprefix mamba.,$(LINEAR) sine relu_network) $(LEARNERS) \
-  $(addsuffix .linear_noisy,$(NETS))
+  $(addprefix mamba.,$(LINEAR) sine relu_network) $(LEARNERS)
 # What else some of them are trained with.
 WITH.gd_ssm.linear_gaussian := max_steps=4000 val_every=400
 WITH.gd_ssm.classification := max_steps=3000
@@ -52,13 +51,12 @@ WITH.online_learner-test_time_training.linear := model.mini_batch=4
 DRIFT := model.decay=head data.d_y=5 data.function.rho=0.9
 $(foreach rule,$(RULES.linear_drift),$(eval WITH.online_learner-$(rule).linear_drift := $(DRIFT)))
 $(foreach one,$(LEARNERS),$(eval WITH.$(one) += optim.lr='[0.003,0.01,0.03]'))
-$(foreach net,$(NETS),$(eval WITH.$(net).linear_noisy := optim.schedule=constant_then_decay val_every=200))
 # What is typed after `python train.py` for one of them.
 pair = recipe=$(subst -, model.rule=,$(basename $1)) data=$(patsubst .%,%,$(suffix $1)) $(WITH.$1)
 typed = $(strip $(if $(suffix $1),$(call pair,$1),experiment=$1))
 
 # Runs that are there are kept, one that was interrupted goes on: rm -r runs/zoo starts afresh.
-zoo: $(ZOO:%=runs/zoo/%/metrics.json)  ## Retrain and export every shipped checkpoint; make -j2 zoo
+zoo: $(ZOO:%=runs/zoo/%/metrics.json)  ## Retrain and export the checkpoints of no study; make -j2 zoo
 	for run in $(ZOO:%=runs/zoo/%); do $(BIN)/python -m zoo export $$run --replace || exit 1; done
 
 runs/zoo/%/metrics.json: | $(READY)

@@ -26,6 +26,8 @@ MOST_EXTENSIONS = 2
 DIVERGED = "diverged.txt"
 # Of trials, and of nothing else.
 TRIAL_SEED = 1_000
+# Validation errors that are less apart, by this factor, are taken for equal.
+NEAR = 1.1
 # What a run logs of its error, of models of values.
 VALIDATED = "val/half_mse_query"
 # A trial is there for its errors in validation.
@@ -62,8 +64,8 @@ class Trial(NamedTuple):
     They are tried by a seed of their own: that which chose the rate does better at it than others.
     Where that is the smallest or the largest of them, two more beyond it are tried. Where one of
     the seeds diverges at the best, all train at the next best. A seed may leave a plateau by luck:
-    with `must_hold` all train once more at the next best where most of them end above what the
-    trial had after fewer steps.
+    with `must_hold` all train once more at the next best where most of them end more than 10 %
+    above what the trial had after fewer steps.
 
     Attributes:
         name: The start of its directory's name.
@@ -208,7 +210,7 @@ class GivenUp(NamedTuple):
     Attributes:
         jobs: What trained all seeds at it.
         diverged: How many of the seeds did.
-        above: How many ended above the error of the trial; zero where one has diverged.
+        above: How many ended clearly above the error of the trial; zero where one has diverged.
     """
 
     jobs: list[Job]
@@ -340,7 +342,7 @@ def _seeds(training: Training, overrides: tuple[str, ...], effort: Effort, runs:
 
 
 def _num_above(error: float, jobs: list[Job]) -> int:
-    """How many seeds of finished jobs ended above an error in validation, as far as is logged."""
+    """How many seeds of finished jobs ended clearly above an error, as far as is logged."""
     if not all(job.finished for job in jobs):
         return 0
     # Seeds that one process trained are logged beside each other.
@@ -349,7 +351,7 @@ def _num_above(error: float, jobs: list[Job]) -> int:
         for job in jobs
         for seed in job.seeds
     ]
-    return sum(found[max(found)] > error for found in ended if found)
+    return sum(found[max(found)] > NEAR * error for found in ended if found)
 
 
 def _trial(

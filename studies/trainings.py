@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from studies.history import history
-from studies.plan import GivenUp, Job, errors_of_rates, run_dirs
+from studies.plan import NEAR, GivenUp, Job, errors_of_rates, run_dirs
 from zoo.hub.card import Card
 from zoo.hub.directory import read_card
 from zoo.metrics.text import place_text, plain
@@ -38,12 +38,11 @@ ANOTHER_SEED = """\
 A seed that is not among those of the page tried each for as many steps as the table says, and then
 all seeds trained at the best. Where that was at the edge of the list, two more
 were tried; where a seed then diverged, all trained at the next best."""
-HELD = """ Where most seeds ended
-above the error of the trial, which chance had favoured, all trained once more, at the next best."""
+HELD = """ Where most seeds
+ended more than 10 % above the trial, which chance had favoured, all trained once more, at the next
+best."""
 BUT = " of those at which no seed diverged"
 LOST = "Those of a rate at which every seed diverged are not known. "
-# Errors in a trial that are less apart, by this factor, are taken for equal.
-NEAR = 1.1
 
 
 class TrainingRow(NamedTuple):
@@ -67,7 +66,7 @@ class TrainingRow(NamedTuple):
         errors: In validation, a mean over seeds, in the order of the rates; None where it diverged.
         zero_error: Of predicting zero in the same validation; None where that was not measured.
         given_up: Rates that were better in the trial, and how many seeds then diverged at each.
-        fell_short: The same, and how many seeds then ended above the error of the trial.
+        fell_short: The same, and how many seeds then ended more than 10 % above that.
     """
 
     name: str

@@ -202,7 +202,7 @@ class Tried(BaseModel):
         rates_steps: Optimizer steps that they were tried for; None for all of the training's.
         rates_given_up: Rates that were better than the one that was kept, and how many of the seeds
             diverged when all trained at each.
-        rates_fell_short: The same, and how many of the seeds ended above the error there.
+        rates_fell_short: The same, and how many of the seeds ended more than 10 % above the error.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
