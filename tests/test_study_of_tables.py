@@ -46,7 +46,8 @@ def runs(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> dict[str, list[Path
         run = tmp_path / cell.name / "seed_0"
         shutil.copytree(make_checkpoint("gd_ssm"), run / "checkpoint")
         model, ridge = ({"test/half_mse_all": {"value": v, "ci95": 0.01}} for v in (0.2, 0.1))
-        text = json.dumps({"model": model, "references": {"ridge": ridge}})
+        no_loss = {"test/accuracy_all": {"value": 0.5, "ci95": 0.01}}
+        text = json.dumps({"model": model, "references": {"ridge": ridge, "zero": no_loss}})
         (run / "metrics.json").write_text(text)
         found[cell.name] = [run]
     return found
@@ -135,6 +136,7 @@ def test_models_stand_beside_the_best_common_method_and_are_said_to_be_behind(
     as_in_training = losses(claims)
     assert as_in_training[first] == as_in_training[second] == 0.2
     assert as_in_training["ridge"] == 0.1
+    assert "zero" not in as_in_training
     (ax,) = found.figures["scores"][0].axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [*common, *models]
 

@@ -111,6 +111,7 @@ def _on_episodes(experiment: str, runs: Runs) -> list[Claim]:
             OverSeeds(of_name[f"test/{loss}"]["value"], of_name[f"test/{loss}"]["ci95"], 1),
         )
         for name, of_name in found.items()
+        if f"test/{loss}" in of_name  # zero, as logits, has an accuracy alone
     ]
 
 
