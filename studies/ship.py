@@ -59,8 +59,8 @@ def ship(
         *trials, jobs = stages(training, effort, runs)
         tried = _tried([trial for of_stage in trials for trial in of_stage])
         for rate, one in rates_given_up(training, effort, runs).items():
-            name = "rates_given_up" if one.diverged else "rates_fell_short"
-            tried.setdefault(name, {})[f"{rate:g}"] = one.diverged or one.above
+            why = "rates_given_up" if one.diverged else "rates_fell_short"
+            tried.setdefault(why, {})[f"{rate:g}"] = one.diverged or one.above
         story = {"study": f"{study.name}/{name}", "num_seeds": len(training.seeds(effort))}
         exports += _exports(shipped, training.seeds(effort), jobs, story, tried)
     return export_all(exports, directory, replace=True), unfinished

@@ -347,6 +347,8 @@ def test_the_command_of_a_card_still_trains_its_model(name: str) -> None:
     schedule = {part: optim.pop(part) for part in ("schedule", "warmup_steps", "decay_fraction")}
     optimizer = dict(training.optimizer)
     rates, beforehand = optimizer.pop("rates", None), optimizer.pop("rates_steps", None)
+    for gone in ("rates_given_up", "rates_fell_short"):
+        assert f"{optimizer['lr']:g}" not in optimizer.pop(gone, {})
     if rates and beforehand is None:  # of which the card has the one that was kept
         assert {f"{lr:g}" for lr in optim["lr"]} == rates.keys()
         assert optimizer["lr"] in optim["lr"]

@@ -115,6 +115,28 @@ def test_a_card_names_the_better_rates_at_which_seeds_diverged(runs: Path, tmp_p
     assert said in card_page(card)
 
 
+def test_a_card_names_a_rate_that_was_best_by_luck(runs: Path, tmp_path: Path) -> None:
+    cell = CELLS[0]
+    *_, (lucky,) = stages(cell.training(EFFORT), EFFORT, runs)
+    columns = ",".join(f"seed_{seed}/val/half_mse_query" for seed in lucky.seeds)
+    (lucky.place / "csv" / "version_0").mkdir(parents=True)
+    (lucky.place / "csv" / "version_0" / "metrics.csv").write_text(
+        f"step,{columns}\n40,0.5,0.2,0.5\n"
+    )
+    *_, (next_best,) = stages(cell.training(EFFORT), EFFORT, runs)
+    assert "optim.lr=0.01" in next_best.overrides
+    shutil.copytree(lucky.place, next_best.place)
+    (path,), _ = ship(study({"linear-gd_ssm": ONE}), EFFORT, runs, tmp_path / "target")
+    card = read_card(path)
+    assert card.training.study == "a/linear-gd_ssm"
+    assert card.training.optimizer["rates_fell_short"] == {"0.003": 2}
+    said = (
+        "the best in validation after 10 steps of those that held: 0.001 (0.5), "
+        "0.003 (0.25; then 2 of 3 seeds ended above that), 0.01 (0.375), 0.03 (diverged)"
+    )
+    assert said in card_page(card)
+
+
 def test_a_training_is_left_as_it_is_until_all_its_seeds_have_finished(
     runs: Path, tmp_path: Path
 ) -> None:

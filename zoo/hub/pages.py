@@ -237,7 +237,7 @@ def protocol_text(training: TrainingEntry) -> str:
         )
         kept = " of those at which no seed diverged" if lost else ""
         if tried.rates_fell_short:
-            kept = " of those at which seeds ended below that"
+            kept = " of those that held"
         steps = "" if tried.rates_steps is None else f" after {tried.rates_steps:,} steps"
         rate = training.optimizer.get("lr")
         best = f"the best in validation{steps}{kept}"
