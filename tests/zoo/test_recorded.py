@@ -109,6 +109,7 @@ def test_every_rate_and_seed_learns_the_weights_of_its_own_run(
     optim = OPTIM.model_copy(update={"lr": RATES, "ssm_lr": (0.002, 0.004)})
     module = LitReplicas(small(name), optim, [3, 4], step=step)
     fit(module, ReplicaDataModule(SPEC, [3, 4, 3, 4], 8), tmp_path, 20)
+    atol = 5e-5 if name == "ttt_mlp" else 1e-5  # an inner training enlarges rounding
     assert module.replicas == [(0.003, 3), (0.003, 4), (0.01, 3), (0.01, 4)]
     assert module.names[2] == "lr_0.01/seed_3"
     for i, (lr, ssm_lr, seed) in enumerate(
@@ -120,7 +121,7 @@ def test_every_rate_and_seed_learns_the_weights_of_its_own_run(
         for parameter, expected in weights(alone).items():
             found = without_biases_of_keys(parameter, weights(module)[parameter][i])
             expected = without_biases_of_keys(parameter, expected)
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=5e-5)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize(

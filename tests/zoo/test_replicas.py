@@ -112,6 +112,7 @@ def test_every_replica_learns_the_weights_of_its_own_run(
     spec = CLASSES if logits else SPEC
     together = fit(LitReplicas(seeds=SEEDS, **common), ReplicaDataModule(spec, SEEDS, 8), tmp_path)
     assert list(together) == SEEDS
+    atol = 5e-5 if name == "ttt_mlp" else 1e-5  # an inner training enlarges rounding
     for seed in SEEDS[1:]:
         module = LitPredictor(seed=seed, **common)
         start = module.new_model(seed).state_dict()
@@ -119,7 +120,7 @@ def test_every_replica_learns_the_weights_of_its_own_run(
         for parameter, expected in alone.items():
             if parameter.endswith("qkv.bias"):  # softmax ignores that of keys: its gradient is
                 expected[8:16] = together[seed][parameter][8:16]  # rounding, which AdamW enlarges
-            torch.testing.assert_close(together[seed][parameter], expected, rtol=1e-4, atol=5e-5)
+            torch.testing.assert_close(together[seed][parameter], expected, rtol=1e-4, atol=atol)
         moved = max((alone[p] - start[p]).abs().max() for p in start)
         assert moved > 0.01
 

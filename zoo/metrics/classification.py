@@ -5,6 +5,8 @@ from torch import Tensor
 
 # Equal parts of [0, 1] into which confidences are sorted.
 NUM_BINS = 15
+# Distances that are less apart, by this share, are equal: rounding differs between processors.
+TIED = 1e-5
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -35,14 +37,23 @@ def correct(prediction: Tensor, target: Tensor) -> Tensor:
 def nearest_is_right(prediction: Tensor, target: Tensor, code_book: Tensor) -> Tensor:
     """Whether the nearest vector of a code book is that of the target, 1.0 or 0.0, (...).
 
+    Of several at the same distance, as all are from zero where their norms are 1, the first counts.
+
     Args:
         prediction: (..., d_y).
         target: Vectors of the code book, (..., d_y).
         code_book: (num_values, d_y).
     """
     values = code_book.to(prediction)
-    nearest = [torch.cdist(part.flatten(0, -2), values).argmin(-1) for part in (prediction, target)]
-    return (nearest[0] == nearest[1]).to(prediction.dtype).view(prediction.shape[:-1])
+    predicted, right = (_nearest(part.flatten(0, -2), values) for part in (prediction, target))
+    return (predicted == right).to(prediction.dtype).view(prediction.shape[:-1])
+
+
+def _nearest(vectors: Tensor, values: Tensor) -> Tensor:
+    """The place of the nearest of the values, the first of those at the same distance."""
+    distances = torch.cdist(vectors, values)
+    least = distances.amin(-1, keepdim=True)
+    return (distances <= (1 + TIED) * least).int().argmax(-1)
 
 
 def expected_calibration_error(logits: Tensor, target: Tensor) -> Tensor:
