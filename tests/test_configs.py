@@ -89,7 +89,7 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
     model = []
     if choice.startswith("data=") and EpisodeSpec(**settings_of(choice)["data"]).labels_hidden:
         model = ["model=delta_net", "model.d_model=8", "model.num_layers=1"]
-    config = config_of(choice, *model, *SHORT, f"run_dir={tmp_path}")
+    config = config_of(choice, *model, *SHORT, "val_every=2", f"run_dir={tmp_path}")
     assert config.keys() == config_of().keys()  # a recipe that is not global adds a key
     metrics, run = train(config, tmp_path, Console(quiet=True), [])
     assert metrics["steps"] == 2

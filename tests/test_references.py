@@ -144,7 +144,10 @@ def test_where_weights_drift_algorithms_that_can_forget_are_fitted_to_do_so(
         {"inputs": {"name": "ill_conditioned"}},
     ],
 )
-def test_the_best_schedule_is_for_clean_episodes_alone(fields: dict[str, Any]) -> None:
+def test_the_best_schedule_is_for_clean_episodes_alone(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.references.TUNE_EPISODES", 20)
     spec = spec_of(**fields)
     assert not any("best" in name for name in references_of(spec, {"num_steps": 2}))
     with pytest.raises(ValueError, match="the best schedule is not known for"):

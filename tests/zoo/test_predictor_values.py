@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import zoo
 from tests.conftest import MakeCheckpoint, MakePairs
-from tests.zoo.test_predictors import create, predictors, sizes
+from tests.zoo.test_predictors import arguments_of, create, predictors, sizes
 from zoo.models.sequence import SequenceModel
 from zoo.predictor import FLOATS, Predictor
 from zoo.solvers.solver import solver_of
@@ -400,10 +400,9 @@ def test_shapes_come_without_memory_and_weights_can_follow(
     if start == "moved there":
         empty = create(kind, name, 3, 2).to("meta")
     else:
-        arguments = solver_of(name).example(3, 2) if kind == "solver" else {}
         make = zoo.create_solver if kind == "solver" else zoo.create_model
         with torch.device("meta"):
-            empty = make(name, d_x=3, d_y=2, **arguments)
+            empty = make(name, **arguments_of(kind, name, 3, 2))
         if kind == "model":
             empty = empty.double()
     x, y = make_pairs(3, 2, 5)

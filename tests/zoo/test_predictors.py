@@ -10,22 +10,30 @@ import zoo
 from tests.conftest import MakePairs
 from zoo.hub.io import load_checkpoint, save_checkpoint
 from zoo.predictor import Predictor
+from zoo.registry import model_arguments
 from zoo.solvers.solver import solver_of
 
 SIZES = [(4, 4), (5, 2), (2, 3)]
 
 
+def arguments_of(kind: str, name: str, d_x: int, d_y: int) -> dict[str, Any]:
+    """Sizes of a predictor that is tested: two layers show what more of them would."""
+    layers = {"num_layers": 2} if kind == "model" and "num_layers" in model_arguments(name) else {}
+    example = solver_of(name).example(d_x, d_y) if kind == "solver" else {}
+    return {"d_x": d_x, "d_y": d_y, **layers, **example}
+
+
 def create(kind: str, name: str, d_x: int, d_y: int) -> Predictor:
     """A float64 predictor; models start at random."""
+    arguments = arguments_of(kind, name, d_x, d_y)
     if kind == "solver":
-        example = solver_of(name).example(d_x, d_y)
         try:
-            return zoo.create_solver(name, d_x=d_x, d_y=d_y, **example)
+            return zoo.create_solver(name, **arguments)
         except ImportError as error:  # of an optional package
             pytest.skip(str(error))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return zoo.create_model(name, d_x=d_x, d_y=d_y).double()
+        return zoo.create_model(name, **arguments).double()
 
 
 predictors = pytest.mark.parametrize(
@@ -34,11 +42,15 @@ predictors = pytest.mark.parametrize(
     + [("solver", name) for name in zoo.list_solvers()],
 )
 sizes = pytest.mark.parametrize(("d_x", "d_y"), SIZES)
+# Every size and every length once with each other's usual one.
+sizes_and_lengths = pytest.mark.parametrize(
+    ("d_x", "d_y", "length"),
+    [(*SIZES[0], length) for length in (1, 2, 3, 5, 17)] + [(*size, 5) for size in SIZES[1:]],
+)
 
 
 @predictors
-@sizes
-@pytest.mark.parametrize("length", [1, 2, 3, 5, 17])
+@sizes_and_lengths
 def test_shapes_types_and_finite_values(
     kind: str, name: str, d_x: int, d_y: int, length: int, make_pairs: MakePairs
 ) -> None:
@@ -179,8 +191,7 @@ def test_episodes_of_a_batch_do_not_see_each_other(
 
 
 @predictors
-@sizes
-@pytest.mark.parametrize("length", [1, 2, 3, 5, 17])
+@sizes_and_lengths
 def test_streaming_equals_forward_one_by_one_and_all_at_once(
     kind: str, name: str, d_x: int, d_y: int, length: int, make_pairs: MakePairs
 ) -> None:
@@ -312,8 +323,9 @@ def test_a_checkpoint_gives_the_same_predictions(
     name: str, make_pairs: MakePairs, tmp_path: Any, card_fields: dict[str, Any]
 ) -> None:
     model = create("model", name, 4, 3)
-    sizes = {"d_x": 4, "d_y": 3}
-    card_fields |= {"architecture": name, "model_args": sizes, "data": sizes}
+    sizes = arguments_of("model", name, 4, 3)
+    data = {"d_x": 4, "d_y": 3}
+    card_fields |= {"architecture": name, "model_args": sizes, "data": data}
     save_checkpoint(tmp_path / "checkpoint", model, card_fields)
     x, y = make_pairs(4, 3, 5)
     loaded = load_checkpoint(tmp_path / "checkpoint")

@@ -16,6 +16,7 @@ from torch import Tensor
 import zoo
 from benchmarks.trainer import quiet_trainer
 from datamodules import EpisodeDataModule, EpisodeSpec
+from tests.zoo.test_predictors import arguments_of
 from tests.zoo.test_settings import settings_of
 from zoo import threads as module
 from zoo.layers.layer_norm import LayerNorm
@@ -152,7 +153,8 @@ def trained(name: str, num_threads: int, batch: int, num_context: int) -> dict[s
     torch.set_num_threads(num_threads)
     spec = EpisodeSpec(d_x=6, d_y=3, num_context=num_context)
     data = EpisodeDataModule(spec, 0, batch)
-    lit = LitPredictor(ModelSpec.of(name, d_x=6, d_y=3), OptimConfig(), positions="all")
+    model = ModelSpec.of(name, **arguments_of("model", name, 6, 3))
+    lit = LitPredictor(model, OptimConfig(), positions="all")
     lit.configure_model()
     optimizer = create_optimizer(lit.model, OptimConfig())
     for step in range(2):

@@ -71,7 +71,7 @@ class Watch:
         self._in_a_row.add_(1).mul_(~updated)
         self.alive.logical_and_(self._in_a_row <= self._max_in_a_row)
         row = torch.stack([losses, norms, updated.to(losses.dtype)])
-        self._found.index_copy_(0, self._row, row[None])
+        self._found.index_copy_(0, self._row, row[None].to(self._found.dtype))
         self._row.add_(1)
 
     def count(self) -> bool:
