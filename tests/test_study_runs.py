@@ -1,5 +1,6 @@
 """How the trainings of a study are planned, run side by side, stopped and gone on with."""
 
+import contextlib
 import json
 import os
 import re
@@ -464,7 +465,8 @@ def test_a_signal_stops_the_runs_under_way_with_their_state_saved(
     )
     signal.signal(signal.SIGHUP, inherited)
     at_once = 1 if runner == "here" else 2
-    with process:
+    with process, contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(process.terminate)  # a wait that gives up must not wait for its end
         give_up = time.monotonic() + 200
         while sum("\nstep " in log for log in logs_in(tmp_path)) < at_once:
             assert process.poll() is None
