@@ -81,10 +81,10 @@ def streaming_states(predictor: Predictor, x: Tensor, y: Tensor) -> dict[str, Te
     """
     predictor.check_pairs(x, y)
     state = predictor.init_state(len(x), device=x.device, dtype=x.dtype)
-    seen = [dict(_parts("", state))]
+    seen = [dict(state_parts("", state))]
     for i in range(x.shape[1] - 1):
         state = predictor.observe(state, x[:, i : i + 1], y[:, i : i + 1])
-        seen.append(dict(_parts("", state)))
+        seen.append(dict(state_parts("", state)))
     for name, part in seen[-1].items():
         if part.shape != seen[0][name].shape:
             raise ValueError(
@@ -136,11 +136,16 @@ class _Tap(Passage):
         return pairs, queries
 
 
-def _parts(name: str, state: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a state that have a row for each episode, with the path to each."""
+def state_parts(name: str, state: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state that have a row for each episode, with the path to each.
+
+    Args:
+        name: The path to the state itself, `""` for a whole one.
+        state: Of a predictor, or a part of it.
+    """
     if isinstance(state, tuple):
         fields = getattr(state, "_fields", range(len(state)))
         for field, part in zip(fields, state, strict=True):
-            yield from _parts(f"{name}.{field}" if name else str(field), part)
+            yield from state_parts(f"{name}.{field}" if name else str(field), part)
     elif isinstance(state, Tensor) and state.ndim > 0:
         yield name, state
