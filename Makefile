@@ -24,21 +24,20 @@ train: $(READY)  ## Train the main job: python train.py
 
 # The checkpoints that are shipped: RECIPE.DATA, RECIPE-RULE.DATA, or an experiment. Those that a
 # study has trained are shipped by python -m studies.ship NAME.
-LINEAR := linear linear_sparse
 # Rules of the bare learner, each on episodes that its solver is made for.
 RULES.linear := delta_rule delta_product test_time_training
 RULES.linear_noisy := longhorn mesa
 RULES.linear_drift := gated_linear_attention gated_delta_rule mesa
 LEARNERS := $(foreach data,linear linear_noisy linear_drift,$(RULES.$(data):%=online_learner-%.$(data)))
 ZOO := \
-  $(addprefix gd_ssm.,$(LINEAR) linear_gaussian classification) gd_ssm_two_steps.linear \
+  $(addprefix gd_ssm.,linear linear_sparse linear_gaussian classification) gd_ssm_two_steps.linear \
   $(addprefix gd_ssm_four_steps.,linear linear_noisy linear_gaussian) gd_ssm_eight_steps.linear \
   gd_ssm_learned_start gd_ssm_drift $(addprefix gd_ssm_features.,sine relu_network) \
-  linear_transformer_one_layer.linear $(addprefix linear_transformer.,$(LINEAR)) \
-  $(addprefix gd_ssm_deep.,$(LINEAR) sine relu_network) \
-  $(addprefix transformer.,$(LINEAR) linear_gaussian sine relu_network) \
-  $(addprefix s5.,$(LINEAR) linear_gaussian sine relu_network) \
-  $(addprefix mamba.,$(LINEAR) sine relu_network) $(LEARNERS)
+  linear_transformer_one_layer.linear linear_transformer.linear_sparse \
+  $(addprefix gd_ssm_deep.,linear_sparse sine relu_network) \
+  $(addprefix transformer.,linear_sparse linear_gaussian sine relu_network) \
+  $(addprefix s5.,linear_sparse linear_gaussian sine relu_network) \
+  $(addprefix mamba.,linear_sparse sine relu_network) $(LEARNERS)
 # What else some of them are trained with.
 WITH.gd_ssm.linear_gaussian := max_steps=4000 val_every=400
 WITH.gd_ssm.classification := max_steps=3000

@@ -171,7 +171,7 @@ def deep() -> list[Cell]:
     ]
 
 
-# Half of the steps, after which there are ten dimensions.
+# Half of the steps, after which there are eight or nine of the ten dimensions.
 _LATER = 0.5
 
 
