@@ -65,7 +65,7 @@ runs/zoo/%/metrics.json: | $(READY)
 
 # One thread: tensors here are small, and threads that wait for each other take most of the time.
 test: $(READY)  ## Run the tests, a process for each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations 25
 
 cards: $(READY)  ## Reproduce the numbers in all cards, on all their episodes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 -m cards
