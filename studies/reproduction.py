@@ -12,9 +12,18 @@ import matplotlib
 from rich.console import Console
 
 from studies.page import LAYOUT, read_results, write_page
-from studies.plan import Effort, GivenUp, Job, Training, rates_given_up, run_dirs, stages
+from studies.plan import (
+    Effort,
+    GivenUp,
+    Job,
+    Training,
+    finished_jobs,
+    rates_given_up,
+    run_dirs,
+    stages,
+)
 from studies.progress import Progress
-from studies.runner import Runner, Train, train_all
+from studies.runner import Runner, Train, TrainingFailed, train_all
 from studies.study import Places, Study
 from studies.trainings import seconds_of, seconds_of_lost, training_row
 from zoo.files import sole_writer, write_figure, write_json
@@ -52,11 +61,13 @@ def reproduce(
     Raises:
         ValueError: If what the study needs is not installed, two trainings have one name, a results
             file is there that cannot be read, or another process uses `runs`.
-        TrainingFailed: If a run fails, or one of its seeds diverges.
+        TrainingFailed: If a run fails, or one of its seeds diverges; the figures that need none of
+            these are made nevertheless.
     """
     study.check()
     of_figures = {name: study.figures[name].trainings(effort) for name in names}
     needed = trainings_of(of_figures)
+    failure: TrainingFailed | None = None
     runs.mkdir(parents=True, exist_ok=True)
     places.results.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"layout": LAYOUT, "figures": {}}
@@ -64,8 +75,13 @@ def reproduce(
     with sole_writer(runs), progress.shown():
         if places.results.exists():
             results = read_results(study, places.results)
-        train_all(needed, effort, runs, runner, train, progress)
+        try:
+            train_all(needed, effort, runs, runner, train, progress)
+        except TrainingFailed as error:
+            failure = error
         for name, trainings in of_figures.items():
+            if failure and any(finished_jobs(x, effort, runs) is None for x in trainings):
+                continue
             of_training = [list(stages(training, effort, runs)) for training in trainings]
             given_up = {x.name: rates_given_up(x, effort, runs) for x in trainings}
             found = measured(study, name, of_training, given_up, effort, places.results.parent)
@@ -76,6 +92,8 @@ def reproduce(
             write_json(places.results, results)
             write_page(study, places)
             progress.drawn(name)
+    if failure:
+        raise failure
     return results
 
 

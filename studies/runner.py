@@ -208,25 +208,28 @@ def _logged(train: Train, job: Job) -> str | None:
     Raises:
         StoppedBySignal: If a signal asked for it; the state is saved then.
     """
-    job.place.mkdir(parents=True, exist_ok=True)
-    refuse_links(*job.place.glob("*"))
-    with (
-        job.log.open("a") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
-        try:
-            train(job)
-        except StoppedBySignal as stopped:
-            print(stopped)
-            raise
-        except NonFiniteError as error:
-            print(error)
-            write_text(job.place / DIVERGED, f"{error}\n")
-            return f"{job.name}: {error}\nmore: {job.log}"
-        except Exception as error:  # whatever it is, the others go on
-            traceback.print_exc()
-            return f"{job.name}: {error}\nmore: {job.log}"
+    try:
+        job.place.mkdir(parents=True, exist_ok=True)
+        refuse_links(*job.place.glob("*"))
+        with (
+            job.log.open("a") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            try:
+                train(job)
+            except StoppedBySignal as stopped:
+                print(stopped)
+                raise
+            except NonFiniteError as error:
+                print(error)
+                write_text(job.place / DIVERGED, f"{error}\n")
+                return f"{job.name}: {error}\nmore: {job.log}"
+            except Exception as error:  # whatever it is, the others go on
+                traceback.print_exc()
+                return f"{job.name}: {error}\nmore: {job.log}"
+    except (OSError, ValueError) as error:  # a full disk, a link: nor do these stop the others
+        return f"{job.name}: {error}"
     return None
 
 

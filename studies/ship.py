@@ -41,10 +41,13 @@ def ship(
 
     Raises:
         ValueError: If the study ships nothing, or a training that it does not have.
+        FileNotFoundError: If there is no such directory of runs.
         CheckpointError: If a run or a name cannot be used; then nothing is written.
     """
     if not study.ships:
         raise ValueError(f"the study {study.name} ships no checkpoints")
+    if not runs.is_dir():
+        raise FileNotFoundError(f"there is no directory {runs}; python reproduce.py makes runs")
     figures = study.figures.values()
     trainings = {t.name: t for figure in figures for t in figure.trainings(effort)}
     exports: list[Export] = []
@@ -109,6 +112,8 @@ def main() -> None:
         print(path)
     for name in unfinished:
         print(f"not finished: {name}")
+    if not shipped:
+        sys.exit("error: nothing is finished, so nothing was written")
 
 
 if __name__ == "__main__":

@@ -173,6 +173,8 @@ def test_models_of_the_study_of_architectures_are_shipped_under_names_of_their_o
     [
         (["recal"], "error: unknown study 'recal'. Did you mean 'recall'"),
         (["recall"], "error: the study recall ships no checkpoints"),
+        (["architectures", "nowhere"], "error: there is no directory nowhere"),
+        (["architectures", "tests"], "error: nothing is finished, so nothing was written"),
         ([], "usage: python -m studies.ship NAME"),
     ],
 )

@@ -20,7 +20,7 @@ from studies.measure import Runs, of_each, validations
 from studies.page import claims_of, page, read_results, wrapped
 from studies.plan import QUICK, Effort, Training
 from studies.reproduction import reproduce
-from studies.runner import Runner
+from studies.runner import Runner, TrainingFailed
 from studies.study import Places, Study, StudyFigure, list_studies, load_study
 from zoo.commands import train
 from zoo.commands.reproduce import train_job
@@ -104,6 +104,20 @@ def test_a_second_study_goes_from_trainings_to_a_page_by_the_same_functions(tmp_
     assert "quick version" not in text  # it has its own idea of how much is all
     assert "paper" not in text
     assert "## Trainings" not in text  # it does not ask for them
+
+
+@pytest.mark.usefixtures("configs")
+def test_where_a_training_fails_the_figures_without_it_are_made(tmp_path: Path) -> None:
+    wrong = SLOW._replace(name="wrong", overrides=(*SMALL, "trainer.precision=none"))
+    figures = {
+        "lacking": StudyFigure("Lacking", lambda effort: [wrong, FAST], rates),
+        **STUDY.figures,
+    }
+    with pytest.raises(TrainingFailed, match="(?s)^wrong 2 seeds: .*precision"):
+        make(tmp_path, dataclasses.replace(STUDY, figures=figures))
+    results = read_results(STUDY, tmp_path / "figures" / "results.json")
+    assert list(results["figures"]) == ["rates"]
+    assert (tmp_path / "rates.md").read_text().startswith("# Two learning rates")
 
 
 @pytest.mark.usefixtures("configs")

@@ -498,6 +498,17 @@ def test_where_a_run_fails_the_others_go_on_and_the_end_says_why(name: str, tmp_
     assert "Traceback" in job.log.read_text()
 
 
+def test_a_place_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
+    linked = Training("linked", 20, 1.0, SMALL)
+    (job,) = last_jobs(linked, ONE, tmp_path)
+    job.place.mkdir(parents=True)
+    (job.place / "log.txt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TrainingFailed, match="^linked seed 0: .*link"):
+        run([linked, SHORT], ONE, tmp_path, Runner("joblib", 2))
+    assert finished_jobs(SHORT, ONE, tmp_path) is not None
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_job_whose_time_is_up_saves_its_state_and_goes_on_later(tmp_path: Path) -> None:
     training = Training("long", 300, 1.0, SMALL, validations=6)
     (job,) = last_jobs(training, ONE, tmp_path)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -260,7 +261,7 @@ def _styles(measured: Sequence[Measured]) -> dict[str, Style]:
     """The colour of each architecture; of two with one colour the second has hollow markers."""
     styles: dict[str, Style] = {}
     colors = set()
-    for model, marker in zip(measured, MARKERS, strict=False):
+    for model, marker in zip(measured, cycle(MARKERS), strict=False):
         style = marked(style_of(model.label), marker)
         hollow = {"markerfacecolor": HOLLOW} if style["color"] in colors else {}
         styles[model.label] = style | hollow

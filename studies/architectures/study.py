@@ -10,11 +10,12 @@ What architectures reach on linear functions, by one protocol for all. Made by `
 results file is [{results}]({results}), and this page is made from it, not written by hand.
 
 The protocol: four learning rates a factor of three apart are tried by a seed of their own for a
-quarter of the steps (with a curriculum for half of them); where the smallest or the largest is the
-best in validation, two more beyond it are tried, twice at most. All seeds then train at the best
-rate, with a constant rate and a decay over the last fifth of the steps. Where one diverges they
-train at the next best; and once where most end more than 10 % above what the trial had, which was
-luck then. Rates are those of the matrices; what a recurrence has of its own trains at
+quarter of the steps (with a curriculum for half of them, when episodes have grown to eight or nine
+of the ten dimensions); where the smallest or the largest is the best in validation, two more beyond
+it are tried, twice at most. All seeds then train at the best rate, with a constant rate and a decay
+over the last fifth of the steps. Where one diverges they train at the next best; and once where
+most end more than 10 % above what the trial had, which was luck then. That rate may be at the edge:
+none is tried beyond it. A trial that was unlucky is not noticed. Rates are those of the matrices; what a recurrence has of its own trains at
 `optim.ssm_lr` of its recipe. A seed has converged if its loss fell or rose by less than 2 % over
 the last third of the constant rate. One that has not may go on to fall, and one that has may stand
 on a plateau: a loss that has never left that of zero is flat too.

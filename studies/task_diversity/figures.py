@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from statistics import mode
 
@@ -95,7 +96,7 @@ def errors(runs: Runs, effort: Effort) -> Found:
     ]
     figure, axes = new_figure(len(KINDS))
     for ax, kind in zip(axes, KINDS, strict=True):
-        for name, marker in zip(_names(), MARKERS, strict=False):
+        for name, marker in zip(_names(), cycle(MARKERS), strict=False):
             points = [_at_query(table[name, size, kind].error) for size in sizes]
             draw_curve(ax, sizes, points, name, marked(style_of(name), marker))
         ax.set_title(kind.text, fontsize=9)
