@@ -387,7 +387,7 @@ def test_models_of_sequences_and_of_other_labels_are_refused() -> None:
     [
         ("rigde", ValueError, "unknown solver or checkpoint 'rigde'. Did you mean 'ridge'"),
         ("gd_ssm.lineer", ValueError, "gd_ssm.linear"),
-        ("mesa_net", ValueError, "Known: mesa_net.linear_noisy, mesa_net.linear_noisy@1"),
+        ("mesa_net", ValueError, "Known: mesa_net.linear, mesa_net.linear@1"),
         (3, TypeError, "predictor must be a name, a path or a zoo.Predictor, got int"),
     ],
 )

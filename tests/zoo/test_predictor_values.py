@@ -401,8 +401,9 @@ def test_shapes_come_without_memory_and_weights_can_follow(
         empty = create(kind, name, 3, 2).to("meta")
     else:
         make = zoo.create_solver if kind == "solver" else zoo.create_model
+        arguments = arguments_of(kind, name, 3, 2)
         with torch.device("meta"):
-            empty = make(name, **arguments_of(kind, name, 3, 2))
+            empty = make(name, **arguments)
         if kind == "model":
             empty = empty.double()
     x, y = make_pairs(3, 2, 5)
