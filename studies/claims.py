@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from zoo.metrics.errors import interval_over_seeds
 
 Verdict = Literal["reproduced", "not reproduced", "not decided", "not judged", "ours"]
+# What more training does to a number, where a seed has not converged.
+MoreTraining = Literal["", "lowers", "raises"]
 
 
 class OverSeeds(NamedTuple):
@@ -18,7 +20,8 @@ class OverSeeds(NamedTuple):
 
     A study of one seed, which judges nothing, has the interval over test episodes in its place.
     Where a few episodes decide about the means there is no interval: the median over episodes, a
-    mean over seeds, says more, and the seeds' own means how little theirs is worth.
+    mean over seeds, says more, and the seeds' own means how little theirs is worth. Beside a wide
+    interval the seeds' own means say whether one of them made it so.
     """
 
     value: float
@@ -74,7 +77,7 @@ class Claim:
     low: float | None = None
     high: float | None = None
     one_sided: str = ""
-    training: Literal["", "lowers", "raises"] = ""
+    training: MoreTraining = ""
     also: Mapping[str, str | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,7 +92,7 @@ class Claim:
         """Where the 95 % interval over seeds lies: within the bounds, outside, or across one.
 
         A single seed has no interval, so it decides nothing; nor does a number that is not finite,
-        nor one outside that more training may bring within.
+        nor one that more training may bring within the bounds, or out of them.
         """
         if not self.claimed:
             return "ours"
@@ -102,7 +105,8 @@ class Claim:
             return "not decided"
         lowest, highest = found.value - found.ci95, found.value + found.ci95
         if low <= lowest and highest <= high:
-            return "reproduced"
+            ahead = {"lowers": self.low, "raises": self.high}.get(self.training)
+            return "reproduced" if ahead is None else "not decided"
         if highest < low:
             return "not decided" if self.training == "raises" else "not reproduced"
         if high < lowest:
@@ -145,6 +149,7 @@ def compared(
     low: float | None = None,
     high: float | None = None,
     one_sided: str = "",
+    training: MoreTraining = "",
     closed_form: float | None = None,
     by: Literal["ratio", "difference"] = "ratio",
 ) -> Claim:
@@ -163,6 +168,7 @@ def compared(
         low=low,
         high=high,
         one_sided=one_sided,
+        training=training,
     )
 
 

@@ -14,7 +14,7 @@ import zoo
 from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Suite
-from studies.claims import Claim, OverSeeds, compared, over_seeds
+from studies.claims import Claim, MoreTraining, OverSeeds, compared, over_seeds
 from studies.history import history
 from zoo.evaluation.compare import losses, scored_columns
 from zoo.evaluation.episodes import evaluation_batches
@@ -23,6 +23,9 @@ from zoo.hub.directory import read_card
 from zoo.metrics.errors import Summary, half_squared_error
 from zoo.predictor import Predictor
 from zoo.references import scoring_of
+
+# Above this share of the mean a half-width hides what seeds do, so each of them is told.
+WIDE = 0.1
 
 # Finished runs by the name of their training, one directory for each seed.
 Runs = Mapping[str, Sequence[Path]]
@@ -59,7 +62,9 @@ def summaries(runs: Sequence[Path], *path: str) -> list[Summary]:
 
 
 def over_runs(found: Sequence[Summary]) -> OverSeeds:
-    """The mean of a number over runs; if one has a heavy tail, with their median and one by one.
+    """The mean of a number over runs; where its interval is wide, with each of them.
+
+    If one has a heavy tail there is no interval, but the median over episodes and each mean.
 
     A range of means of further episodes would not do: of a heavy tail it may leave out the mean of
     its own seed, and be as wide as the heaviest of the seeds.
@@ -67,10 +72,17 @@ def over_runs(found: Sequence[Summary]) -> OverSeeds:
     by_seed = [number.value for number in found]
     values = over_seeds(by_seed)
     if not any(number.ci95 is None and number.tail_share is not None for number in found):
-        return values
+        wide = values.ci95 is not None and values.ci95 > WIDE * abs(values.value)
+        return values._replace(by_seed=by_seed) if wide else values
     medians = [number.median for number in found if number.median is not None]
     median = fmean(medians) if medians else None  # a ratio has none
     return values._replace(ci95=None, median=median, by_seed=by_seed)
+
+
+def unfinished(runs: Sequence[Path], moves: MoreTraining) -> MoreTraining:
+    """What more training does to a number of these runs: nothing where all have converged."""
+    verdicts = set(of_each(runs, "convergence", "verdict"))
+    return "" if verdicts == {"converged"} else moves
 
 
 def model_of(run: Path) -> Predictor:

@@ -33,7 +33,8 @@ that of the measured number. A claim is
 
 - *reproduced* where the whole interval is within the bounds shown,
 - *not reproduced* where the whole interval is outside,
-- *not decided* where it crosses a bound, and for a single seed, which has no interval,
+- *not decided* where it crosses a bound, for a single seed, which has no interval, and where a
+  seed has not converged and more training may move the number within the bounds or out of them,
 - *not judged* where what was measured cannot decide it,
 - *ours* where it goes beyond {claimed_by}.
 
@@ -252,6 +253,9 @@ def _text(found: OverSeeds | None) -> str:
         return ""
     if found.by_seed is not None:
         each = f"by seed {', '.join(plain(value, 2) for value in found.by_seed)}"
+        if found.ci95 is not None:
+            each = ", ".join(plain(value, 3) for value in found.by_seed)
+            return f"{with_interval(found.value, found.ci95)} ({each})"
         return each if found.median is None else f"median {plain(found.median, 2)}; mean {each}"
     return with_interval(found.value, found.ci95)
 

@@ -66,18 +66,18 @@ class Progress:
             text = f"{finished} of {len(jobs)} trainings are finished"
             if finished < len(jobs):
                 text += f", about {_minutes(self._left())} on one thread are left"
-            self._say(text)
+            self.say(text)
 
     def ended(self, job: Job, failed: bool) -> None:
         """Says that a training has ended."""
         finished = sum(other.finished for other in self.jobs)
         what = "failed" if failed else self._time_left()
-        self._say(f"{finished}/{len(self.jobs)}  {job.name}  {what}")
+        self.say(f"{finished}/{len(self.jobs)}  {job.name}  {what}")
 
     def drawn(self, name: str) -> None:
         """Says that a figure is there."""
         self.num_drawn += 1
-        self._say(f"figure {name}  {self.num_drawn} of {self.num_figures}")
+        self.say(f"figure {name}  {self.num_drawn} of {self.num_figures}")
 
     def __rich__(self) -> Table:
         done, left = self._done(), self._left()
@@ -89,7 +89,8 @@ class Progress:
         )
         return row
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line above the bar."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def _done(self) -> float:

@@ -28,6 +28,7 @@ from studies.study import Places, Study
 from studies.trainings import seconds_of, seconds_of_lost, training_row
 from zoo.files import sole_writer, write_figure, write_json
 from zoo.hub.directory import read_card
+from zoo.terminal import StoppedBySignal
 
 
 def reproduce(
@@ -79,8 +80,13 @@ def reproduce(
             train_all(needed, effort, runs, runner, train, progress)
         except TrainingFailed as error:
             failure = error
+        except StoppedBySignal:
+            ready = [name for name in of_figures if _trained(of_figures[name], effort, runs)]
+            if ready:
+                progress.say(f"all is trained for figure=[{','.join(ready)}]")
+            raise
         for name, trainings in of_figures.items():
-            if failure and any(finished_jobs(x, effort, runs) is None for x in trainings):
+            if failure and not _trained(trainings, effort, runs):
                 continue
             of_training = [list(stages(training, effort, runs)) for training in trainings]
             given_up = {x.name: rates_given_up(x, effort, runs) for x in trainings}
@@ -95,6 +101,10 @@ def reproduce(
     if failure:
         raise failure
     return results
+
+
+def _trained(trainings: Sequence[Training], effort: Effort, runs: Path) -> bool:
+    return all(finished_jobs(training, effort, runs) is not None for training in trainings)
 
 
 def trainings_of(of_figures: Mapping[str, Sequence[Training]]) -> list[Training]:

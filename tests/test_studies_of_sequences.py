@@ -60,7 +60,7 @@ def make_runs(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> MakeRuns:
                 shutil.copytree(checkpoint, run / "checkpoint")
                 set_accuracy(run, accuracy + 0.001 * seed)
                 for loss in ("half_mse_query", "cross_entropy_all"):
-                    logged[f"lr_0.01/{run.name}/val/{loss}"] = 0.3
+                    logged[f"{run.name}/val/{loss}"] = 0.3
             log = tmp_path / name / "csv" / "version_0" / "metrics.csv"
             log.parent.mkdir(parents=True)
             with log.open("w") as file:
@@ -72,8 +72,11 @@ def make_runs(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> MakeRuns:
     return make
 
 
-def set_accuracy(run: Path, accuracy: float) -> None:
-    measured = {"best_rate": 0.01, "model": {"test/accuracy_query": {"value": accuracy}}}
+def set_accuracy(run: Path, accuracy: float, verdict: str = "converged") -> None:
+    measured = {
+        "convergence": {"verdict": verdict},
+        "model": {"test/accuracy_query": {"value": accuracy}},
+    }
     (run / "metrics.json").write_text(json.dumps(measured))
 
 
@@ -96,6 +99,21 @@ def test_a_layer_is_judged_by_how_far_it_is_from_its_algorithm(
     assert set(judged.values()) == {"reproduced"}
     _, caption = found.figures["accuracy"]
     assert caption.endswith("Better than its algorithm by more than 0.03: delta rule.")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"), [(0.7, "not decided"), (0.81, "not decided"), (0.9, "not reproduced")]
+)
+def test_a_layer_that_may_go_on_to_learn_is_not_judged_by_less(
+    accuracy: float, verdict: str, make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall, "ceiling", lambda *_: Ceiling("exact", 0.8))
+    runs = make_runs(recall.trainings_updated(EFFORT), 0.81)
+    for seed, run in enumerate(runs[training(DELTA, recall.UPDATED, EFFORT).name]):
+        set_accuracy(run, accuracy + 0.001 * seed, ("converged", "not converged")[seed])
+    judged = verdicts(recall.updated(runs, EFFORT), recall.OWN)
+    assert judged.pop("accuracy, delta rule, d = 16") == verdict
+    assert set(judged.values()) == {"reproduced"}
 
 
 def test_the_order_of_rules_is_judged_pair_by_pair(

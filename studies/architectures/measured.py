@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from studies.architectures.cells import Cell
-from studies.claims import Claim, over_seeds
+from studies.claims import Claim, OverSeeds, over_seeds
 from studies.history import history
-from studies.measure import of_each, over_runs, summaries, validations
+from studies.measure import of_each, over_runs, summaries, unfinished, validations
+from studies.plan import NEAR
 from zoo.evaluation.compare import NEGLIGIBLE
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import Summary
@@ -21,6 +22,8 @@ from zoo.metrics.text import loss_label, place_text, plain, share_text
 LOSS = "test/half_mse_query"
 ZERO, GRADIENT_DESCENT = "zero", "gradient_descent"
 ERROR = loss_label(LOSS, at_place=True)
+# Validations before the decay whose median stands for the loss there.
+LAST = 3
 # Of one step: a loss below that is below one step.
 PASSED = 0.99
 
@@ -77,15 +80,14 @@ class Measured:
             where: Behind the name of the model.
             claimed: What is claimed of the ratio, as `Claim` takes it.
         """
-        converged = set(of_each(self.runs, "convergence", "verdict")) == {"converged"}
         return Claim(
             f"{ERROR}, {self.label}{where}",
             over_runs(self.losses),
             reference=beside,
             reference_value=self.of_solver(beside).value,
             ratio=over_runs(summaries(self.runs, "model", f"test/ratio_to_{beside}")),
-            training="" if converged else "lowers",
-            also={"converged": self._converged()},
+            training=unfinished(self.runs, "lowers"),
+            also={"converged": self._converged(), "fell in the decay": self._fell_in_decay()},
             **claimed,
         )
 
@@ -100,7 +102,7 @@ class Measured:
         found = self.claim(beside, where)
         by_seed = [loss.value - self.of_solver(exact).value for loss in self.losses]
         above = over_seeds(by_seed)
-        if found.measured.by_seed is not None:
+        if found.measured.ci95 is None and found.measured.by_seed is not None:
             above = above._replace(ci95=None, by_seed=by_seed)
         card = self._cards[0]
         config: Any = OmegaConf.load(self.runs[0].parent / "config.yaml")
@@ -119,12 +121,13 @@ class Measured:
         )
 
     def solved(self, name: str, where: str = "") -> Claim:
-        """The error of an exact algorithm, in the same table."""
+        """The error of an exact algorithm, in the same table; the interval is over episodes."""
         found = self.of_solver(name)
-        blank = dict.fromkeys(("parameters", "state", "episodes", "converged"), "")
+        headings = ("parameters", "state", "episodes", "converged", "fell in the decay")
+        blank = dict.fromkeys(headings, "")
         return Claim(
             f"{ERROR}, {name} (exact){where}",
-            over_seeds([found.value]),
+            OverSeeds(found.value, found.ci95, 1),
             also={"tokens": "", "loss": "", **_tail([found]), **blank},
         )
 
@@ -161,10 +164,25 @@ class Measured:
         )
 
     def _converged(self) -> str:
+        """How many seeds have, and how many of all have not left the zero predictor."""
         verdicts = of_each(self.runs, "convergence", "verdict")
         if set(verdicts) == {"unknown"}:
             return "unknown"
-        return f"{verdicts.count('converged')} of {len(verdicts)}"
+        text = f"{verdicts.count('converged')} of {len(verdicts)}"
+        at_zero = sum(NEAR * loss.value > self.of_solver(ZERO).value for loss in self.losses)
+        return f"{text}, {at_zero} at zero" if at_zero else text
+
+    def _fell_in_decay(self) -> str:
+        """By how much the loss at the query fell in the decay of the rate, a median over seeds.
+
+        Much says that the constant rate held it up, so that a flat loss was no end of learning.
+        """
+        training = self._cards[0].training
+        stop = training.steps * (1 - training.schedule["decay_fraction"])
+        steps, losses = validations(self.runs, "half_mse_query")
+        before = [i for i, step in enumerate(steps) if step <= stop][-LAST:]
+        falls = [1 - of_seed[-1] / median(of_seed[i] for i in before) for of_seed in losses]
+        return f"{100 * median(falls):.1f} %"
 
 
 def _each(found: Sequence[float | None], digits: int = 4) -> str:

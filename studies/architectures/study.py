@@ -18,8 +18,10 @@ most end more than 10 % above what the trial had, which was luck then. That rate
 none is tried beyond it. A trial that was unlucky is not noticed. Rates are those of the matrices;
 what a recurrence has of its own trains at `optim.ssm_lr` of its recipe. A seed has converged if its
 loss fell or rose by less than 2 % over the last third of the constant rate. One that has not may go
-on to fall, and one that has may stand on a plateau: a loss that has never left that of zero is flat
-too.
+on to fall. One that has may stand on a plateau or on the noise of its rate: beside the number of
+seeds that have converged stands how many are *at zero*, less than 10 % below the error of the zero
+predictor, and by how much the loss fell in the decay, from the median of the last three validations
+before it, a median over seeds.
 
 Tokens and loss are part of a model, so they stand beside each. *Interleaved* tokens are x_1, y_1,
 x_2, y_2, ..., *pairs* are (x_i, y_i) and then (x, 0) for the query, and *shifted* are
@@ -30,7 +32,10 @@ is above that of the best exact algorithm of the task; where that is exact it is
 Beside stand the median over episodes, a mean over seeds, and the share of the mean that the worst
 thousandth of the episodes carry, of the seed where it is largest. Where it is more than a tenth a
 few episodes decide about the mean: no interval is given, the median stands first, and behind it the
-mean of each seed, since a mean of these means says nothing. `linear_transformer` of several layers
+mean of each seed, since a mean of these means says nothing. Where half an interval is more than a
+tenth of the mean each seed stands in brackets. An exact algorithm has no seeds: its interval is
+that over the test episodes, about as wide as what all numbers of the table would move by on others.
+`linear_transformer` of several layers
 is measured on ten times as many episodes for that.
 
 A claim is judged where one stands below. All else is a measurement of models of this size, trained

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import bars, draw_validations, legend, new_figure
-from studies.measure import Runs, of_each
+from studies.measure import Runs, of_each, unfinished
 from studies.plan import Effort, Training
 from studies.recall.learners import (
     DECAYING_MESA,
@@ -155,6 +155,7 @@ class _Measured:
                 self.beside[name].label,
                 [self.beside[name].accuracy] * len(values),
                 by="difference",
+                training=unfinished(self.runs[name], "raises"),
                 **bounds,
             )
             for name, values in self.accuracy.items()

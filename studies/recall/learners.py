@@ -8,7 +8,7 @@ from datamodules.episodes import Episodes
 from datamodules.recall import Recall
 from datamodules.stream import EVAL_SEED, Generators
 from studies.measure import query_accuracy
-from studies.plan import Effort, Training
+from studies.plan import Effort, Training, Trial
 from zoo.evaluation.names import solver_label
 from zoo.references import create_reference, facts_of
 from zoo.solvers.solver import solver_of
@@ -17,6 +17,7 @@ from zoo.solvers.tuning import tune
 NUM_KEYS = 16
 RATES = (0.001, 0.003, 0.01, 0.03)
 MAX_STEPS = 1_500
+TRIAL_STEPS = MAX_STEPS // 4
 # A third of the steps at a constant rate holds five of them.
 VALIDATIONS = 20
 # Tried of a solver that forgets, where a layer learns its decay, with every third value that is
@@ -147,14 +148,18 @@ LEARNERS = (
 
 
 def training(learner: Learner, setting: Setting, effort: Effort) -> Training:
-    """A layer on episodes of a kind, its learning rate chosen on a grid."""
+    """A layer on episodes of a kind, its learning rate chosen by a trial."""
+    name = f"{learner.name.replace(' ', '-')}-d{setting.d}-u{setting.num_updates}"
+    step_ms = learner.step_ms * setting.d / 16
+    overrides = (*learner.overrides, *setting.overrides, "optim.schedule=constant_then_decay")
+    rates = RATES[1:3] if effort.fewer_settings else RATES
     return Training(
-        f"{learner.name.replace(' ', '-')}-d{setting.d}-u{setting.num_updates}",
+        name,
         MAX_STEPS,
-        learner.step_ms * setting.d / 16,
-        (*learner.overrides, *setting.overrides, "optim.schedule=constant_then_decay"),
+        step_ms,
+        overrides,
         validations=VALIDATIONS,
-        rates=RATES[1:3] if effort.fewer_settings else RATES,
+        trial=Trial(name, TRIAL_STEPS, step_ms, rates, overrides),
     )
 
 

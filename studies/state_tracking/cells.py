@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from studies.plan import Effort, Training
+from studies.plan import Effort, Training, Trial
 from zoo.metrics.drawing import DOTTED, SOLID, Style, style_of
 
 # Symbols after the start in training.
@@ -11,6 +11,9 @@ TRAINED = 40
 VALIDATIONS = 20
 GROUPS = {"parity": ("data=parity",), "S3": ("data=word_problem", "data.function.group=S3")}
 RATES = (0.001, 0.003, 0.01, 0.03)
+MAX_STEPS = 1_000
+# Whoever can learn it has done so within 400 steps.
+TRIAL_STEPS = MAX_STEPS // 2
 
 
 class Cell(NamedTuple):
@@ -22,11 +25,9 @@ class Cell(NamedTuple):
         negative: Whether eigenvalues are in [-1, 1], else in [0, 1].
         solves: Whether it is expected to keep track of the group's elements.
         sizes: Overrides for the sizes of the model.
-        max_steps: Optimizer steps.
         step_ms: Of a step of one seed at one rate, about.
         drawn_as: Whose colour it has.
         num_updates: Delta steps for every symbol, of `delta_product`.
-        rates: Learning rates that are tried.
     """
 
     architecture: str
@@ -34,11 +35,9 @@ class Cell(NamedTuple):
     negative: bool
     solves: bool
     sizes: tuple[str, ...]
-    max_steps: int
     step_ms: float
     drawn_as: str
     num_updates: int | None = None
-    rates: tuple[float, ...] = RATES
 
     @property
     def name(self) -> str:
@@ -62,32 +61,33 @@ class Cell(NamedTuple):
             *of_updates,
             "signed" if self.negative else "unsigned",
         )
+        overrides = (
+            f"recipe={self.architecture}",
+            *GROUPS[self.group],
+            f"data.num_context={TRAINED}",
+            "model.tokens=inputs",
+            "positions=all",
+            eigenvalues,
+            *updates,
+            *self.sizes,
+            "optim.schedule=constant_then_decay",
+        )
+        name = "-".join(words)
+        rates = RATES[1:3] if effort.fewer_settings else RATES
         return Training(
-            "-".join(words),
-            self.max_steps,
+            name,
+            MAX_STEPS,
             self.step_ms,
-            (
-                f"recipe={self.architecture}",
-                *GROUPS[self.group],
-                f"data.num_context={TRAINED}",
-                "model.tokens=inputs",
-                "positions=all",
-                eigenvalues,
-                *updates,
-                *self.sizes,
-                "optim.schedule=constant_then_decay",
-            ),
+            overrides,
             validations=VALIDATIONS,
-            rates=self.rates[1:3] if effort.fewer_settings else self.rates,
+            trial=Trial(name, TRIAL_STEPS, self.step_ms, rates, overrides),
         )
 
 
-# Whoever can learn it has done so within 400 steps.
-MAX_STEPS = 1_000
 ONE_LAYER = ("model.num_layers=1", "model.d_model=32", "model.x_scale=1.0", "batch_size=32")
 TWO_HEADS = (*ONE_LAYER, "model.num_heads=2", "model.d_head=16")
 PARITY = tuple(
-    Cell(name, "parity", negative, negative, sizes, MAX_STEPS, step_ms, name)
+    Cell(name, "parity", negative, negative, sizes, step_ms, name)
     for name, sizes, step_ms in (("mamba", ONE_LAYER, 8.0), ("delta_net", TWO_HEADS, 6.0))
     for negative in (False, True)
 )
@@ -100,7 +100,6 @@ S3 = tuple(
         negative,
         negative and num_updates == 2,
         ALONE,
-        MAX_STEPS,
         8.0,
         drawn_as,
         num_updates,

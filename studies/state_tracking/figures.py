@@ -6,9 +6,17 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from studies.claims import Claim, Found, over_seeds
+from studies.claims import Claim, Found, MoreTraining, over_seeds
 from studies.drawing import band, bars, legend, new_figure
-from studies.measure import Runs, accuracy_by_position, model_of, spec_of, suite, validations
+from studies.measure import (
+    Runs,
+    accuracy_by_position,
+    model_of,
+    spec_of,
+    suite,
+    unfinished,
+    validations,
+)
 from studies.plan import Effort, Training
 from studies.state_tracking.cells import PARITY, S3, TRAINED, Cell
 from zoo.metrics.drawing import FAINT
@@ -90,10 +98,12 @@ class _Measured(NamedTuple):
     Attributes:
         by_position: After 1, 2, ... symbols.
         num_classes: Among which guessing chooses.
+        training: What more of it does to them.
     """
 
     by_position: list[list[float]]
     num_classes: int
+    training: MoreTraining
 
     def mean_over(self, positions: range) -> list[float]:
         """Of each seed, over positions counted from 1."""
@@ -114,12 +124,16 @@ def _measured(cell: Cell, runs: Runs, effort: Effort) -> _Measured:
         model.card = None  # the test goes beyond its training on purpose
         of_seeds.append(accuracy_by_position(model, spec, effort.num_episodes))
     # The start symbol, at position 0, is not scored.
-    return _Measured([[by[i] for i in range(1, TESTED + 1)] for by in of_seeds], spec.d_y)
+    return _Measured(
+        [[by[i] for i in range(1, TESTED + 1)] for by in of_seeds],
+        spec.d_y,
+        unfinished(found, "raises"),
+    )
 
 
 def _found(cells: Sequence[Cell], expected: Expected, runs: Runs, effort: Effort) -> Found:
     measured = {cell: _measured(cell, runs, effort) for cell in cells}
-    claims = [_judged(cell, found.scaled_beyond, expected) for cell, found in measured.items()]
+    claims = [_judged(cell, found, expected) for cell, found in measured.items()]
     for cell, found in measured.items():
         for positions in (range(1, TRAINED + 1), BEYOND, range(TESTED, TESTED + 1)):
             claims.append(
@@ -136,8 +150,8 @@ def _text(positions: range) -> str:
     return f"position {last}" if first == last else f"positions {first} to {last}"
 
 
-def _judged(cell: Cell, values: Sequence[float], expected: Expected) -> Claim:
-    quantity = f"scaled accuracy, {cell.name}"
+def _judged(cell: Cell, measured: _Measured, expected: Expected) -> Claim:
+    quantity, values = f"scaled accuracy, {cell.name}", measured.scaled_beyond
     if cell.solves:
         return Claim(
             quantity,
@@ -146,6 +160,7 @@ def _judged(cell: Cell, values: Sequence[float], expected: Expected) -> Claim:
             source=expected.source,
             low=expected.least,
             one_sided="an accuracy is at most 1",
+            training=measured.training,
         )
     low, high = expected.unsolved
     return Claim(
@@ -155,6 +170,7 @@ def _judged(cell: Cell, values: Sequence[float], expected: Expected) -> Claim:
         source=expected.source,
         low=low,
         high=high,
+        training=measured.training,
     )
 
 

@@ -57,10 +57,12 @@ class Answers(NamedTuple):
     """What both algorithms predict on episodes of a kind.
 
     Attributes:
+        kind: Whose functions they are.
         episodes: The episodes.
         of: Predictions by the name of the algorithm, (num_episodes, length, d_y).
     """
 
+    kind: Kind
     episodes: Episodes
     of: dict[str, Tensor]
 
@@ -71,10 +73,12 @@ class Measured(NamedTuple):
     Attributes:
         error: 1/2 (prediction - target)^2.
         distances: 1/2 (prediction - that of an algorithm)^2, by its name.
+        least: The error of the best algorithm on the same episodes.
     """
 
     error: Tensor
     distances: dict[str, Tensor]
+    least: Tensor
 
 
 @cache
@@ -88,7 +92,7 @@ def answers(spec: EpisodeSpec, kind: Kind, num_episodes: int) -> Answers:
     """
     episodes = evaluation_episodes(kind.episodes(spec), num_episodes)
     solvers = {name: create_reference(name, spec, {}) for name in ALGORITHMS}
-    return Answers(episodes, {name: predicted(p, episodes) for name, p in solvers.items()})
+    return Answers(kind, episodes, {name: predicted(p, episodes) for name, p in solvers.items()})
 
 
 @torch.no_grad()
@@ -108,7 +112,9 @@ def measured(prediction: Tensor, beside: Answers) -> Measured:
         prediction: On the same episodes, (num_episodes, length, d_y).
         beside: The algorithms.
     """
+    target = beside.episodes.target
     return Measured(
-        half_squared_error(prediction, beside.episodes.target),
+        half_squared_error(prediction, target),
         {name: half_squared_error(prediction, other) for name, other in beside.of.items()},
+        half_squared_error(beside.of[beside.kind.best], target),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from statistics import mode
 
@@ -85,9 +85,8 @@ def errors(runs: Runs, effort: Effort) -> Found:
     claims = [
         _beside_best(
             f"{loss_label('half_mse')}, {kind.text}, {name}, pool of {size:,}",
-            table[name, size, kind].error,
+            table[name, size, kind],
             kind.best,
-            table[kind.best, size, kind].error,
         )
         for kind in KINDS
         for name in _names()
@@ -137,15 +136,15 @@ def _names() -> list[str]:
 
 
 def _measured(runs: Runs, effort: Effort) -> Table:
+    """Learners, each on as many episodes as it needs, and both algorithms on as many as most."""
     table: Table = {}
-    for learner in LEARNERS:
-        for size in pool_sizes(effort):
+    for size, kind in product(pool_sizes(effort), KINDS):
+        for learner in LEARNERS:
             (run,) = runs[learner.training(size, effort).name]
-            for kind in KINDS:
-                beside = answers(spec_of(run), kind, effort.num_episodes)
-                table[learner.name, size, kind] = _of_run(run, kind, effort.num_episodes)
-                for name, prediction in beside.of.items():
-                    table[name, size, kind] = measured(prediction, beside)
+            table[learner.name, size, kind] = _of_run(run, kind, learner.num_episodes(effort))
+        beside = answers(spec_of(run), kind, effort.num_episodes)
+        for name, prediction in beside.of.items():
+            table[name, size, kind] = measured(prediction, beside)
     return table
 
 
@@ -201,20 +200,20 @@ def _nearer(quantity: str, found: Measured) -> Claim:
     )
 
 
-def _beside_best(quantity: str, error: Tensor, best: str, least: Tensor) -> Claim:
+def _beside_best(quantity: str, found: Measured, best: str) -> Claim:
     """An error at the query beside the least there is, with their difference by episode.
 
-    That has an interval where both errors have one.
+    There is none where one of the errors has too heavy a tail for an interval.
     """
-    found, beside = _at_query(error), _at_query(least)
-    excess, ci95 = mean_interval((error - least)[:, QUERY])
-    heavy = found.ci95 is None or beside.ci95 is None
+    error, least = _at_query(found.error), _at_query(found.least)
+    heavy = error.ci95 is None or least.ci95 is None
+    excess = OverSeeds(*mean_interval((found.error - found.least)[:, QUERY]), 1)
     return Claim(
         quantity,
-        _value(found),
+        _value(error),
         reference=best,
-        reference_value=beside.value,
-        difference=OverSeeds(excess, None if heavy else ci95, 1),
+        reference_value=least.value,
+        difference=None if heavy else excess,
     )
 
 

@@ -454,6 +454,7 @@ def sections_of(card: Card) -> dict[str, dict[str, str]]:
             "seconds": f"{training.wall_time_s:,.0f}",
             "seed": str(training.seed),
             "seeds, rates": protocol_text(training),
+            "loss": place_text(training.loss_at) if training.loss_at else "unknown",
             "precision": f"{training.precision}, devices {training.devices}",
             **{f"optimizer.{n}": text for n, text in texts_of(training.optimizer).items()},
             **{f"schedule.{n}": text for n, text in texts_of(training.schedule).items()},

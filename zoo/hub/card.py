@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -225,6 +225,7 @@ class TrainingEntry(Plain):
         schedule: The settings of the learning rate's course; `convergence` where it was judged.
         seed: Of initialisation and data.
         num_seeds: Seeds that were trained in this way, this one included.
+        positions: Where the loss was taken, as `positions` of a run; empty if that is not known.
         study: What it was trained for, `STUDY/TRAINING`; empty if for no study.
         precision: As Lightning names it.
         devices: Number of devices.
@@ -238,10 +239,16 @@ class TrainingEntry(Plain):
     schedule: Settings
     seed: Seed
     num_seeds: PositiveInt = 1
+    positions: Literal["", "last", "all"] = ""
     study: Annotated[Text, Field(max_length=200)] = ""
     precision: Text
     devices: PositiveInt
     wall_time_s: float
+
+    @property
+    def loss_at(self) -> str:
+        """Where the loss was taken, as metrics are named: `query`, `all`, or empty."""
+        return "query" if self.positions == "last" else self.positions
 
     @property
     def tried(self) -> Tried:

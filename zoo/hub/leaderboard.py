@@ -12,6 +12,8 @@ from zoo.metrics.text import error_over_runs, loss_label, number_text
 
 # Beside numbers of a training whose interval says nothing of other seeds.
 ONE_SEED = "†"
+# Beside episodes that grew in the course of training.
+GROWING = ", growing"
 
 
 class Line(NamedTuple):
@@ -122,10 +124,10 @@ def _section(comparison: Comparison) -> str:
         "",
         f"![losses on {episodes}](figures/zoo/{comparison.slug}.svg)",
         "",
-        "| predictor | tokens | rate | seeds | parameters | state | "
+        "| predictor | tokens | loss at | rate | seeds | parameters | state | "
         f"{loss_label(comparison.metric)} | median | worst 0.1 % | / {comparison.reference} | "
         "test episodes | training episodes | seconds | study |",
-        "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "|---|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
         *(f"| {' | '.join(_cells(line))} |" for line in _lines(comparison)),
     ]
     return "\n".join(lines) + "\n"
@@ -136,19 +138,20 @@ def _cells(line: Line) -> list[str]:
     numbers = [_number(line.errors, one_seed), *tail(line.error), _number(line.ratios, one_seed)]
     num_tests = f"{line.error.num_episodes:,}"
     if not line.cards:
-        return [f"*{in_markdown(line.name)}*", *[""] * 5, *numbers, num_tests, *[""] * 3]
+        return [f"*{in_markdown(line.name)}*", *[""] * 6, *numbers, num_tests, *[""] * 3]
     first = line.cards[0]
     seconds = sum(card.training.wall_time_s for card in line.cards) / len(line.cards)
     return [
         f"`{line.name}`",
         in_markdown(first.token_layout),
+        first.training.loss_at,
         _rate(first.training),
         _seeds(line.cards),
         f"{first.num_parameters:,}",
         f"{first.state_size:,}",
         *numbers,
         num_tests,
-        f"{first.training.episodes:,}",
+        f"{first.training.episodes:,}{GROWING if first.data.get('curriculum') else ''}",
         f"{seconds:,.0f}",
         in_markdown(first.training.study.partition("/")[0]),
     ]

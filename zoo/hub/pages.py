@@ -15,6 +15,7 @@ from zoo.metrics.text import (
     number_text,
     optional,
     place_of,
+    place_text,
     plain,
     share_text,
 )
@@ -182,6 +183,7 @@ def card_page(card: Card, address: str = "") -> str:
             f"- {card.num_parameters:,} parameters, a state of {card.state_size:,} numbers",
             f"- trained on {training.episodes:,} episodes of {in_markdown(entry.episodes_label)} "
             f"in {training.steps:,} steps, {training.wall_time_s:,.0f} s, seed {training.seed}",
+            *([f"- loss {place_text(training.loss_at)}"] if training.loss_at else []),
             f"- {in_markdown(protocol_text(training))}",
             f"- command: {in_markdown(card.command)}",
             *([f"- paper: {in_markdown(card.paper)}"] if card.paper else []),

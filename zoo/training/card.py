@@ -48,6 +48,7 @@ def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
             "steps": steps,
             "episodes": steps * settings.batch_size,
             "batch_size": settings.batch_size,
+            "positions": settings.positions,
             "optimizer": {"name": "AdamW", **optim},
             "schedule": {"name": "linear warm-up and decay", **schedule},
             "seed": seed,

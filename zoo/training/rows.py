@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from zoo.errors import unknown
 from zoo.metrics.errors import HEAVY, interval_over_seeds
-from zoo.training.runs import ARCHITECTURE, Rate, Run, Trial
+from zoo.training.runs import ARCHITECTURE, Rate, Run, SeedAtRate
 
 RATES = ("optim.lr", "optim.ssm_lr")
 # Settings that say which run it is, how it is measured or where it runs, not what is trained.
@@ -43,9 +43,9 @@ class Row(NamedTuple):
     reference: str
     rate: Rate
     tried: list[Rate]
-    trials: list[Trial]
+    trials: list[SeedAtRate]
     repeated: list[Path]
-    better: Sequence[Trial] = ()
+    better: Sequence[SeedAtRate] = ()
     not_chosen: Path | None = None
 
     @property
@@ -138,7 +138,7 @@ def _rows(
 ) -> list[Row]:
     """The row of a group; one for each rate where rows are told apart by that."""
     trials, repeated = _latest(trial for run in members for trial in run.trials)
-    by_rate: dict[Rate, list[Trial]] = {}
+    by_rate: dict[Rate, list[SeedAtRate]] = {}
     for trial in trials:
         by_rate.setdefault(trial.rate, []).append(trial)
     trained = [_trained(run) for run in members]
@@ -176,22 +176,22 @@ def _rows(
     return [Row(architecture, settings, *names, best, tried, tested[best], repeated, better)]
 
 
-def _mean_validation(trials: Iterable[Trial]) -> float | None:
+def _mean_validation(trials: Iterable[SeedAtRate]) -> float | None:
     values = [trial.validation for trial in trials]
     known = [value for value in values if value is not None]
     return fmean(known) if known and len(known) == len(values) else None
 
 
-def _names_of(trials: Sequence[Trial]) -> tuple[str, str]:
+def _names_of(trials: Sequence[SeedAtRate]) -> tuple[str, str]:
     """The error that is shown, which is the first that was measured, and the first algorithm."""
     numbers = next((trial.numbers for trial in trials if trial.numbers), {})
     ratios = (n.removeprefix("test/ratio_to_") for n in numbers if n.startswith("test/ratio_to_"))
     return next(iter(numbers), ""), next(ratios, "")
 
 
-def _latest(trials: Iterable[Trial]) -> tuple[list[Trial], list[Path]]:
+def _latest(trials: Iterable[SeedAtRate]) -> tuple[list[SeedAtRate], list[Path]]:
     """One trial for each seed and rate, a tested one or else the last, and the runs left out."""
-    kept: dict[tuple[int, Rate], Trial] = {}
+    kept: dict[tuple[int, Rate], SeedAtRate] = {}
     left_out: dict[Path, None] = {}
     for trial in trials:
         key = (trial.seed, trial.rate)

@@ -1,6 +1,5 @@
 """The runs in a directory: their settings, what they reached, and why some reached nothing."""
 
-import csv
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 from zoo.evaluation.seeds import FIRST_STEPS
 from zoo.hub.directory import read_card
 from zoo.training.directory import CONFIG, METRICS, read_config, read_failure
+from zoo.training.logged import logged_rows
 from zoo.training.options import OptimConfig
 
 ARCHITECTURE = "model.name"
@@ -21,7 +21,7 @@ Rate = tuple[float, float]
 OF_TRIAL = re.compile(r".+-rates-[0-9a-f]{8}")
 
 
-class Trial(NamedTuple):
+class SeedAtRate(NamedTuple):
     """A seed that was trained at a rate.
 
     Attributes:
@@ -64,7 +64,7 @@ class Run(NamedTuple):
     settings: dict[str, Any]
     rates: list[Rate]
     finished: bool
-    trials: list[Trial]
+    trials: list[SeedAtRate]
     diverged: dict[str, str]
     step: int
 
@@ -115,7 +115,7 @@ def read_run(directory: Path) -> Run:
     settings = dict(_leaves(config))
     rates = OptimConfig(**config["optim"]).rates
     finished = (directory / METRICS).is_file()
-    logged = _logged(directory)
+    logged = logged_rows(directory)
     step = max((int(float(step)) for row in logged if (step := row.get("step"))), default=0)
     if not finished:
         cause = read_failure(directory)
@@ -123,7 +123,7 @@ def read_run(directory: Path) -> Run:
         return Run(directory, settings, rates, False, [], diverged, step)
     several = settings.get("seeds", 1) > 1
     summary = _read_json(directory / METRICS)
-    trials: list[Trial] = []
+    trials: list[SeedAtRate] = []
     places = [directory]
     if several:
         lost = summary.get("diverged", [])
@@ -137,7 +137,7 @@ def read_run(directory: Path) -> Run:
         rate = next(rate for rate in rates if f"{rate[0]:g}" == name)
         if rate != kept:
             trials += [
-                Trial(directory, int(seed), rate, error, {}, {}, 0, 0.0, 0)
+                SeedAtRate(directory, int(seed), rate, error, {}, {}, 0, 0.0, 0)
                 for seed, error in errors.items()
             ]
     causes = summary.get("lost") or summary.get("diverged_causes", {})
@@ -156,7 +156,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
             yield from _run_directories(path)
 
 
-def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bool) -> Trial:
+def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bool) -> SeedAtRate:
     """A seed at the rate that was kept, from its directory.
 
     Args:
@@ -187,7 +187,7 @@ def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bo
         columns = (name, f"{name.removesuffix('_all')}_query")
         noted = [v for column in columns for row in logged if (v := row.get(column))]
         validation = float(noted[-1]) if noted else None
-    return Trial(
+    return SeedAtRate(
         run,
         seed,
         (optimizer["lr"], optimizer["ssm_lr"]),
@@ -198,16 +198,6 @@ def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bo
         card.training.wall_time_s,
         metrics["num_episodes"],
     )
-
-
-def _logged(run: Path) -> list[dict[str, str]]:
-    """The rows of the log, those of resumed parts in their order."""
-    rows: list[dict[str, str]] = []
-    parts = run.glob("csv/version_*/metrics.csv")
-    for path in sorted(parts, key=lambda path: path.parent.name.zfill(16)):
-        with path.open(newline="") as file:
-            rows += csv.DictReader(file)
-    return rows
 
 
 def _read_json(path: Path) -> Any:
