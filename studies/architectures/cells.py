@@ -102,7 +102,7 @@ _STEP_MS = {
     "gd_ssm_deep": 32.0,
     "delta_net": 28.0,
     "gated_delta_net": 40.0,
-    "mesa_net": 45.0,
+    "mesa_net": 150.0,
 }
 DEEP = tuple(_STEP_MS)
 # Attention alone can learn on the pairs (x_i, y_i) at all positions at once. There it leaves the

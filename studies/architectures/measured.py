@@ -13,7 +13,6 @@ from studies.architectures.cells import Cell
 from studies.claims import Claim, OverSeeds, over_seeds
 from studies.history import history
 from studies.measure import of_each, over_runs, summaries, unfinished, validations
-from studies.plan import NEAR
 from zoo.evaluation.compare import NEGLIGIBLE
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import Summary
@@ -22,6 +21,8 @@ from zoo.metrics.text import loss_label, place_text, plain, share_text
 LOSS = "test/half_mse_query"
 ZERO, GRADIENT_DESCENT = "zero", "gradient_descent"
 ERROR = loss_label(LOSS, at_place=True)
+# Of the error of the zero predictor: what ends below that has left it.
+LEFT_ZERO = 0.95
 # Validations before the decay whose median stands for the loss there.
 LAST = 3
 # Of one step: a loss below that is below one step.
@@ -169,7 +170,8 @@ class Measured:
         if set(verdicts) == {"unknown"}:
             return "unknown"
         text = f"{verdicts.count('converged')} of {len(verdicts)}"
-        at_zero = sum(NEAR * loss.value > self.of_solver(ZERO).value for loss in self.losses)
+        of_zero = [loss.value / self.of_solver(ZERO).value for loss in self.losses]
+        at_zero = sum(LEFT_ZERO < ratio < 2 - LEFT_ZERO for ratio in of_zero)
         return f"{text}, {at_zero} at zero" if at_zero else text
 
     def _fell_in_decay(self) -> str:

@@ -19,7 +19,7 @@ none is tried beyond it. A trial that was unlucky is not noticed. Rates are thos
 what a recurrence has of its own trains at `optim.ssm_lr` of its recipe. A seed has converged if its
 loss fell or rose by less than 2 % over the last third of the constant rate. One that has not may go
 on to fall. One that has may stand on a plateau or on the noise of its rate: beside the number of
-seeds that have converged stands how many are *at zero*, less than 10 % below the error of the zero
+seeds that have converged stands how many are *at zero*, within 5 % of the error of the zero
 predictor, and by how much the loss fell in the decay, from the median of the last three validations
 before it, a median over seeds.
 
