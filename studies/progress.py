@@ -91,7 +91,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _done(self) -> float:
         return sum(job.seconds_done() for job in self.jobs) + self.num_drawn * FIGURE_S

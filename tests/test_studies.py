@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import bars, new_figure
 from studies.measure import Runs, of_each, validations
 from studies.page import claims_of, page, read_results, wrapped
-from studies.plan import QUICK, Effort, Training
+from studies.plan import QUICK, Effort, Job, Training
 from studies.reproduction import reproduce
 from studies.runner import Runner, TrainingFailed
 from studies.study import Places, Study, StudyFigure, list_studies, load_study
@@ -28,6 +29,7 @@ from zoo.hub.directory import read_card
 from zoo.hub.io import save_checkpoint
 from zoo.metrics.text import plain
 from zoo.models.online_learner import OnlineLearner, construct_solver_
+from zoo.terminal import StoppedBySignal
 
 ROOT = Path(__file__).parents[1]
 LOSS = ("model", "test/half_mse_query", "value")
@@ -118,6 +120,30 @@ def test_where_a_training_fails_the_figures_without_it_are_made(tmp_path: Path) 
     results = read_results(STUDY, tmp_path / "figures" / "results.json")
     assert list(results["figures"]) == ["rates"]
     assert (tmp_path / "rates.md").read_text().startswith("# Two learning rates")
+
+
+@pytest.mark.usefixtures("configs")
+def test_after_a_signal_it_says_for_which_figures_all_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = SLOW._replace(name="later", step_ms=0.1)
+    figures = {
+        "needs_both": StudyFigure("Both", lambda effort: [FAST, later], rates),
+        "ready": StudyFigure("Ready", lambda effort: [FAST], rates),
+    }
+    study = dataclasses.replace(STUDY, figures=figures)
+    places = Places(tmp_path / "rates.md", tmp_path / "figures" / "results.json")
+
+    def stop(job: Job) -> None:
+        if job.training.name == "later":
+            raise StoppedBySignal(signal.SIGINT)
+        train_job(job)
+
+    arguments = (study, ["needs_both", "ready"], study.full, tmp_path / "runs", Runner(), stop)
+    with pytest.raises(StoppedBySignal):
+        reproduce(*arguments, places, Console(width=200))
+    assert "all is trained for figure=[ready]\n" in capsys.readouterr().out
+    assert not places.results.exists()
 
 
 @pytest.mark.usefixtures("configs")

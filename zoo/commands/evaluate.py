@@ -72,8 +72,8 @@ def command(config: DictConfig) -> None:
         if row.note:
             text = f"not measured: {row.predictor} in {row.suite} {row.setting}: {row.note}"
             console.print(text, soft_wrap=True, highlight=False)
-    console.print(f"results  {output / 'results.csv'}", soft_wrap=True)
-    console.print(f"figures  {output / 'figures'}", soft_wrap=True)
+    console.print(f"results  {output / 'results.csv'}", soft_wrap=True, markup=False)
+    console.print(f"figures  {output / 'figures'}", soft_wrap=True, markup=False)
     logdir = typed_path(output / "tensorboard")
     console.out(f"runs     tensorboard --logdir {logdir}", highlight=False)
     if nowhere := measured_nowhere(rows):

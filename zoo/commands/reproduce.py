@@ -73,8 +73,8 @@ def command(config: DictConfig) -> None:
         )
     if summary_rows(results["figures"]):  # a study may judge nothing
         console.print(claims_table(study, results))
-    console.print(f"page     {places.page}", soft_wrap=True, highlight=False)
-    console.print(f"results  {places.results}", soft_wrap=True, highlight=False)
+    console.print(f"page     {places.page}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"results  {places.results}", soft_wrap=True, highlight=False, markup=False)
 
 
 def main() -> None:

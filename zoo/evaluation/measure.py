@@ -195,7 +195,7 @@ def evaluate(
             done += 1
             if disable and time.monotonic() - said >= QUIET:
                 said = time.monotonic()
-                console.print(f"measuring {done} of {total}: {text}", highlight=False)
+                console.print(f"measuring {done} of {total}: {text}", highlight=False, markup=False)
 
         for name, suite in suites.items():
             for label, setting in suite.settings.items():
