@@ -1,12 +1,15 @@
 """What a run leaves in TensorBoard, read back by TensorBoard itself."""
 
+import csv
 import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from pydantic import PositiveFloat
 from rich.console import Console
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,11 +20,16 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
+from torch import Tensor, nn
 
 from tests.test_configs import config_of
+from tests.test_train import run
+from zoo import registry
 from zoo.commands.train import train
 from zoo.hub.directory import read_card
 from zoo.hub.pages import card_page, number
+from zoo.predictor import Predictor
+from zoo.registry import PredictorConfig
 from zoo.training.base import NonFiniteError
 from zoo.training.callbacks import Board
 from zoo.training.callbacks.board import HYPERPARAMETERS, METRICS
@@ -75,6 +83,15 @@ def last(events: EventAccumulator, tag: str) -> float:
     return float(events.Scalars(tag)[-1].value)
 
 
+def algorithms(run: Path) -> dict[str, float]:
+    """The validation loss of each algorithm that is drawn beside a run."""
+    found = {}
+    for directory in (run / "tensorboard" / "algorithms").iterdir():
+        events = EventAccumulator(str(directory)).Reload()
+        found[directory.name.partition("=")[0]] = last(events, "val/half_mse_query")
+    return found
+
+
 class Table:
     """HParams as its plugin serves it: the columns, and rows in the order asked for."""
 
@@ -91,14 +108,16 @@ class Table:
             ctx, "", True, self.backend.hparams_metadata(ctx, ""), None
         )
 
-    def rows(self, metric: str) -> list[tuple[str, Any, dict[str, Any], dict[str, float]]]:
-        """(run, status, hyperparameters, metrics), by a metric."""
+    def rows(
+        self, metric: str, *more: str
+    ) -> list[tuple[str, Any, dict[str, Any], dict[str, float]]]:
+        """(run, status, hyperparameters, metrics), by a metric, with more hyperparameters."""
         column = api_pb2.ColParams(
             metric=api_pb2.MetricName(tag=metric),
             order=api_pb2.ORDER_ASC,
             missing_values_first=False,
         )
-        names = [api_pb2.ColParams(hparam=name) for name in HYPERPARAMETERS]
+        names = [api_pb2.ColParams(hparam=name) for name in (*HYPERPARAMETERS, *more)]
         request = api_pb2.ListSessionGroupsRequest(
             allowed_statuses=[
                 api_pb2.STATUS_SUCCESS,
@@ -134,24 +153,46 @@ def test_weights_and_algorithms_are_measured_at_every_validation(runs: Path) -> 
     assert expected == [20, 40, 60]
     assert steps(events, "train/half_mse_query") == expected
     assert steps(events, "train/learning_rate/decay") == expected
-    assert steps(events, "val/half_mse_query/least_squares") == expected
     assert steps(events, "alignment/cosine") == expected
     assert steps(events, "test/alignment/cosine") == [60]
     for tag in ("weights/cosine_C", "weights/step_size_C_1"):
         assert steps(events, tag) == [*expected, 60]  # and once more at the end
     learned = [event.value for event in events.Scalars("weights/step_size_C_1")]
     assert len(set(learned[:3])) == 3
-    ratio = last(events, "val/half_mse_query") / last(events, "val/half_mse_query/gradient_descent")
+    with (runs / "gd_ssm" / "csv" / "version_0" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/half_mse_query/least_squares"]]
+    assert [int(row["step"]) for row in rows] == expected
+    ratio = last(events, "val/half_mse_query") / algorithms(runs / "two_steps")["gradient_descent"]
     assert ratio == pytest.approx(last(events, "val/ratio_to_gradient_descent"), rel=1e-5)
 
 
 def test_a_model_of_two_steps_is_beside_two_steps_of_gradient_descent(runs: Path) -> None:
-    events = events_of(runs / "two_steps")
+    found = algorithms(runs / "two_steps")
     one, two, best = (
-        last(events, f"val/half_mse_query/{name}")
-        for name in ("gradient_descent", "gradient_descent_2", "best_schedule_2")
+        found[name] for name in ("gradient_descent", "gradient_descent_2", "best_schedule_2")
     )
-    assert best < two < one < last(events, "val/half_mse_query/zero")
+    assert best < two < one < found["zero"]
+
+
+def test_an_algorithm_is_a_run_of_its_own_with_a_line_over_all_steps(runs: Path) -> None:
+    found = algorithms(runs / "gd_ssm")
+    assert found.keys() == {"gradient_descent", "least_squares", "zero"}
+    for directory in (runs / "gd_ssm" / "tensorboard" / "algorithms").iterdir():
+        events = EventAccumulator(str(directory)).Reload()
+        assert events.Tags()["scalars"] == ["val/half_mse_query"]  # as the model's
+        assert steps(events, "val/half_mse_query") == [0, 60]
+        name, _, error = directory.name.partition("=")
+        assert float(error) == pytest.approx(found[name], rel=1e-3, abs=1e-6)
+
+
+def test_runs_of_a_multirun_draw_the_algorithms_of_the_same_episodes_once(tmp_path: Path) -> None:
+    common = ("max_steps=2", "val_every=1", "eval_episodes=50", "data.d_x=3", "data.num_context=4")
+    sweep = ("-m", "seed=0,1", "data.noise=0,0.5", f"hydra.sweep.dir={tmp_path}")
+    run(*sweep, *common, "trainer=cpu", "callbacks.figures=null")
+    names = [path.name.partition("=")[0] for path in (tmp_path / "algorithms").iterdir()]
+    # Noise makes no difference to zero, and nothing is fitted to it where there is none.
+    assert sorted(names) == [*2 * ["gradient_descent"], *2 * ["least_squares"], "ridge", "zero"]
+    assert not list(tmp_path.glob("*/tensorboard/algorithms"))
 
 
 def test_figures_show_how_learning_curve_and_weights_develop(runs: Path) -> None:
@@ -178,7 +219,7 @@ def test_the_card_is_there_to_be_read(runs: Path) -> None:
 
 
 def test_the_layout_has_model_and_algorithms_on_one_chart(runs: Path) -> None:
-    tags = events_of(runs / "two_steps").Tags()["scalars"]
+    tags = events_of(runs / "gd_ssm").Tags()["scalars"]
     (event,) = events_of(runs / "two_steps").Tensors("custom_scalars__config__")
     layout = Layout.FromString(event.tensor_proto.string_val[0])
     shown = {
@@ -186,12 +227,8 @@ def test_the_layout_has_model_and_algorithms_on_one_chart(runs: Path) -> None:
         for category in layout.category
         for chart in category.chart
     }
-    steps = ("gradient_descent", "gradient_descent_2", "best_schedule_2", "conjugate_gradient_2")
-    assert shown["model and algorithms, validation"] == {
-        "val/half_mse_query",
-        *(f"val/half_mse_query/{name}" for name in (*steps, "least_squares", "zero")),
-    }
-    assert shown["model, training and validation"] == {"train/half_mse_query", "val/half_mse_query"}
+    assert shown["models and algorithms, validation"] == {"val/half_mse_query"}
+    assert shown["models, training"] == {"train/half_mse_query"}
     assert "weights/constructed_step_size" in shown["step sizes, trained and constructed"]
     assert all(shown.values())
 
@@ -224,13 +261,60 @@ def test_hparams_sorts_architectures_by_test_error(runs: Path) -> None:
 def test_every_run_brings_the_same_columns(runs: Path) -> None:
     for directory in (runs, *(runs / name for name in RUNS)):
         columns = Table(directory).columns()
-        assert {info.name for info in columns.hparam_infos} == HYPERPARAMETERS.keys()
+        assert HYPERPARAMETERS.keys() <= {info.name for info in columns.hparam_infos}
         assert [info.name.tag for info in columns.metric_infos] == list(METRICS)
 
 
-def test_a_hyperparameter_without_a_column_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be among architecture, .* got depth"):
-        Board({"architecture": "s5", "depth": 3})
+def test_hparams_shows_rate_seed_and_arguments_at_once(runs: Path) -> None:
+    first = [info.name for info in Table(runs).columns().hparam_infos if info.differs]
+    assert len(first) == 5  # as many as TensorBoard shows
+    assert {"lr", "seed", "arguments"} <= set(first)
+    arguments = {name: values["arguments"] for name, _, values, _ in Table(runs).rows("")}
+    assert arguments["two_steps"] == "num_steps=2"
+    assert not arguments["gd_ssm"]
+
+
+class BendConfig(PredictorConfig):
+    """Arguments of `bend`."""
+
+    gain: PositiveFloat = 0.5
+    kind: str = "soft"
+
+
+def test_a_newly_registered_architecture_has_its_arguments_in_hparams(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bend(Predictor):
+        def __init__(self, config: BendConfig) -> None:
+            super().__init__(config.d_x, config.d_y)
+            self.weight = nn.Parameter(config.gain * torch.ones(config.d_y, config.d_x))
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x @ self.weight.mT
+
+    monkeypatch.setitem(registry._models.entries, "bend", (BendConfig, Bend))
+    settings = config_of(
+        *("trainer=cpu", "data.d_x=4", "max_steps=2", "val_every=2", "eval_episodes=50"),
+        *("checkpoint_tag=test", f"run_dir={tmp_path / 'bend'}", "~callbacks.figures"),
+    )
+    settings.model = {"name": "bend", "gain": 0.25, "kind": "hard"}
+    train(settings, tmp_path / "bend", Console(quiet=True), [])
+    table = Table(tmp_path)
+    assert {"gain", "kind"} <= {info.name for info in table.columns().hparam_infos}
+    ((_, _, values, _),) = table.rows("", "gain", "kind")
+    assert (values["gain"], values["kind"]) == (0.25, "hard")
+    # Beside older runs, whose columns TensorBoard takes:
+    (tmp_path / "bend").rename(runs / "zz_bend")
+    try:
+        (values,) = (v for name, _, v, _ in Table(runs).rows("") if name == "zz_bend")
+    finally:
+        (runs / "zz_bend").rename(tmp_path / "bend")
+    assert values["arguments"] == "gain=0.25, kind=hard"
+
+
+def test_a_hyperparameter_of_another_type_than_its_column_is_refused() -> None:
+    with pytest.raises(ValueError, match="seed must be a float, got 'one'"):
+        Board({"architecture": "s5", "seed": "one"})
 
 
 def test_an_end_in_the_midst_of_closing_is_no_error_of_its_own(tmp_path: Path) -> None:

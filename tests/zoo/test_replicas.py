@@ -405,6 +405,7 @@ def test_a_run_of_several_rates_keeps_the_best_and_says_what_the_others_reached(
     )
     boards = {p.parent.relative_to(directory / "tensorboard") for p in directory.rglob("events*")}
     rates = {Path(f"lr_{lr}/seed_{seed}") for lr in ("1e-05", "0.01") for seed in (3, 4)}
+    boards = {path for path in boards if path.parts[:1] != ("algorithms",)}
     assert boards == rates | {Path(), Path("seed_3"), Path("seed_4")}
     text = io.StringIO()
     for table in script.tables_of(found, {}, metrics):

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from zoo.metrics.drawing import (
@@ -17,8 +19,12 @@ from zoo.metrics.drawing import (
 )
 from zoo.metrics.errors import Summary
 
-# Pairs of weights side by side; more would not fit on a screen.
+CURVE_WIDTH, PAIR_WIDTH = 6.0, 2.6  # in inches
+# Pairs of weights side by side; more would not fit on a screen. And in a thumbnail.
 WEIGHTS_IN_A_ROW = 8
+WEIGHTS_IN_A_THUMBNAIL = 4
+# What TensorBoard makes of an image, and the letters that are read there, in pixels.
+THUMBNAIL_WIDTH, LETTERS = 345, 12
 
 
 def learning_curve_figure(
@@ -33,7 +39,7 @@ def learning_curve_figure(
         loss: Its name.
         architecture: Of the curve that is called `"model"`.
     """
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    figure = Figure(figsize=(CURVE_WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     of_label = {name: architecture if name == "model" else name for name in curves}
     styles = styles_of(of_label.values())
@@ -47,6 +53,31 @@ def learning_curve_figure(
     axes.set_ylim(0, 1.02 if loss == "accuracy" else 1.5 * highest)
     _legend_below(figure)
     bare(axes)
+    return figure
+
+
+def thumbnail_curve_figure(
+    curves: Mapping[str, Sequence[Summary | None]], loss: str, architecture: str = "model"
+) -> Figure:
+    """`learning_curve_figure` to be read in a thumbnail of TensorBoard."""
+    with rc_context({"font.size": _letters_at(CURVE_WIDTH)}):
+        return _with_large_ticks(learning_curve_figure(curves, loss, architecture))
+
+
+def thumbnail_weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """`weights_figure` to be read in a thumbnail of TensorBoard, four pairs in a row.
+
+    A title is the name of a pair, with what is above and below it on the left of each row.
+    """
+    with rc_context({"font.size": _letters_at(PAIR_WIDTH * WEIGHTS_IN_A_THUMBNAIL)}):
+        figure = _with_large_ticks(weights_figure(weights, WEIGHTS_IN_A_THUMBNAIL))
+        for axes in figure.axes:
+            name, _, kind = axes.get_title().rpartition(", ")
+            axes.set_title(name if kind == "trained" else "", fontsize=0.8 * rcParams["font.size"])
+            if not axes.images:  # the scale of a pair
+                axes.yaxis.set_major_locator(MaxNLocator(3))
+            elif (place := axes.get_subplotspec()) is not None and place.is_first_col():
+                axes.set_ylabel(kind)
     return figure
 
 
@@ -95,17 +126,20 @@ def sweep_figure(
     return figure
 
 
-def weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
-    """Heat-maps of trained weights, each above the constructed one, eight pairs in a row.
+def weights_figure(
+    weights: Mapping[str, tuple[Tensor, Tensor]], in_a_row: int = WEIGHTS_IN_A_ROW
+) -> Figure:
+    """Heat-maps of trained weights, each above the constructed one.
 
     Args:
         weights: Name to (trained, constructed), as `weights_beside_construction` gives them. Each
             pair shares a colour scale. Single numbers, which a colour does not tell, are left out.
+        in_a_row: Most pairs side by side.
     """
     pairs = {name: pair for name, pair in weights.items() if pair[0].numel() > 1}
-    num_columns = min(len(pairs), WEIGHTS_IN_A_ROW)
+    num_columns = min(len(pairs), in_a_row)
     num_rows = math.ceil(len(pairs) / num_columns)
-    figure = Figure(figsize=(2.6 * num_columns, 4.6 * num_rows), layout="constrained")
+    figure = Figure(figsize=(PAIR_WIDTH * num_columns, 4.6 * num_rows), layout="constrained")
     axes = figure.subplots(2 * num_rows, num_columns, squeeze=False)
     for i, (name, pair) in enumerate(pairs.items()):
         row, column = divmod(i, num_columns)
@@ -118,7 +152,7 @@ def weights_figure(weights: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
                 vmin=-limit,
                 vmax=limit,
             )
-            panel.set_title(f"{name}, {kind}", fontsize=9)
+            panel.set_title(f"{name}, {kind}", fontsize=0.9 * rcParams["font.size"])
             panel.set_xticks([])
             panel.set_yticks([])
         figure.colorbar(image, ax=list(above_and_below), shrink=0.7)
@@ -141,11 +175,24 @@ def lay_out_as(figure: Figure, drawn: Figure) -> None:
         axes.set_position(place)
 
 
+def _letters_at(width: float) -> float:
+    """The points of letters that have `LETTERS` pixels where so many inches are a thumbnail."""
+    return LETTERS * 72 * width / THUMBNAIL_WIDTH
+
+
+def _with_large_ticks(figure: Figure) -> Figure:
+    """Gives ticks the letters of the context, which is over when they are drawn."""
+    for axes in figure.axes:
+        axes.tick_params(labelsize=0.9 * rcParams["font.size"])
+    return figure
+
+
 def _legend_below(figure: Figure) -> None:
     """One legend for all axes, in as many columns, up to two, as its labels leave room for."""
     labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
-    # An inch of this text is some 14 letters; a line sample takes the room of six.
-    letters = figure.get_size_inches()[0] * 14
+    # An inch of 8 points is some 14 letters; a line sample takes the room of six.
+    size = 0.8 * rcParams["font.size"]
+    letters = figure.get_size_inches()[0] * 14 * 8 / size
     longest = max((len(label) for label in labels), default=0) + 6
     ncols = 2 if 2 * longest <= letters else 1
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=ncols)
+    figure.legend(frameon=False, fontsize=size, loc="outside lower center", ncols=ncols)

@@ -7,12 +7,15 @@ from pathlib import Path
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
+OF_AN_ALGORITHM = re.compile(r"val/[a-z_]+_(query|all)/.+")
+
 
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger without its chart of epochs: episodes are drawn on the fly.
 
     What replicas log under a prefix, such as `seed_3/` or `lr_0.001/seed_3/`, is written to a
     directory of that name without it: curves lie on each other, as those of runs side by side.
+    Validation losses of algorithms are left to `ReferenceMonitor`, which draws them once.
 
     Args:
         directory: Holds the event files.
@@ -28,7 +31,7 @@ class TensorBoard(TensorBoardLogger):
             prefix, own_name = split(name)
             if prefix:
                 self.writer(prefix).add_scalar(own_name, value, step)
-            elif name != "epoch":
+            elif name != "epoch" and not OF_AN_ALGORITHM.fullmatch(name):
                 of_all[name] = value
         super().log_metrics(of_all, step)
 

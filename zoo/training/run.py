@@ -112,7 +112,7 @@ def assemble(config: DictConfig, run_dir: Path, command: str, say: Say) -> Run:
     module.check_model(model)
     resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
     board = Board(hyperparameters_of(settings))
-    monitor = ReferenceMonitor()
+    monitor = ReferenceMonitor(shared=run_dir.parent / "algorithms" if in_multirun() else None)
     callbacks += [monitor, board, resumable, Threads(threads_of(*size_of(settings, model)), say)]
     if settings.optim.schedule == "constant_then_decay":
         metric = f"val/{module.error_name}_{'query' if settings.positions == 'last' else 'all'}"
@@ -267,10 +267,14 @@ def check_devices(trainer: TrainerSettings) -> None:
         )
 
 
+def in_multirun() -> bool:
+    """Whether this run is one of several that a single command has started."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def check_world_size(world_size: int) -> None:
     """Raises ValueError if the runs of a multirun would have several processes each."""
-    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if multirun and world_size > 1:
+    if in_multirun() and world_size > 1:
         raise ValueError(
             f"a multirun (-m) trains every run in one process, this trainer has {world_size}. "
             "Either trainer=cpu, trainer=gpu or trainer.devices=1, with launcher=joblib or "

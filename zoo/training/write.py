@@ -5,7 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.analysis.construction import weights_beside_construction
-from zoo.analysis.figures import lay_out_as, learning_curve_figure, weights_figure
+from zoo.analysis.figures import (
+    learning_curve_figure,
+    thumbnail_curve_figure,
+    thumbnail_weights_figure,
+    weights_figure,
+)
 from zoo.files import write_figure, write_json
 from zoo.hub.io import save_checkpoint
 from zoo.models.gd_ssm import GDSSM
@@ -48,16 +53,15 @@ def write(run: Run, outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
 def write_figures(run: Run, seed: int, outcome: Outcome) -> None:
     """The figures of the end of a run, as files and in TensorBoard."""
     report, model, reference = outcome.report, outcome.model, next(iter(run.references.values()))
-    figures = {
-        "learning_curve": learning_curve_figure(report.curves, report.loss, run.settings.model.name)
-    }
+    curves = report.curves, report.loss, run.settings.model.name
+    figures = {"learning_curve": learning_curve_figure(*curves)}
+    thumbnails = {"test/learning_curve": thumbnail_curve_figure(*curves)}
     if isinstance(model, GDSSM) and isinstance(reference, GradientDescent):
         weights = weights_beside_construction(model, reference.step_size)
         figures["weights"] = weights_figure(weights)
+        thumbnails["weights/beside_construction"] = thumbnail_weights_figure(weights)
     for name, figure in figures.items():
         write_figure(run.directory_of(seed) / "figures" / f"{name}.png", figure, dpi=150)
-        lay_out_as(figure, figure)
-    tags = {"learning_curve": "test/learning_curve", "weights": "weights/beside_construction"}
     for writer in writers(run.trainer, run.prefix(seed).rstrip("/")):
-        for name, figure in figures.items():
-            writer.add_figure(tags[name], figure, run.trainer.global_step)
+        for tag, figure in thumbnails.items():
+            writer.add_figure(tag, figure, run.trainer.global_step)

@@ -32,9 +32,11 @@ from zoo.training.private import add_summary
 from zoo.training.settings import RunSettings
 
 # TensorBoard takes the columns of its table from the first run that it reads, so every run names
-# the same ones, those that it has no value for as well.
+# these, those that it has no value for as well. Each argument of its architecture is a column
+# besides, which is seen where the first run has it; `arguments` is seen in any case.
 HYPERPARAMETERS = {
     "architecture": str,
+    "arguments": str,
     "num_steps": float,
     "num_layers": float,
     "d_model": float,
@@ -55,7 +57,9 @@ HYPERPARAMETERS = {
 }
 # TensorBoard shows five hyperparameters and the first five metrics until others are chosen. It
 # begins with the hyperparameters that are said to differ.
-SHOWN_FIRST = ("architecture", "num_layers", "num_parameters", "num_steps", "seed")
+SHOWN_FIRST = ("architecture", "arguments", "lr", "num_parameters", "seed")
+# Arguments of a model that the other columns have, or that follow from the episodes.
+OF_OTHER_COLUMNS = ("d_x", "d_y", "output")
 METRICS = {
     "test/half_mse_query": f"test {loss_label('half_mse')}",
     "test/ratio_to_gradient_descent": "model / gradient descent",
@@ -68,13 +72,14 @@ METRICS = {
     "test/cross_entropy_all": f"test {loss_label('test/cross_entropy_all', at_place=True)}",
     "test/accuracy_all": f"test {loss_label('test/accuracy_all', at_place=True)}",
     "test/ratio_to_uniform": "model / uniform",
+    "train/kept_lr": "kept of several learning rates",
 }
 # Chart titles and regular expressions of what they show, the same in every run of a kind:
 # TensorBoard adds up the layouts of all runs.
 LAYOUT = {
     "loss": {
-        "model and algorithms, validation": [r"val/[a-z_]+_query(/.*)?$"],
-        "model, training and validation": [r"(train|val)/[a-z_]+_(query|all)$"],
+        "models and algorithms, validation": [r"val/[a-z_]+_query$"],
+        "models, training": [r"train/[a-z_]+_(query|all)$"],
         "model / one step of gradient descent": ["val/ratio_to_gradient_descent$"],
     },
     "agreement with gradient descent": {
@@ -89,8 +94,8 @@ LAYOUT = {
 # The same of runs on episodes whose labels are hidden.
 LAYOUT_HIDDEN = {
     "loss": {
-        "model and algorithms, all positions": [r"val/cross_entropy_(query|all)(/.*)?$"],
-        "model, training and validation": LAYOUT["loss"]["model, training and validation"],
+        "models and algorithms, all positions": [r"val/cross_entropy_(query|all)$"],
+        "models, training": LAYOUT["loss"]["models, training"],
         "model / uniform": ["val/ratio_to_uniform$"],
     },
     "accuracy": {"model": ["val/accuracy(_all)?$"]},
@@ -117,20 +122,18 @@ class Board(pl.Callback):
     reads.
 
     Args:
-        hyperparameters: By name, of those in `HYPERPARAMETERS`; the number of parameters is
-            counted.
+        hyperparameters: By name: those in `HYPERPARAMETERS` with values of these types, and
+            arguments of the architecture; the number of parameters is counted.
 
     Raises:
-        ValueError: If a name is unknown.
+        ValueError: If a value has another type than its column.
     """
 
     def __init__(self, hyperparameters: Mapping[str, str | float]) -> None:
-        unknown = sorted(hyperparameters.keys() - HYPERPARAMETERS.keys())
-        if unknown:
-            raise ValueError(
-                f"hyperparameters must be among {', '.join(HYPERPARAMETERS)}, "
-                f"got {', '.join(unknown)}"
-            )
+        for name, kind in HYPERPARAMETERS.items():
+            value = hyperparameters.get(name)
+            if value is not None and (kind is str) != isinstance(value, str):
+                raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
         self.hyperparameters = dict(hyperparameters)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -139,7 +142,7 @@ class Board(pl.Callback):
         values = {**self.hyperparameters, "num_parameters": num_parameters}
         start = SessionStartInfo()
         for name, value in values.items():
-            if HYPERPARAMETERS[name] is str:
+            if isinstance(value, str):
                 start.hparams[name].string_value = value
             else:
                 start.hparams[name].number_value = value
@@ -151,7 +154,7 @@ class Board(pl.Callback):
                     for category, charts in layout.items()
                 }
             )
-            _add(writer, metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=_columns()))
+            _add(writer, metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=_columns(values)))
             _add(
                 writer, metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)
             )
@@ -186,6 +189,8 @@ class Board(pl.Callback):
             "train/episodes": training.episodes,
             "train/wall_time_s": training.wall_time_s,
         }
+        if "rates" in training.optimizer:
+            values["train/kept_lr"] = training.optimizer["lr"]
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
         for prefix, card in cards.items():
@@ -198,12 +203,18 @@ class Board(pl.Callback):
 
 
 def hyperparameters_of(settings: RunSettings) -> dict[str, str | float]:
-    """The values of `HYPERPARAMETERS` that a run is told apart by, but those that are counted."""
+    """The values that a run is told apart by: of `HYPERPARAMETERS` all but those that are counted.
+
+    Every other argument of the architecture has its name. `arguments` is a text of those that are
+    not what the architecture has by default, such as `num_steps=2, precondition=True`.
+    """
     model, spec, optim = settings.model, settings.data, settings.optim
-    names = ("num_steps", "num_layers", "d_model", "tokens")
-    return {
+    fields, arguments = type(model.config).model_fields, model.config.model_dump()
+    own = {name: value for name, value in arguments.items() if name not in OF_OTHER_COLUMNS}
+    changed = {name: value for name, value in own.items() if value != fields[name].default}
+    of_the_run: dict[str, str | float] = {
         "architecture": model.name,
-        **{name: model.arguments[name] for name in names if name in model.arguments},
+        "arguments": ", ".join(f"{name}={_shown(value)}" for name, value in changed.items()),
         "family": spec.function.name,
         "inputs": spec.inputs.name if spec.inputs is not None else "of the function",
         "d_x": spec.d_x,
@@ -217,14 +228,23 @@ def hyperparameters_of(settings: RunSettings) -> dict[str, str | float]:
         "seed": settings.seed,
         "seeds": settings.seeds,
     }
+    return {name: _shown(value) for name, value in own.items()} | of_the_run
 
 
-def _columns() -> Experiment:
+def _shown(value: Any) -> str | float:
+    """An argument of an architecture as HParams shows it: a number, or a text."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number else str(value)
+
+
+def _columns(values: Mapping[str, str | float]) -> Experiment:
+    """Those that every run has, and those of these values."""
     types: dict[type, Any] = {str: DATA_TYPE_STRING, float: DATA_TYPE_FLOAT64}
+    kinds = {name: str if isinstance(value, str) else float for name, value in values.items()}
     return Experiment(
         hparam_infos=[
             HParamInfo(name=name, type=types[kind], differs=name in SHOWN_FIRST)
-            for name, kind in HYPERPARAMETERS.items()
+            for name, kind in (HYPERPARAMETERS | kinds | HYPERPARAMETERS).items()
         ],
         metric_infos=[
             MetricInfo(name=MetricName(tag=tag), display_name=label)

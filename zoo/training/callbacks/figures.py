@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from datamodules.episodes import Episodes
 from zoo.analysis.construction import weights_beside_construction
-from zoo.analysis.figures import lay_out_as, learning_curve_figure, weights_figure
+from zoo.analysis.figures import lay_out_as, thumbnail_curve_figure, thumbnail_weights_figure
 from zoo.evaluation.compare import losses, scored_columns
 from zoo.metrics.errors import Summary, error_summary
 from zoo.models.gd_ssm import GDSSM
@@ -67,7 +67,7 @@ class FigureMonitor(pl.Callback):
                 for column in scored_columns(values, episodes.scored)
             ]
         for writer in writers(trainer):
-            figure = learning_curve_figure(curves, loss, pl_module.spec.name)
+            figure = thumbnail_curve_figure(curves, loss, pl_module.spec.name)
             self._add(writer, "val/learning_curve", figure, trainer.global_step)
             if isinstance(pl_module.model, GDSSM) and isinstance(
                 pl_module.reference, GradientDescent
@@ -76,7 +76,7 @@ class FigureMonitor(pl.Callback):
                     weights = weights_beside_construction(
                         pl_module.model, pl_module.reference.step_size
                     )
-                figure = weights_figure(weights)
+                figure = thumbnail_weights_figure(weights)
                 self._add(writer, "weights/beside_construction", figure, trainer.global_step)
 
     def _add(self, writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
