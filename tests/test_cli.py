@@ -23,6 +23,7 @@ from zoo.hub.export import export
 from zoo.terminal import StoppedBySignal
 
 Run = Callable[..., tuple[int, str, str]]
+SHIPPED = Path(__file__).parents[1] / "checkpoints"
 KINDS = {
     "gd_ssm": {},
     "linear_transformer": {},
@@ -134,6 +135,42 @@ def test_a_comparison_fits_80_columns_with_whole_names(run: Run, location: Path)
     assert max(map(len, output.splitlines())) <= 80
     for name in (*names, "zero"):
         assert re.search(rf"^{name} +0\.\d", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"],
+        ["compare", "*"],
+        ["show", "gd_ssm.linear_two_steps"],  # a heavy tail and long names
+        ["show", "gated_delta_net.linear_noisy"],  # a long word
+    ],
+)
+def test_what_is_shipped_fits_80_columns_with_whole_names(run: Run, command: list[str]) -> None:
+    _, output, _ = run("list", "--url", SHIPPED, "--json")
+    checkpoints = [row["name"] for row in json.loads(output)]
+    if command[0] == "show":
+        _, output, _ = run(*command, "--url", SHIPPED, "--json")
+        card = json.loads(output)
+        names = [*card["metrics"], *card["reference_metrics"], card["command"].split()[-1]]
+    else:
+        command, names = [command[0], *(checkpoints if "*" in command else [])], checkpoints
+    code, output, _ = run(*command, "--url", SHIPPED)
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    words = set(output.split())
+    assert [name for name in names if name not in words] == []
+    if command == ["list"]:
+        assert " error " in output.splitlines()[0]
+
+
+@pytest.mark.parametrize("command", ["list", "show", "compare", "runs", "remove"])
+def test_no_word_of_a_help_is_broken(run: Run, command: str) -> None:
+    code, output, _ = run(command, "--help")
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    if command == "list":
+        assert {f"{key}," for key in cli.SORT_KEYS if key != "time"} <= set(output.split())
 
 
 def test_a_checkpoint_is_compared_once_and_another_of_its_name_as_it_was_typed(

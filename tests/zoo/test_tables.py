@@ -20,7 +20,7 @@ def shown(grid: Grid, width: int) -> list[str]:
 @pytest.mark.parametrize("framed", [False, True])
 def test_numbers_take_several_lines_before_a_name_is_folded(framed: bool) -> None:
     grid = Grid(["predictor", "model / predictor", "0.5*MSE"], framed=framed)
-    grid.add(NAME, "1.00112 ± 0.00045", "0.21 (heavy tail, 0.15 to 20)")
+    grid.add(NAME, "1.00112 ± 0.00045", "0.21 (heavy tail, 4.5e-05 to 7.5e-05)")
     wide = [line for line in shown(grid, 160) if NAME in line]
     assert ["1.00112 ± 0.00045" in line for line in wide] == [True]
     width = 84 if framed else 80

@@ -95,7 +95,7 @@ def list_command(
     family: Annotated[str | None, typer.Option(help="Only this function family.")] = None,
     sort: Annotated[
         Literal["name", "family", "parameters", "state", "error", "episodes", "time"],
-        typer.Option(help="Column to sort by."),
+        typer.Option(metavar="COLUMN", help=f"To sort by: {', '.join(SORT_KEYS)}."),
     ] = "name",
     reverse: Annotated[bool, typer.Option("--reverse", help="Largest first.")] = False,
     url: Url = None,
@@ -124,7 +124,7 @@ def list_command(
         console().print(f"none of {len(known)} checkpoints matches")
         return
     headings = ["checkpoint", "params", "error", "exact", "best exact", "state", "tokens"]
-    grid = Grid([*headings, "episodes seen", "seconds"], least=4, one_line=True, framed=False)
+    grid = Grid([*headings, "episodes seen", "seconds"], least=1, one_line=True, framed=False)
     for name, entry in found:
         label, best = min(
             entry.references.items(), key=lambda item: item[1].value, default=("", None)
@@ -295,7 +295,7 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
     for comparison in found:
         headings = ["predictor", "error", f"/ {comparison.reference.replace('_', ' ')}", "params"]
         grid = Grid(
-            [*headings, "state", "tokens", "episodes seen", "seconds"], least=4, framed=False
+            [*headings, "state", "tokens", "episodes seen", "seconds"], least=2, framed=False
         )
         for row in comparison.rows:
             entry = row.entry
@@ -487,8 +487,12 @@ def texts_of(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def print_wrapped(start: str, text: str) -> None:
-    """A field with a text that goes on below its own beginning; words stay whole."""
-    indent = " " * min(len(start), console().width // 2)
+    """A field with a text that goes on below its own beginning, or further left for long words.
+
+    Words stay whole, so that they can be copied.
+    """
+    longest = max(map(len, text.split()), default=0)
+    indent = " " * max(0, min(len(start), console().width // 2, console().width - longest))
     width = max(console().width, len(indent) + 20)
     lines = textwrap.wrap(
         text,

@@ -72,8 +72,8 @@ class Grid:
             caption=None if self.caption is None else Text(self.caption),
         )
         if not self.framed:
-            table.box, table.show_edge = box.SIMPLE_HEAD, False
-            table.padding = (0, 1 if several_lines else 2, 0, 0)
+            table.box, table.show_edge, table.pad_edge = box.SIMPLE_HEAD, False, False
+            table.padding = (0, 1 if several_lines or self.one_line else 2, 0, 0)
             table.title_justify = table.caption_justify = "left"
         for i, heading in enumerate(self.headings[:num_columns]):
             is_name = i < self.num_names
@@ -90,6 +90,7 @@ class Grid:
                     in_cell(n)
                     .replace(" ±", "\n±")
                     .replace(" of ", "\nof ")
+                    .replace(" to ", "\nto ")
                     .replace("seeds ", "seeds\n")
                     for n in numbers
                 ]
