@@ -59,6 +59,13 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of runs in this process are put together, and not drawn, which is half of a run."""
+    monkeypatch.setattr("zoo.training.write.write_figure", lambda *_, **__: None)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", lambda *_, **__: None)
+
+
+@pytest.fixture
 def card_fields() -> dict[str, Any]:
     """Fields of a card that do not follow from the weights, for a `gd_ssm` with d_x = d_y = 3."""
     metric = {"value": 0.2, "ci95": 0.01, "num_episodes": 100, "eval_seed": 0}

@@ -1,5 +1,6 @@
 """Every shipped configuration composes, builds and trains."""
 
+import copy
 import hashlib
 import inspect
 import re
@@ -7,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -61,6 +63,11 @@ def config_of(*overrides: str) -> DictConfig:
 
 def settings_of(*overrides: str) -> dict[str, Any]:
     """What `python train.py` trains with these overrides, resolved."""
+    return copy.deepcopy(resolved(overrides))
+
+
+@cache
+def resolved(overrides: tuple[str, ...]) -> dict[str, Any]:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         config = compose("train", [*overrides, "run_dir=run"], return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # names of checkpoints come from the choices
@@ -80,8 +87,18 @@ def few_episodes_to_fit_algorithms_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.references.TUNE_EPISODES", 20)
 
 
+@pytest.fixture(scope="module")
+def keys() -> set[str]:
+    """The settings of the main job."""
+    return set(config_of())
+
+
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
+def test_every_shipped_choice_trains(
+    choice: str, keys: set[str], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if not choice.startswith(("model=", "data=")):  # of which figures depend
+        request.getfixturevalue("undrawn")
     if choice == "trainer=gpu" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     if choice in ("trainer=ddp", "trainer=ddp_cpu", "trainer=fsdp"):
@@ -90,13 +107,14 @@ def test_every_shipped_choice_trains(choice: str, tmp_path: Path) -> None:
     if choice.startswith("data=") and EpisodeSpec(**settings_of(choice)["data"]).labels_hidden:
         model = ["model=delta_net", "model.d_model=8", "model.num_layers=1"]
     config = config_of(choice, *model, *SHORT, "val_every=2", f"run_dir={tmp_path}")
-    assert config.keys() == config_of().keys()  # a recipe that is not global adds a key
+    assert config.keys() == keys  # a recipe that is not global adds a key
     metrics, run = train(config, tmp_path, Console(quiet=True), [])
     assert metrics["steps"] == 2
     assert run.trainer.global_step == 2
     zoo.load(tmp_path / "checkpoint")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_without_a_logger(tmp_path: Path) -> None:
     without = ("logger.tensorboard=null", "logger.csv=null")
     train(config_of(*SHORT, *without, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True), [])
@@ -104,12 +122,14 @@ def test_training_without_a_logger(tmp_path: Path) -> None:
     zoo.load(tmp_path / "checkpoint")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_touches_no_global_random_state(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     train(config_of(*SHORT, f"run_dir={tmp_path}"), tmp_path, Console(quiet=True), [])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_leaves_the_signal_handlers_as_they_were(tmp_path: Path) -> None:
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(signum) for signum in signals]
@@ -125,6 +145,7 @@ def test_training_leaves_the_signal_handlers_as_they_were(tmp_path: Path) -> Non
     assert [signal.getsignal(signum) for signum in signals] == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_seed_alone_decides_the_start(tmp_path: Path) -> None:
     starts = []
     for number, seed in enumerate((0, 0, 1)):

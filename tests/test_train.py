@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import zoo
 from datamodules import EpisodeDataModule, EpisodeSpec
+from tests.forks import Forked
 from tests.ranks import SETTINGS
 from zoo.files import sole_writer
 from zoo.hub.directory import read_card
@@ -48,7 +49,11 @@ def command(*overrides: str) -> list[str]:
     return [sys.executable, "train.py", *overrides]
 
 
-def start(*overrides: str) -> subprocess.Popen[str]:
+def start(*overrides: str) -> Forked:
+    return Forked(command(*overrides)[1:], ROOT)
+
+
+def start_from_nothing(*overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*overrides),
         cwd=ROOT,
@@ -61,14 +66,13 @@ def start(*overrides: str) -> subprocess.Popen[str]:
 
 def run(*overrides: str, expect: int = 0) -> str:
     process = start(*overrides)
-    output, _ = process.communicate(timeout=300)
+    output = process.communicate(timeout=300)
     assert process.returncode == expect, output
     return output
 
 
-def stop_at(process: subprocess.Popen[str], step: int, signum: signal.Signals) -> str:
+def stop_at(process: Forked, step: int, signum: signal.Signals) -> str:
     """Sends a signal soon after the line of a step was printed; returns all output."""
-    assert process.stdout is not None
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -234,7 +238,6 @@ def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(
 
 def test_a_pipe_that_breaks_loses_nothing(whole_run: Path, tmp_path: Path) -> None:
     process = start(*LONG, f"hydra.run.dir={tmp_path / 'run'}")  # stderr has the same pipe
-    assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=300) == 0
@@ -249,7 +252,8 @@ def test_an_ascii_terminal_loses_nothing(
     directory = tmp_path / "run"
     subprocess.run(["cp", "-r", whole_run, directory], check=True)
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    assert "0.5*MSE" in run(f"resume={directory}")
+    output, _ = start_from_nothing(f"resume={directory}").communicate(timeout=300)
+    assert "0.5*MSE" in output
     assert (directory / "metrics.json").read_text() == (whole_run / "metrics.json").read_text()
 
 
@@ -389,7 +393,8 @@ def test_what_is_logged_is_the_mean_over_ranks_and_accumulated_batches(
 
 
 def test_a_dead_rank_ends_the_others_with_a_message(tmp_path: Path) -> None:
-    process = start(*LONG, "trainer=ddp_cpu", f"hydra.run.dir={tmp_path}", "max_steps=1000000")
+    steps = ["trainer=ddp_cpu", "max_steps=1000000", f"hydra.run.dir={tmp_path}"]
+    process = start_from_nothing(*LONG, *steps)  # it starts the other rank with its own words
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 50/"):
