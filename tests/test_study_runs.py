@@ -39,6 +39,7 @@ from studies.progress import Progress
 from studies.reproduction import trainings_of
 from studies.runner import TIME_IS_UP, Runner, TrainingFailed, known, train_all
 from studies.trainings import TrainingRow, seconds_of, table, text_of, training_row
+from tests.forks import Forked
 from zoo.commands import train
 from zoo.commands.reproduce import train_job
 from zoo.files import ROOT, write_json
@@ -59,7 +60,8 @@ TRIED = Training("tried", 40, 1.0, SMALL, trial=Trial("tried", 10, 1.0, GRID, SM
 
 
 @pytest.fixture(autouse=True)
-def configs() -> Iterator[None]:
+def configs(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("zoo.references.TUNE_EPISODES", 50)  # what is compared are the models
     train.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
         yield
@@ -388,25 +390,35 @@ def test_the_seconds_of_a_shipped_card_are_not_multiplied_by_rates_of_a_shorter_
     assert seconds_of(card({"lr": 0.003})) == 60.0
 
 
+TWO = [SHORT, SHORT._replace(name="other", overrides=(*SMALL, "optim.lr=0.01"))]
+
+
+@pytest.fixture(scope="module")
+def trained_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the runs of `TWO`, trained in this process."""
+    directory = tmp_path_factory.mktemp("here")
+    train.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        run(TWO, ONE, directory)
+    return directory
+
+
 @pytest.mark.parametrize("name", ["joblib", "submitit"])
-def test_every_runner_and_the_command_line_train_the_same_bits(name: str, tmp_path: Path) -> None:
-    trainings = [SHORT, SHORT._replace(name="other", overrides=(*SMALL, "optim.lr=0.01"))]
+def test_every_runner_trains_the_same_bits(name: str, trained_here: Path, tmp_path: Path) -> None:
     parameters = {"timeout_min": 10} if name == "submitit" else {}
-    runner = Runner(name, 2, parameters)  # type: ignore[arg-type]
-    run(trainings, ONE, tmp_path / "here")
-    run(trainings, ONE, tmp_path / name, runner)
-    for training in trainings:
-        ((here,), (there,)) = (last_jobs(training, ONE, tmp_path / x) for x in ("here", name))
+    run(TWO, ONE, tmp_path, Runner(name, 2, parameters))  # type: ignore[arg-type]
+    for training in TWO:
+        ((here,), (there,)) = (last_jobs(training, ONE, x) for x in (trained_here, tmp_path))
         for a, b in zip(weights(here.place), weights(there.place), strict=True):
             assert torch.equal(a, b)
-    (job,) = last_jobs(SHORT, ONE, tmp_path / "here")
+
+
+def test_the_command_line_trains_the_same_bits(trained_here: Path, tmp_path: Path) -> None:
+    (job,) = last_jobs(SHORT, ONE, trained_here)
     place = tmp_path / "alone"
-    subprocess.run(
-        [sys.executable, *job.typed, f"hydra.run.dir={place}"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
+    alone = Forked([*job.typed, f"hydra.run.dir={place}"], ROOT)
+    output = alone.communicate(timeout=300)
+    assert alone.returncode == 0, output
     for a, b in zip(weights(job.place), weights(place), strict=True):
         assert torch.equal(a, b)
     cards = [json.loads((p / "checkpoint" / "card.json").read_text()) for p in (job.place, place)]
