@@ -3,11 +3,8 @@
 import csv
 import io
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +16,7 @@ from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 import zoo
+from tests.forks import Forked
 from zoo.commands import zoo as cli
 from zoo.commands.composing import composed
 from zoo.hub.io import save_checkpoint
@@ -97,8 +95,9 @@ def make_run(tmp_path: Path, card_fields: dict[str, Any]) -> MakeRun:
 
 
 def test_two_architectures_three_seeds_four_rates_are_one_table_by_two_commands(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     readme = (ROOT / "README.md").read_text()
     train, show = re.findall(
         r"^python (?:.*hydra.sweep.dir=runs/two|-m zoo runs .*)$", readme, re.M
@@ -107,15 +106,10 @@ def test_two_architectures_three_seeds_four_rates_are_one_table_by_two_commands(
     place = str(tmp_path / "two")
     for line, more in ((train, TINY), (show, [])):
         words = shlex.split(line.replace("runs/two", place))[1:]
-        done = subprocess.run(
-            [sys.executable, *words, *more],
-            cwd=ROOT,
-            env={**os.environ, "COLUMNS": "80"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    rows = [line.split() for line in done.stdout.splitlines() if re.match(r"(gd|linear)_", line)]
+        done = Forked([*words, *more], ROOT)
+        output = done.communicate(timeout=300)
+        assert done.returncode == 0, output
+    rows = [line.split() for line in output.splitlines() if re.match(r"(gd|linear)_", line)]
     assert sorted(row[0] for row in rows) == ["gd_ssm", "linear_transformer"]
     for run in read_runs(tmp_path / "two"):
         kept = json.loads((run.directory / "metrics.json").read_text())

@@ -4,10 +4,7 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +20,7 @@ from studies.architectures.study import STUDY
 from studies.claims import Claim, Found
 from studies.page import page
 from studies.plan import Effort, overrides_of
+from tests.forks import Forked
 from zoo.files import ROOT
 from zoo.metrics.text import plain
 
@@ -45,13 +43,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("architectures")
     training = cell_of(NOISY, "transformer, pairs").training(EFFORT)._replace(max_steps=20)
     overrides = (*overrides_of(training, EFFORT), *TINY, "seed=0", f"hydra.run.dir={directory}")
-    subprocess.run(
-        [sys.executable, "train.py", *overrides],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-    )
+    training_run = Forked(["train.py", *overrides], ROOT)
+    output = training_run.communicate(timeout=300)
+    assert training_run.returncode == 0, output
     return directory
 
 
