@@ -204,6 +204,11 @@ def _section(study: Study, name: str, entry: dict[str, Any], directory: str) -> 
         f"{made['training_s'] / 60:.1f} min of training on one thread; {made['date']}, {versions}; "
         f"trained by the code of {' and '.join(made['git_commits']) or 'no commit'}."
     )
+    if entry.get("trainings") == []:  # shipped models are measured
+        made_by = (
+            f"`{made['command']}`; {_num_seeds(entry)}, {made['num_episodes']:,} test episodes; "
+            f"{made['date']}, {versions}."
+        )
     lines.append(wrapped(made_by))
     return "\n".join(lines)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 from rich.console import Console
 
+import zoo
 from studies.page import LAYOUT, read_results, write_page
 from studies.plan import (
     Effort,
@@ -159,6 +161,8 @@ def measured(
     for card in cards:
         for package, number in card.versions.items():
             versions.setdefault(package, set()).add(number)
+    if not cards:  # nothing is trained: those that measure
+        versions = {"icl-zoo": {zoo.__version__}, "torch": {torch.__version__}}
     return {
         "title": study.figures[name].title,
         "figures": drawings,

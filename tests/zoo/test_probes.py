@@ -14,7 +14,7 @@ from tests.conftest import MakePairs
 from tests.zoo.test_online_learner import learner
 from tests.zoo.test_token_layouts import DEEP, LAYOUTS, create
 from zoo.analysis.hidden import apart, hidden_states, streaming_states
-from zoo.analysis.probes import fit_probe, probe, r_squared
+from zoo.analysis.probes import fit_probe, probe, probe_all, r_squared
 from zoo.models.gd_ssm import construct_gradient_descent_
 from zoo.models.online_learner import construct_solver_
 from zoo.models.sequence import SequenceModel
@@ -251,6 +251,19 @@ def test_a_linear_probe_is_ordinary_least_squares() -> None:
     torch.testing.assert_close(found(h), expected)
     left = (t - expected).square().sum() / (t - t.mean(0)).square().sum()
     assert r_squared(found, h, t).value == pytest.approx(1 - left.item())
+
+
+def test_targets_that_are_probed_together_have_the_probes_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(80, 5, generator=generator, dtype=torch.float64)
+    t = {"first": h[:, 0] + 0.1 * h[:, 1] ** 2, "second": h[:, 1:3] * h[:, :1]}
+    found = probe_all(
+        *((h[part], {k: v[part] for k, v in t.items()}) for part in (slice(40), slice(40, 80)))
+    )
+    for name, score in found.items():
+        alone = probe((h[:40], t[name][:40]), (h[40:], t[name][40:]))
+        assert score.r2 == pytest.approx(alone.r2)
+        assert score.penalty == alone.penalty
 
 
 def test_the_penalty_is_large_where_features_are_noise_and_zero_where_they_are_the_target() -> None:

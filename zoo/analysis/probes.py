@@ -1,5 +1,6 @@
 """Linear probes: how well hidden states and streaming states tell a quantity."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,22 +71,49 @@ def probe(
     Raises:
         ValueError: As `fit_probe` and `r_squared`.
     """
-    found = fit_probe(*train, penalties)
+    (h_train, t_train), (h_test, t_test) = train, test
+    return probe_all((h_train, {"": t_train}), (h_test, {"": t_test}), penalties, seed)[""]
+
+
+def probe_all(
+    train: tuple[Tensor, Mapping[str, Tensor]],
+    test: tuple[Tensor, Mapping[str, Tensor]],
+    penalties: tuple[float, ...] = PENALTIES,
+    seed: int = 0,
+) -> dict[str, ProbeScore]:
+    """`probe` for several targets by name, of the same features, which are decomposed once.
+
+    Args:
+        train: Features (num_train, ...) and targets by name, each (num_train, ...).
+        test: The same of other episodes, with the same names.
+        penalties: As at `probe`.
+        seed: As at `probe`.
+
+    Raises:
+        ValueError: As `fit_probe` and `r_squared`.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def exchanged(targets: Tensor) -> Tensor:
         order = torch.randperm(len(targets), generator=generator)
         return targets[order.to(targets.device)]
 
-    control = fit_probe(train[0], exchanged(train[1]), penalties)
-    return ProbeScore(
-        r2=r_squared(found, *test),
-        shuffled=r_squared(control, test[0], exchanged(test[1])),
-        penalty=found.penalty,
-    )
+    controls = [tuple(exchanged(part[1][name]) for part in (train, test)) for name in train[1]]
+    given = [*train[1].values(), *(of_train for of_train, _ in controls)]
+    fitted = _fit_all(train[0], given, penalties)
+    num = len(controls)
+    return {
+        name: ProbeScore(
+            r2=r_squared(found, test[0], test[1][name]),
+            shuffled=r_squared(control, test[0], of_test),
+            penalty=found.penalty,
+        )
+        for name, found, control, (_, of_test) in zip(
+            train[1], fitted[:num], fitted[num:], controls, strict=True
+        )
+    }
 
 
-@torch.no_grad()
 def fit_probe(
     features: Tensor, targets: Tensor, penalties: tuple[float, ...] = PENALTIES
 ) -> LinearProbe:
@@ -104,19 +132,7 @@ def fit_probe(
     Raises:
         ValueError: If numbers of episodes differ or are below 8, or there is no penalty.
     """
-    h, t = rows(features), rows(targets)
-    if len(h) != len(t) or len(h) < 8:
-        raise ValueError(
-            "a probe needs features and targets of the same episodes, at least 8 of them, "
-            f"got {len(h)} and {len(t)}"
-        )
-    if not penalties or min(penalties) < 0:
-        raise ValueError(f"penalties must be one or more numbers from 0 on, got {penalties}")
-    num_fitted = len(h) - int(HELD_OUT * len(h))
-    tried = _ridge(h[:num_fitted], t[:num_fitted], penalties)
-    errors = [(found(h[num_fitted:]) - t[num_fitted:]).square().sum().item() for found in tried]
-    best = min(range(len(tried)), key=errors.__getitem__)
-    return _ridge(h, t, (penalties[best],))[0]
+    return _fit_all(features, [targets], penalties)[0]
 
 
 def r_squared(found: LinearProbe, features: Tensor, targets: Tensor) -> Interval:
@@ -146,14 +162,50 @@ def rows(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1).double()
 
 
-def _ridge(h: Tensor, t: Tensor, penalties: tuple[float, ...]) -> list[LinearProbe]:
-    """The probes of several penalties from one decomposition."""
-    means = h.mean(0), t.mean(0)
-    U, s, Vh = torch.linalg.svd(h - means[0], full_matrices=False)
-    rounding = torch.finfo(h.dtype).eps * max(h.shape) * h.abs().max()
-    projected = U.mT @ (t - means[1])
-    found = []
-    for penalty in penalties:
-        shrunk = torch.where(s > rounding, s / (s.square() + penalty * s[:1].square()), 0.0)
-        found.append(LinearProbe(Vh.mT @ (shrunk[:, None] * projected), *means, penalty))
-    return found
+@torch.no_grad()
+def _fit_all(
+    features: Tensor, targets: Sequence[Tensor], penalties: tuple[float, ...]
+) -> list[LinearProbe]:
+    """`fit_probe` for each of the targets."""
+    h = rows(features)
+    for t in targets:
+        if len(h) != len(t) or len(h) < 8:
+            raise ValueError(
+                "a probe needs features and targets of the same episodes, at least 8 of them, "
+                f"got {len(h)} and {len(t)}"
+            )
+    if not penalties or min(penalties) < 0:
+        raise ValueError(f"penalties must be one or more numbers from 0 on, got {penalties}")
+    num_fitted = len(h) - int(HELD_OUT * len(h))
+    part, whole = _Decomposed.of(h[:num_fitted]), _Decomposed.of(h)
+    fitted = []
+    for t in map(rows, targets):
+        tried = (part.ridge(t[:num_fitted], penalty) for penalty in penalties)
+        errors = [(f(h[num_fitted:]) - t[num_fitted:]).square().sum().item() for f in tried]
+        best = min(range(len(errors)), key=errors.__getitem__)
+        fitted.append(whole.ridge(t, penalties[best]))
+    return fitted
+
+
+class _Decomposed(NamedTuple):
+    """Features with their mean taken off, as U diag(s) Vh, without what is rounding."""
+
+    mean: Tensor
+    U: Tensor
+    s: Tensor
+    Vh: Tensor
+
+    @classmethod
+    def of(cls, h: Tensor) -> "_Decomposed":
+        mean = h.mean(0)
+        U, s, Vh = torch.linalg.svd(h - mean, full_matrices=False)
+        rounding = torch.finfo(h.dtype).eps * max(h.shape) * h.abs().max()
+        return cls(mean, U, torch.where(s > rounding, s, 0.0), Vh)
+
+    def ridge(self, t: Tensor, penalty: float) -> LinearProbe:
+        """The probe of one penalty."""
+        mean = t.mean(0)
+        shrunk = self.s / (self.s.square() + penalty * self.s[:1].square())
+        shrunk = torch.where(self.s > 0, shrunk, 0.0)
+        weight = self.Vh.mT @ (shrunk[:, None] * (self.U.mT @ (t - mean)))
+        return LinearProbe(weight, self.mean, mean, penalty)

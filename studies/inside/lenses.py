@@ -1,0 +1,124 @@
+"""Which algorithm, and how many of its steps, is nearest to what a layer would answer."""
+
+import torch
+from torch import Tensor
+
+from datamodules.episodes import Episodes
+from studies.inside.shipped import NUM_TO_FIT, episodes
+from zoo.analysis.lens import Candidate, Nearness, lens, nearest, tuned_lens
+from zoo.metrics.errors import half_squared_error
+from zoo.models.sequence import SequenceModel
+from zoo.predictor import Predictor
+from zoo.solvers.tuning import log_grid
+
+# Arguments are fitted on fewer episodes than readouts, which have more of them.
+NUM_TO_MATCH = 100
+STEPS = (1, 2, 4)
+# Of L-BFGS.
+ITERATIONS = 40
+
+
+class Lenses:
+    """The layers of a model, decoded.
+
+    Args:
+        model: A shipped one.
+        task: Of whose episodes.
+        num_episodes: In the test.
+
+    Attributes:
+        own: The error at the query after each layer, by the readout of the model, divided by that
+            of zero.
+        tuned: The same by a readout of each layer; of models without a residual stream the same.
+        nearest: Algorithms beside the tuned readout of each layer but the embedding, the one with
+            the fewest fitted numbers first.
+    """
+
+    def __init__(self, model: Predictor, task: str, num_episodes: int) -> None:
+        fit, test = episodes(task, "tune", NUM_TO_FIT), episodes(task, "test", num_episodes)
+        own = lens(model)
+        tuned = tuned_lens(model, fit.x, fit.y) if isinstance(model, SequenceModel) else own
+        self.own = {layer: _error(cut, test) for layer, cut in own.items()}
+        self.tuned = {layer: _error(cut, test) for layer, cut in tuned.items()}
+        match = fit.x[:NUM_TO_MATCH], fit.y[:NUM_TO_MATCH]
+        self.nearest: dict[int, dict[str, Nearness]] = {}
+        for layer, cut in tuned.items():
+            if layer:  # the embedding of a query knows no example
+                tried = candidates(cut, *match)
+                found = nearest(cut, tried, match, (test.x, test.y))
+                self.nearest[layer] = {name: found[name] for name in tried}
+
+
+def candidates(layer: Predictor, x: Tensor, y: Tensor) -> dict[str, Candidate]:
+    """The algorithms that a layer is compared with, the one with the fewest fitted numbers first.
+
+    Args:
+        layer: The schedules are those that are nearest to it.
+        x: (num_episodes, length, d_x).
+        y: (num_episodes, length, d_y).
+    """
+    unit = _unit(x)
+    sizes = {"step_size": log_grid(0.05, 5.0, 7, unit)}
+    of_both = sizes | {"gamma": log_grid(0.05, 2.0, 5, unit)}
+    found = {
+        _steps("gradient descent", k): Candidate("gradient_descent", {"num_steps": k}, sizes)
+        for k in STEPS
+    }
+    found["delta rule"] = Candidate("online_gradient_descent", grid=sizes)
+    found["ridge"] = Candidate("ridge", grid={"penalty": log_grid(1e-3, 1e3, 7)})
+    for k in STEPS[1:]:
+        two = Candidate("gradient_descent_plus_plus", {"num_steps": k}, of_both)
+        found[_steps("GD++", k)] = two
+    for k in STEPS[1:]:
+        schedule = {"step_sizes": fitted_schedule(layer, k, x, y)}
+        found[_steps("scheduled descent", k)] = Candidate("scheduled_gradient_descent", schedule)
+    return found
+
+
+def fitted_schedule(layer: Predictor, num_steps: int, x: Tensor, y: Tensor) -> tuple[float, ...]:
+    """Step sizes of the gradient descent that is nearest to a layer at the query.
+
+    The mean squared difference is made small by L-BFGS over the logarithms of the sizes, which
+    start apart: equal ones would stay equal.
+
+    Args:
+        layer: Any predictor.
+        num_steps: How many sizes.
+        x: (num_episodes, length, d_x).
+        y: (num_episodes, length, d_y).
+    """
+    with torch.no_grad():
+        wanted = layer.predict_query(x, y).double()
+    example_x, example_y, query = x[:, :-1].double(), y[:, :-1].double(), x[:, -1:].double()
+    spread = torch.logspace(-0.3, 0.3, num_steps, dtype=torch.float64)
+    logs = (spread * _unit(x) / num_steps**0.5).log().requires_grad_()
+    optimizer = torch.optim.LBFGS([logs], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        v, answer = query, torch.zeros_like(wanted)[:, None]
+        for size in logs.exp():
+            votes = size * (v @ example_x.mT)
+            answer, v = answer + votes @ example_y, v - votes @ example_x
+        found = (answer[:, 0] - wanted).square().mean() / wanted.square().mean()
+        found.backward()
+        return found
+
+    optimizer.step(loss)
+    return tuple(logs.detach().exp().clamp(1e-12).tolist())
+
+
+def _unit(x: Tensor) -> float:
+    """The inverse of the mean eigenvalue of A, the scale of a step size."""
+    return 1 / (x[:, :-1].square().sum((1, 2)).mean() / x.shape[2]).item()
+
+
+def _steps(name: str, num: int) -> str:
+    return f"{name}, {num} step{'s' if num > 1 else ''}"
+
+
+@torch.no_grad()
+def _error(predictor: Predictor, test: Episodes) -> float:
+    errors = half_squared_error(predictor.predict_query(test.x, test.y), test.target[:, -1])
+    zero = half_squared_error(torch.zeros_like(test.target[:, -1]), test.target[:, -1])
+    return (errors.mean() / zero.mean()).item()

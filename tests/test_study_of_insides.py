@@ -1,0 +1,177 @@
+"""The study of shipped models: what it measures is right on models whose algorithm is known."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hydra import initialize_config_dir
+from rich.console import Console
+
+import zoo
+from studies.claims import Claim, Found, over_seeds
+from studies.inside import figures, lenses, probing, shipped, states, writing
+from studies.inside.study import STUDY
+from studies.plan import Effort
+from studies.reproduction import reproduce
+from studies.runner import Runner
+from studies.study import Places, Study, StudyFigure
+from zoo.analysis.probes import probe
+from zoo.commands import train
+from zoo.files import CONFIGS
+from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
+
+FEW = Effort(seeds=(0,), num_episodes=60, fewer_settings=True)
+
+
+@pytest.fixture
+def configs() -> Iterator[None]:
+    train.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        yield
+
+
+def one_step() -> GDSSM:
+    model = zoo.create_model("gd_ssm", d_x=10, d_y=10)
+    assert isinstance(model, GDSSM)
+    return construct_gradient_descent_(model, 0.6)
+
+
+def pairs(split: Any, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = shipped.episodes("linear", split, num)
+    return drawn.x, drawn.y
+
+
+@pytest.mark.usefixtures("configs")
+def test_a_study_that_trains_nothing_has_a_page_that_speaks_of_no_training(tmp_path: Path) -> None:
+    made = StudyFigure(
+        "X",
+        figures.nothing,
+        lambda runs, effort: Found({}, [Claim("a number", over_seeds([1.0, 2.0]))]),
+    )
+    study = Study("x", "X", "Made by `{command}`.", "nobody", {"x": made}, reading="Numbers.")
+    places = Places(tmp_path / "x.md", tmp_path / "figures" / "results.json")
+    results = reproduce(
+        *(study, ["x"], Effort(seeds=(0, 1), num_episodes=7), tmp_path / "runs", Runner()),
+        lambda job: pytest.fail("trained"),
+        *(places, Console(quiet=True)),
+    )
+    text = places.page.read_text()
+    assert "2 seeds, 7 test episodes;" in text
+    assert "training" not in text
+    assert "trained by" not in text
+    assert results["figures"]["x"]["made"]["versions"]["icl-zoo"] == [zoo.__version__]
+
+
+def test_three_seeds_of_every_deep_model_are_shipped() -> None:
+    for task in shipped.TASKS:
+        for architecture in (*shipped.DEEP, shipped.CONTROLS[0]):
+            assert shipped.seeds_of(architecture, task, STUDY.full) == (0, 1, 2)
+
+
+def test_a_state_is_one_example_behind_and_tells_all_of_those_before() -> None:
+    model = one_step()
+    (place,) = shipped.places(model)
+    assert shipped.num_seen(model, place, 10) == 9
+    sets = []
+    for split in ("tune", "test"):
+        x, y = pairs(split, 200)
+        targets = probing._targets("linear", split, 200, 9)
+        sets.append((shipped.features(model, x, y)[place], targets[probing.TARGETS.one_step]))
+    assert probe(*sets).r2.value == pytest.approx(1, abs=1e-6)
+
+
+def test_the_stream_is_that_of_the_token_by_which_the_last_example_has_been_seen() -> None:
+    for architecture, token in (("transformer", -2), ("delta_net", -1)):
+        model = shipped.untrained(architecture, "linear", 0)
+        x, y = pairs("test", 4)
+        place = shipped.Place("stream", 1)
+        h = shipped.site(model, x, y, place).h
+        torch.testing.assert_close(shipped.features(model, x, y)[place], h, rtol=1e-4, atol=1e-5)
+        changed = x.clone()
+        changed[:, token] += 1
+        assert not torch.allclose(shipped.features(model, changed, y)[place], h, atol=1e-3)
+
+
+def test_noise_levels_belong_to_their_episodes() -> None:
+    drawn, levels = probing._of_noise("linear_noisy", "test", 300)
+    for level in probing.NOISE_LEVELS:
+        noise = (drawn.y - drawn.target)[levels == level]
+        assert noise[:, :-1].std().item() == pytest.approx(level, rel=0.1)
+
+
+def test_a_schedule_is_found_in_a_layer_that_follows_it() -> None:
+    exact = zoo.create_solver("scheduled_gradient_descent", d_x=10, d_y=10, step_sizes=[1.2, 0.4])
+    found = lenses.fitted_schedule(exact, 2, *pairs("tune", 100))
+    assert sorted(found) == pytest.approx([0.4, 1.2], rel=0.01)
+
+
+def test_of_algorithms_that_do_the_same_the_simplest_is_named() -> None:
+    layer = one_step()
+    tried = lenses.candidates(layer, *pairs("tune", 60))
+    found = lenses.nearest(layer, tried, pairs("tune", 60), pairs("test", 60))
+    in_order = SimpleNamespace(nearest={1: {name: found[name] for name in tried}})
+    first, *_ = figures._nearest([in_order], 1)  # type: ignore[list-item]
+    assert first == "gradient descent, 1 step"
+    assert found["scheduled descent, 2 steps"].cosine == pytest.approx(1, abs=1e-3)
+
+
+def test_written_weights_move_the_prediction_of_a_layer_that_answers_with_them() -> None:
+    (found,) = writing.written(one_step(), "linear", 100).values()
+    # The query brings the last example, which the weights are changed by.
+    assert 0.7 < found.other.written.value < 1.1
+    assert abs(found.other.control.value) < 0.3
+
+
+def test_parts_are_told_by_layer_and_kind() -> None:
+    model = shipped.shipped("linear_transformer", "linear", 0)
+    found = writing.needed(model, "linear", 50)
+    assert list(found) == [1, 2, 3, 4]
+    assert found[1]["layer"] == found[1]["head"] > 0
+
+
+def test_a_layer_is_beside_its_algorithm_also_where_examples_contradict_each_other() -> None:
+    found = states.beside("online_learner.linear_delta_rule", 40)
+    assert found.algorithm.startswith("online_gradient_descent(")
+    assert found.nonlinear < 1e-9
+    assert list(found.found) == [states.AS_TRAINED, states.DRIFT, states.WITH_OUTLIERS]
+    for compared in found.found.values():
+        assert compared.cosine[:, 1:].nanmean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("probes", ["delta_net, state 2: R2 of W of the best", "gd_ssm, state 1: R2"]),
+        ("lens", ["delta_net, layer 0: error", "gd_ssm, layer 1: error"]),
+        ("use", ["delta_net, stream 1: effect of", "delta_net, layer 2: error without it, more"]),
+    ],
+)
+def test_figures_have_a_row_for_every_place_or_layer(
+    name: str, rows: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (probing, lenses, writing):
+        monkeypatch.setattr(module, "NUM_TO_FIT", 60)
+    monkeypatch.setattr(lenses, "NUM_TO_MATCH", 20)
+    monkeypatch.setattr(figures, "TASKS", ("linear_noisy",))
+    monkeypatch.setattr(figures, "CONTROLS", ("gd_ssm_deep", "gd_ssm"))
+    found = STUDY.figures[name].make({}, FEW)
+    quantities = [claim.quantity for claim in found.claims]
+    assert len(quantities) == len(set(quantities)) >= 5
+    for row in rows:
+        assert sum(quantity.startswith(f"linear_noisy, {row}") for quantity in quantities) == 1
+    assert {claim.verdict for claim in found.claims} == {"ours"}
+
+
+def test_the_figure_of_states_has_a_row_for_every_kind_of_episodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(figures, "LEARNERS", states.LEARNERS[1:2])
+    found = figures.states({}, FEW)
+    assert [claim.quantity.split(", ")[1].split(":")[0] for claim in found.claims] == [
+        states.AS_TRAINED,
+        states.DRIFT,
+        states.WITH_OUTLIERS,
+    ]
