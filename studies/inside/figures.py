@@ -16,7 +16,7 @@ from studies.measure import Runs
 from studies.plan import Effort, Training
 from zoo.analysis.readouts import mean_by_position
 from zoo.metrics.drawing import marked, style_of, styles_of
-from zoo.metrics.errors import Summary
+from zoo.metrics.errors import Interval, Summary
 from zoo.metrics.text import with_interval
 
 NOISY = "linear_noisy"
@@ -35,6 +35,11 @@ def text(values: Sequence[float]) -> str:
     return with_interval(round(found.value, 6), found.ci95)
 
 
+def rounded(score: Interval) -> float:
+    """To three decimals, without a sign at zero: less of an R2 says nothing."""
+    return round(score.value, 3) + 0.0
+
+
 def probes(runs: Runs, effort: Effort) -> Found:
     """Figure a: what layers and states know."""
     claims: list[Claim] = []
@@ -49,9 +54,9 @@ def probes(runs: Runs, effort: Effort) -> Found:
             noise = [noise_scores(model, task, num) for model in models] if task == NOISY else []
             for place in found[0]:
                 label = f"{architecture}, {place.label}"
-                trained = {t: [f[place][t].r2.value for f in found] for t in TARGETS}
-                random = {t: [f[place][t].r2.value for f in control] for t in TARGETS}
-                shuffled = [fmean(f[place][t].shuffled.value for t in TARGETS) for f in found]
+                trained = {t: [rounded(f[place][t].r2) for f in found] for t in TARGETS}
+                random = {t: [rounded(f[place][t].r2) for f in control] for t in TARGETS}
+                shuffled = [fmean(rounded(f[place][t].shuffled) for t in TARGETS) for f in found]
                 rows[label] = {
                     "trained": trained[TARGETS.best],
                     "untrained": random[TARGETS.best],
@@ -63,7 +68,7 @@ def probes(runs: Runs, effort: Effort) -> Found:
                     if t != TARGETS.best
                 }
                 if noise:
-                    cells[NOISE] = text([f[place].r2.value for f in noise])
+                    cells[NOISE] = text([rounded(f[place].r2) for f in noise])
                 claims.append(
                     Claim(
                         f"{task}, {label}: R2 of {TARGETS.best}",

@@ -13,6 +13,7 @@ from studies.recall.learners import (
     DECAYING_MESA,
     DECAYING_SUM,
     DELTA,
+    GD_SSM,
     LEARNERS,
     SUM,
     Ceiling,
@@ -41,6 +42,11 @@ ORDER_SOURCE = "arXiv 2406.06484 and 2506.05233"
 IN_ORDER = (SUM, DECAYING_SUM, DELTA, DECAYING_MESA)
 
 
+def learners(effort: Effort) -> tuple[Learner, ...]:
+    """Layers that are compared."""
+    return (*IN_ORDER, GD_SSM) if effort.fewer_settings else LEARNERS
+
+
 def widths(effort: Effort) -> tuple[int, ...]:
     """Widths of keys and values that are compared."""
     return WIDTHS[:2] if effort.fewer_settings else WIDTHS
@@ -48,18 +54,20 @@ def widths(effort: Effort) -> tuple[int, ...]:
 
 def trainings_once(effort: Effort) -> list[Training]:
     """Every layer on keys that are told once."""
-    return [training(learner, ONCE, effort) for learner in LEARNERS]
+    return [training(learner, ONCE, effort) for learner in learners(effort)]
 
 
 def trainings_updated(effort: Effort) -> list[Training]:
     """Every layer on keys of which half are told anew."""
-    return [training(learner, UPDATED, effort) for learner in LEARNERS]
+    return [training(learner, UPDATED, effort) for learner in learners(effort)]
 
 
 def trainings_of_sizes(effort: Effort) -> list[Training]:
     """The same at other widths too."""
     settings = [UPDATED._replace(d=d) for d in widths(effort)]
-    return [training(learner, setting, effort) for learner in LEARNERS for setting in settings]
+    return [
+        training(learner, setting, effort) for learner in learners(effort) for setting in settings
+    ]
 
 
 def once(runs: Runs, effort: Effort) -> Found:
@@ -93,7 +101,7 @@ def sizes(runs: Runs, effort: Effort) -> Found:
     by_width = {d: _Measured(runs, effort, UPDATED._replace(d=d)) for d in widths(effort)}
     figure, (ax,) = new_figure()
     figure.set_size_inches(6.4, 4.4)
-    for learner, marker in zip(LEARNERS, MARKERS, strict=True):
+    for learner, marker in zip(learners(effort), MARKERS, strict=False):
         places = [found.state_size[learner.name] for found in by_width.values()]
         means = [over_seeds(found.accuracy[learner.name]).value for found in by_width.values()]
         style = marked(style_of(learner.drawn_as), marker)
@@ -125,7 +133,8 @@ class _Measured:
 
     def __init__(self, runs: Runs, effort: Effort, setting: Setting) -> None:
         self.effort, self.setting = effort, setting
-        self.runs = {x.name: runs[training(x, setting, effort).name] for x in LEARNERS}
+        self.learners = learners(effort)
+        self.runs = {x.name: runs[training(x, setting, effort).name] for x in self.learners}
         self.accuracy = {
             name: of_each(found, "model", "test/accuracy_query", "value")
             for name, found in self.runs.items()
@@ -133,7 +142,7 @@ class _Measured:
         self.state_size = {
             name: read_card(found[0] / "checkpoint").state_size for name, found in self.runs.items()
         }
-        self.beside = {x.name: self._ceiling(x) for x in LEARNERS}
+        self.beside = {x.name: self._ceiling(x) for x in self.learners}
 
     def _ceiling(self, learner: Learner) -> Ceiling:
         return ceiling(
@@ -175,7 +184,7 @@ class _Measured:
         ticks = marked({"color": VERMILION, "linestyle": "none"}, "|") | {"markersize": 14}
         left.plot(exact, range(len(exact)), **ticks)
         left.set_xlabel("accuracy at the query")
-        styles = {learner.name: style_of(learner.drawn_as) for learner in LEARNERS}
+        styles = {learner.name: style_of(learner.drawn_as) for learner in self.learners}
         draw_validations(right, self.runs, "half_mse_query", styles)
         right.legend(
             frameon=False,
