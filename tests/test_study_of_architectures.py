@@ -160,7 +160,7 @@ def test_each_number_of_the_table_is_that_of_the_runs(make_runs: MakeRuns) -> No
         "parameters": card["num_parameters"],
         "state": card["state_size"],
         "episodes": 20 * 64,
-        "converged": "1 of 2, 2 at zero",
+        "converged": "1 of 2",
         "fell in the decay": f"{100 * fell(of_cell[0].parent):.1f} %",
     }
 
@@ -176,6 +176,22 @@ def fell(directory: Path) -> float:
         losses = {int(row["step"]): float(row[column]) for row in rows if row[column]}
         found.append(1 - losses[20] / median(losses[step] for step in (14, 15, 16)))
     return median(found)
+
+
+def test_seeds_that_have_not_left_zero_are_counted(make_runs: MakeRuns) -> None:
+    runs = make_runs(NOISY)
+    of_cell = runs[cell_of(NOISY, "transformer, pairs").name]
+    set_converged(of_cell, ("converged", "converged"))
+    zero = content_of(of_cell[0])["references"]["zero"][LOSS]["value"]
+    for shares, said in (
+        ((1.0, 0.96), "2 of 2, 2 at zero"),
+        ((1.04, 0.94), "2 of 2, 1 at zero"),
+        ((0.5, 1e3), "2 of 2"),
+    ):
+        for run, share in zip(of_cell, shares, strict=True):
+            change(run, partial(set_loss, loss=share * zero))
+        found = figures.compared(NOISY, runs, EFFORT)
+        assert row_of(found, "0.5*MSE at the query, transformer, pairs").also["converged"] == said
 
 
 def test_exact_algorithms_stand_above_the_models(make_runs: MakeRuns) -> None:

@@ -18,6 +18,7 @@ from studies.plan import Effort
 from studies.reproduction import reproduce
 from studies.runner import Runner
 from studies.study import Places, Study, StudyFigure
+from zoo.analysis import places
 from zoo.analysis.probes import probe
 from zoo.commands import train
 from zoo.files import CONFIGS
@@ -73,13 +74,13 @@ def test_three_seeds_of_every_deep_model_are_shipped() -> None:
 
 def test_a_state_is_one_example_behind_and_tells_all_of_those_before() -> None:
     model = one_step()
-    (place,) = shipped.places(model)
-    assert shipped.num_seen(model, place, 10) == 9
+    (place,) = places.places(model)
+    assert places.num_seen(model, place, 10) == 9
     sets = []
     for split in ("tune", "test"):
         x, y = pairs(split, 200)
         targets = probing._targets("linear", split, 200, 9)
-        sets.append((shipped.features(model, x, y)[place], targets[probing.TARGETS.one_step]))
+        sets.append((places.features(model, x, y)[place], targets[probing.TARGETS.one_step]))
     assert probe(*sets).r2.value == pytest.approx(1, abs=1e-6)
 
 
@@ -87,12 +88,12 @@ def test_the_stream_is_that_of_the_token_by_which_the_last_example_has_been_seen
     for architecture, token in (("transformer", -2), ("delta_net", -1)):
         model = shipped.untrained(architecture, "linear", 0)
         x, y = pairs("test", 4)
-        place = shipped.Place("stream", 1)
-        h = shipped.site(model, x, y, place).h
-        torch.testing.assert_close(shipped.features(model, x, y)[place], h, rtol=1e-4, atol=1e-5)
+        place = places.Place("stream", 1)
+        h = places.site(model, x, y, place).h
+        torch.testing.assert_close(places.features(model, x, y)[place], h, rtol=1e-4, atol=1e-5)
         changed = x.clone()
         changed[:, token] += 1
-        assert not torch.allclose(shipped.features(model, changed, y)[place], h, atol=1e-3)
+        assert not torch.allclose(places.features(model, changed, y)[place], h, atol=1e-3)
 
 
 def test_noise_levels_belong_to_their_episodes() -> None:

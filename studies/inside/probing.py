@@ -10,17 +10,8 @@ from torch import Tensor
 from datamodules import create_sampler
 from datamodules.episodes import Episodes
 from datamodules.stream import EVAL_SEED, Generators, Split
-from studies.inside.shipped import (
-    BEST,
-    NUM_TO_FIT,
-    Place,
-    episodes,
-    features,
-    num_seen,
-    solver,
-    spec_of,
-    weights,
-)
+from studies.inside.shipped import BEST, NUM_TO_FIT, episodes, solver, spec_of
+from zoo.analysis.places import Place, features, num_seen, weights
 from zoo.analysis.probes import ProbeScore, probe_all
 from zoo.predictor import Predictor
 

@@ -1,6 +1,6 @@
 """The study of what is inside the shipped models: probes, layer lens, interventions, states."""
 
-from studies.inside import figures
+from studies.inside import figures, plateaus
 from studies.inside.figures import nothing
 from studies.plan import Effort
 from studies.study import Study, StudyFigure
@@ -8,8 +8,9 @@ from studies.study import Study, StudyFigure
 INTRODUCTION = """\
 What the shipped models know after each layer, which algorithm their layers are nearest to, and what
 they use. Made by `{command}`; the results file is [{results}]({results}), and this page is made
-from it, not written by hand. Nothing is trained. `docs/inside.md` defines all measures and runs
-them on models whose algorithm is known; `docs/comparison.md` says how these models were trained.
+from it, not written by hand. Nothing is trained but for the last section. `docs/inside.md` defines
+all measures and runs them on models whose algorithm is known; `docs/comparison.md` says how these
+models were trained.
 
 Measured are the six deep architectures that are shipped with three seeds, on the task without noise
 (`linear`, ten examples in ten dimensions, ten outputs) and with it (`linear_noisy`, 16 examples in
@@ -35,6 +36,13 @@ fitted to the layer as its tuned readout has it. The cosine is the mean of that 
 that of Jacobians. Named is the nearest; of those whose cosine is less than 0.002 smaller, the one
 with the fewest fitted numbers. *Difference* is the squared difference to it, divided by the square
 of the layer's answers.
+
+The last section trains two of the architectures anew, at the rate and with the loss of
+`docs/comparison.md` for half of its steps and with `callbacks=inside`, which probes at every
+validation. A plateau is a stretch of four or more validations whose losses differ by at most 5 %
+and after which the loss falls by more than a tenth, or training ends. Zero is left at the first of
+two validations in a row below 0.95 of its error. Beside a plateau stands the mean R2 of ridge over
+its validations, and the last row of each seed is the end.
 """
 
 READING = """\
@@ -60,8 +68,13 @@ STUDY = Study(
         "lens": StudyFigure("Which algorithm a layer is", nothing, figures.lenses),
         "use": StudyFigure("What a model uses", nothing, figures.interventions),
         "states": StudyFigure("One layer, example by example", nothing, figures.states),
+        "plateaus": StudyFigure(
+            "Plateaus in training, and what is known there", plateaus.trainings, plateaus.stands
+        ),
     },
     page="inside_tables",
-    full=Effort(seeds=(0, 1, 2), num_episodes=300),
-    quick=Effort(seeds=(0,), num_episodes=100, fewer_settings=True),
+    full=Effort(seeds=(0, 1, 2), num_episodes=300, num_validation=1_000),
+    quick=Effort(
+        seeds=(0,), share=0.2, num_episodes=100, num_validation=1_000, fewer_settings=True
+    ),
 )

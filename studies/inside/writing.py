@@ -5,20 +5,10 @@ from typing import NamedTuple
 
 import torch
 
-from studies.inside.shipped import (
-    BEST,
-    NUM_TO_FIT,
-    Place,
-    episodes,
-    features,
-    num_seen,
-    places,
-    site,
-    solver,
-    weights,
-)
+from studies.inside.shipped import BEST, NUM_TO_FIT, episodes, solver
 from zoo.analysis.ablations import error_increases
 from zoo.analysis.interventions import Effect, effect, probe_change
+from zoo.analysis.places import Place, features, num_seen, places, site, weights
 from zoo.analysis.probes import fit_probe
 from zoo.metrics.errors import half_squared_error
 from zoo.predictor import Predictor

@@ -185,7 +185,7 @@ def test_the_leaderboard_shows_what_the_card_says(checkpoint: Path) -> None:
         "1",
         "",
     ]
-    assert cells == ["`gd_ssm.test`", "interleaved", "", "1, *measurement*", *numbers]
+    assert cells == ["`gd_ssm.test`", "interleaved", "", "", "1, *measurement*", *numbers]
 
 
 def of_seeds(card: Card, *values: float, **training: Any) -> list[Card]:
@@ -226,7 +226,7 @@ def test_seeds_of_a_training_are_one_line_with_their_interval(checkpoint: Path) 
     ]
     (line,) = [line for line in leaderboard(cards).splitlines() if "gd_ssm.test" in line]
     # Student's t: 4.303 * 0.01 / sqrt(3).
-    start = "| `gd_ssm.test` | interleaved |  | 3, 2 of 3 converged |"
+    start = "| `gd_ssm.test` | interleaved |  |  | 3, 2 of 3 converged |"
     assert line.startswith(f"{start} {cards[0].num_parameters} | 15 | 0.210 ± 0.025 |")
 
 
@@ -256,7 +256,21 @@ def test_rate_and_study_of_a_training_are_those_of_its_card(checkpoint: Path) ->
     cards = of_seeds(card, 0.2, optimizer=tried, study="architectures/noisy-s5")
     (line,) = [line for line in leaderboard(cards).splitlines() if "gd_ssm.test" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert (cells[2], cells[-1]) == ("0.001 of 3", "architectures")
+    assert (cells[3], cells[-1]) == ("0.001 of 3", "architectures")
+
+
+@pytest.mark.parametrize(("positions", "said"), [("", ""), ("last", "query"), ("all", "all")])
+def test_where_the_loss_was_and_whether_episodes_grew_stands_in_the_line(
+    positions: str, said: str, checkpoint: Path
+) -> None:
+    card = read_card(checkpoint)
+    growing = {"dims": {"start": 1, "end": card.data["d_x"], "increment": 1, "every": 10}}
+    for curriculum, episodes in ((None, "64"), (growing, "64, growing")):
+        data = card.data | {"curriculum": curriculum}
+        (told,) = of_seeds(changed(card, data=data), 0.2, positions=positions)
+        (line,) = [line for line in leaderboard([told]).splitlines() if "gd_ssm.test" in line]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert (cells[2], cells[-3]) == (said, episodes)
 
 
 def test_what_is_written_by_hand_repeats_nothing_that_cards_say() -> None:

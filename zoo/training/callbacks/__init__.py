@@ -4,6 +4,7 @@ from zoo.training.callbacks.alignment import AlignmentMonitor
 from zoo.training.callbacks.board import Board
 from zoo.training.callbacks.convergence import Convergence
 from zoo.training.callbacks.figures import FigureMonitor
+from zoo.training.callbacks.layers import LayerMonitor
 from zoo.training.callbacks.progress import Progress
 from zoo.training.callbacks.rates import LearningRates
 from zoo.training.callbacks.references import ReferenceMonitor
@@ -17,6 +18,7 @@ __all__ = [
     "Board",
     "Convergence",
     "FigureMonitor",
+    "LayerMonitor",
     "LearningRates",
     "Progress",
     "ReferenceMonitor",

@@ -1,0 +1,68 @@
+"""The callback that says at every validation what layers and states know."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import zoo
+from datamodules import EpisodeSpec
+from studies.history import history
+from tests.test_configs import config_of
+from zoo.commands.train import train
+from zoo.evaluation.episodes import evaluation_episodes
+from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
+from zoo.references import create_reference
+from zoo.training.callbacks import layers
+
+SMALL = (
+    *("trainer=cpu", "data.d_x=4", "data.num_context=6", "batch_size=16", "eval_episodes=200"),
+    *("max_steps=20", "val_every=10", "checkpoint_tag=test", "~callbacks.figures"),
+)
+INSIDE = ("callbacks=inside", "callbacks.layers.num_to_fit=150", "callbacks.layers.num_to_score=50")
+
+
+def test_of_a_layer_that_is_one_step_it_says_so() -> None:
+    spec = EpisodeSpec(d_x=4, d_y=4, num_context=6)
+    episodes = evaluation_episodes(spec, 300)
+    fit, test = episodes.rows(0, 200), episodes.rows(200, 300)
+    model = zoo.create_model("gd_ssm", d_x=4, d_y=4)
+    assert isinstance(model, GDSSM)
+    construct_gradient_descent_(model, 0.7)
+    exact = zoo.create_solver("gradient_descent", d_x=4, d_y=4, step_size=0.7)
+    with torch.no_grad():
+        wrong = (exact.predict_query(test.x, test.y) - test.target[:, -1]).square().mean()
+    share = (wrong / test.target[:, -1].square().mean()).item()
+    assert layers._errors(model, test) == {"error_1": pytest.approx(share, rel=1e-4)}
+    found = layers._scores(model, create_reference("ridge", spec, {}), fit, test)
+    assert found.keys() == {"ridge_state_1", "B_state_1"}
+    assert found["B_state_1"] == pytest.approx(1, abs=1e-6)
+    assert found["ridge_state_1"] < 0.9
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_run_logs_every_layer_at_every_validation(seeds: int, tmp_path: Path) -> None:
+    sizes = ("recipe=delta_net", "model.num_layers=2", "model.d_model=8", "model.num_heads=2")
+    config = config_of(*sizes, *SMALL, *INSIDE, f"seeds={seeds}", f"run_dir={tmp_path}")
+    train(config, tmp_path, Console(quiet=True), [])
+    names = [f"error_{layer}" for layer in range(3)]
+    names += [f"{w}_{k}_{i}" for w in ("ridge", "B") for k in ("stream", "state") for i in (1, 2)]
+    for name in names:
+        found = history(tmp_path, f"layers/{name}")
+        assert list(found) == ([10, 20] if seeds == 1 else [])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("data=classification",), "where labels are values, got"),
+        (("callbacks.layers.num_to_fit=151",), "needs 201 validation episodes at a time, got 200"),
+    ],
+)
+def test_what_cannot_be_looked_into_is_refused(
+    overrides: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    config = config_of(*SMALL, *INSIDE, *overrides, f"run_dir={tmp_path}")
+    with pytest.raises(ValueError, match=said):
+        train(config, tmp_path, Console(quiet=True), [])

@@ -1,0 +1,99 @@
+"""What layers and states know, in the course of training."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from datamodules import EpisodeSpec
+from datamodules.episodes import Episodes
+from zoo.analysis.lens import errors_by_layer, lens
+from zoo.analysis.places import features, num_seen, weights
+from zoo.analysis.probes import probe_all
+from zoo.metrics.errors import half_squared_error
+from zoo.predictor import Predictor
+from zoo.references import create_reference
+from zoo.training.module import LitPredictor
+
+
+class LayerMonitor(pl.Callback):
+    """Logs the layer lens and the scores of probes at every validation.
+
+    | logged | what it is |
+    |---|---|
+    | `layers/error_l` | 0.5*MSE at the query after l layers, by the own readout, / that of zero |
+    | `layers/ridge_stream_l`, `layers/ridge_state_l` | R^2 of a linear probe, weights of ridge |
+    | `layers/B_stream_l`, `layers/B_state_l` | R^2 of a linear probe, B = sum x y^T |
+
+    Probes are fitted to the first validation episodes and scored on those that follow. Of several
+    seeds side by side nothing is logged.
+
+    Args:
+        num_to_fit: Episodes that probes are fitted to.
+        num_to_score: Episodes behind every number.
+    """
+
+    def __init__(self, num_to_fit: int = 500, num_to_score: int = 300) -> None:
+        self.num_to_fit, self.num_to_score = num_to_fit, num_to_score
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Episodes,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not isinstance(pl_module, LitPredictor) or batch_idx > 0:
+            return
+        spec: EpisodeSpec = trainer.datamodule.sampler.spec  # type: ignore[attr-defined]
+        if spec.output != "value":
+            raise ValueError(
+                f"layers are looked into where labels are values, got {spec.function.name}, whose "
+                f"labels are {spec.output}"
+            )
+        num = self.num_to_fit + self.num_to_score
+        if len(batch.x) < num:
+            raise ValueError(
+                f"callbacks.layers needs {num} validation episodes at a time, got {len(batch.x)}"
+            )
+        fit, test = batch.rows(0, self.num_to_fit), batch.rows(self.num_to_fit, num)
+        ridge = create_reference("ridge", spec, {})
+        found = _errors(pl_module.model, test) | _scores(pl_module.model, ridge, fit, test)
+        for name, value in found.items():
+            pl_module.log(
+                f"layers/{name}",
+                torch.tensor(value, device=batch.x.device),
+                batch_size=self.num_to_score,
+                on_epoch=True,
+                sync_dist=True,
+            )
+
+
+def _errors(model: Predictor, test: Episodes) -> dict[str, float]:
+    """The layer lens."""
+    target = test.target[:, -1]
+    zero = half_squared_error(torch.zeros_like(target), target).mean()
+    errors = errors_by_layer(lens(model), test.x, test.y, test.target)
+    return {f"error_{layer}": (e[:, -1].mean() / zero).item() for layer, e in errors.items()}
+
+
+def _scores(model: Predictor, ridge: Predictor, fit: Episodes, test: Episodes) -> dict[str, float]:
+    """What probes find."""
+    of_fit, of_test = (features(model, part.x, part.y) for part in (fit, test))
+    found = {}
+    for place in of_test:
+        num = num_seen(model, place, test.x.shape[1] - 1)
+        train = of_fit[place], _targets(ridge, fit, num)
+        scores = probe_all(train, (of_test[place], _targets(ridge, test, num)))
+        for name, score in scores.items():
+            found[f"{name}_{place.kind}_{place.layer}"] = score.r2.value
+    return found
+
+
+def _targets(ridge: Predictor, episodes: Episodes, num_examples: int) -> dict[str, Tensor]:
+    """What is looked for after so many examples."""
+    x, y = episodes.x[:, :num_examples], episodes.y[:, :num_examples]
+    return {"ridge": weights(ridge, x, y), "B": x.mT @ y}
