@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from studies.architectures.cells import Cell, deep, of_task, one_layer, with_curriculum
-from studies.architectures.measured import GRADIENT_DESCENT, LEFT_ZERO, ZERO, Measured
+from studies.architectures.measured import GRADIENT_DESCENT, ZERO, Measured
 from studies.claims import Claim, Found
 from studies.drawing import bars, draw_validations, log_ticks, new_figure
 from studies.measure import Runs
 from studies.plan import Effort, Training
 from studies.study import StudyFigure
+from zoo.analysis.plateaus import LEFT_ZERO
 from zoo.metrics.drawing import HOLLOW, MARKERS, Style, label_examples, marked, style_of
 from zoo.metrics.text import loss_label
 

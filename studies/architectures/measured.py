@@ -13,6 +13,7 @@ from studies.architectures.cells import Cell
 from studies.claims import Claim, OverSeeds, over_seeds
 from studies.history import history
 from studies.measure import of_each, over_runs, summaries, unfinished, validations
+from zoo.analysis.plateaus import LEFT_ZERO
 from zoo.evaluation.compare import NEGLIGIBLE
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import Summary
@@ -21,8 +22,6 @@ from zoo.metrics.text import loss_label, place_text, plain, share_text
 LOSS = "test/half_mse_query"
 ZERO, GRADIENT_DESCENT = "zero", "gradient_descent"
 ERROR = loss_label(LOSS, at_place=True)
-# Of the error of the zero predictor: what ends below that has left it.
-LEFT_ZERO = 0.95
 # Validations before the decay whose median stands for the loss there.
 LAST = 3
 # Of one step: a loss below that is below one step.

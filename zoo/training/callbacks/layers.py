@@ -36,6 +36,16 @@ class LayerMonitor(pl.Callback):
 
     def __init__(self, num_to_fit: int = 500, num_to_score: int = 300) -> None:
         self.num_to_fit, self.num_to_score = num_to_fit, num_to_score
+        self.ridge: Predictor | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        spec: EpisodeSpec = trainer.datamodule.sampler.spec  # type: ignore[attr-defined]
+        if spec.output != "value":
+            raise ValueError(
+                f"layers are looked into where labels are values, got {spec.function.name}, whose "
+                f"labels are {spec.output}"
+            )
+        self.ridge = create_reference("ridge", spec, {})
 
     def on_validation_batch_end(
         self,
@@ -48,19 +58,14 @@ class LayerMonitor(pl.Callback):
     ) -> None:
         if not isinstance(pl_module, LitPredictor) or batch_idx > 0:
             return
-        spec: EpisodeSpec = trainer.datamodule.sampler.spec  # type: ignore[attr-defined]
-        if spec.output != "value":
-            raise ValueError(
-                f"layers are looked into where labels are values, got {spec.function.name}, whose "
-                f"labels are {spec.output}"
-            )
+        assert self.ridge is not None
         num = self.num_to_fit + self.num_to_score
         if len(batch.x) < num:
             raise ValueError(
                 f"callbacks.layers needs {num} validation episodes at a time, got {len(batch.x)}"
             )
         fit, test = batch.rows(0, self.num_to_fit), batch.rows(self.num_to_fit, num)
-        ridge = create_reference("ridge", spec, {})
+        ridge = self.ridge.to(batch.x.device)
         found = _errors(pl_module.model, test) | _scores(pl_module.model, ridge, fit, test)
         for name, value in found.items():
             pl_module.log(
