@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,18 @@ def test_what_is_unknown_is_refused_in_one_line_without_torch_or_files(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert not [*here.iterdir()]
+
+
+def test_a_push_to_where_nobody_listens_ends_before_torch_is_imported(
+    instead_of_torch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        target = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = door("zoo", "push", "gd_ssm.linear", target, instead=instead_of_torch, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "cannot be reached: nobody listens there" in done.stderr
 
 
 @pytest.mark.parametrize(

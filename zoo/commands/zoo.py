@@ -19,9 +19,17 @@ from rich.progress import Progress as Bar
 
 from zoo.evaluation.tables import Grid
 from zoo.files import STAGING
+from zoo.hub.addresses import is_elsewhere
 from zoo.hub.card import Card, CheckpointError, MetricEntry, one_line
 from zoo.hub.directory import CARD, read_card
-from zoo.hub.download import Progress, cache_directory, download, remove_cached
+from zoo.hub.download import (
+    Progress,
+    cache_directory,
+    download,
+    index_at,
+    is_offline,
+    remove_cached,
+)
 from zoo.hub.find import (
     CHECKPOINTS,
     URL_VARIABLE,
@@ -277,6 +285,9 @@ def push_command(
     url: Url = None,
 ) -> None:
     """Copy a checkpoint to Hugging Face or elsewhere, and renew the index there."""
+    if is_elsewhere(target) and not is_offline():
+        index_at(target)  # a place that does not answer is named before torch is imported
+
     from zoo.hub.push import push
 
     with progress_bar(name) as report:
