@@ -1,5 +1,6 @@
 """The study of shipped models: what it measures is right on models whose algorithm is known."""
 
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from rich.console import Console
 
 import zoo
 from studies.claims import Claim, Found, over_seeds
-from studies.inside import figures, lenses, probing, shipped, states, writing
+from studies.inside import figures, lenses, plateaus, probing, shipped, states, writing
 from studies.inside.study import STUDY
 from studies.plan import Effort
 from studies.reproduction import reproduce
@@ -176,3 +177,36 @@ def test_the_figure_of_states_has_a_row_for_every_kind_of_episodes(
         states.DRIFT,
         states.WITH_OUTLIERS,
     ]
+
+
+def test_a_plateau_has_its_level_beside_zero_and_what_was_known_on_it(tmp_path: Path) -> None:
+    steps = range(50, 1_001, 50)
+    # At 1 until step 200, at 2 / 5 from 300 to 700, then falling. Zero is at 2.
+    losses = {step: 2.0 if step <= 200 else 0.8 if 300 <= step <= 700 else 1.4 for step in steps}
+    losses |= {step: 0.8 * 0.8 ** ((step - 700) // 50) for step in steps if step > 700}
+    table = tmp_path / "csv" / "version_0" / "metrics.csv"
+    table.parent.mkdir(parents=True)
+    ridge = "layers/ridge_state"
+    with table.open("w", newline="") as file:
+        columns = ["step", plateaus.ERROR, f"{plateaus.ERROR}/zero", f"{ridge}_1", f"{ridge}_2"]
+        rows = csv.writer(file)
+        rows.writerow(columns)
+        for step, loss in losses.items():
+            rows.writerow([step, loss, 2.0, step / 1_000, 0.25 if 300 <= step <= 700 else 0.0])
+    found = plateaus.stands({"plateaus-delta_net": [tmp_path]}, FEW)
+    at_zero, low, last = found.claims
+    assert [claim.quantity for claim in found.claims] == [
+        "delta_net, seed 0, steps 50 to 200: error / that of zero",
+        "delta_net, seed 0, steps 300 to 700: error / that of zero",
+        "delta_net, seed 0, the last step, 1,000: error / that of zero",
+    ]
+    assert [claim.measured.value for claim in found.claims] == pytest.approx(
+        [1.0, 0.4, 0.4 * 0.8**6], rel=1e-9
+    )
+    assert {claim.also["leaves zero at step"] for claim in found.claims} == {"250"}
+    assert [claim.also["R2 of ridge, state 1"] for claim in (at_zero, low, last)] == [
+        "0.125",
+        "0.5",
+        "1",
+    ]
+    assert low.also["R2 of ridge, state 2"] == "0.25"
