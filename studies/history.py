@@ -1,8 +1,27 @@
-"""How a number of a run went in the course of training."""
+"""What a run has left: its numbers at the end, and how one went in the course of training."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+from zoo.training.directory import METRICS
 from zoo.training.logged import logged_rows
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    """The numbers at the end of a run.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = run / METRICS
+    try:
+        content: Any = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no table of numbers")
+    except ValueError as error:  # no JSON, no text, or of something else
+        raise ValueError(f"{path} is damaged ({error}); delete it to measure again") from error
+    return content
 
 
 def history(run: Path, column: str) -> dict[int, float]:

@@ -1,6 +1,5 @@
 """What finished runs hold, and what else is measured of their models."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +14,7 @@ from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
 from datamodules.suites import Suite
 from studies.claims import Claim, MoreTraining, OverSeeds, compared, over_seeds
-from studies.history import history
+from studies.history import history, metrics_of
 from zoo.evaluation.compare import losses, scored_columns
 from zoo.evaluation.episodes import evaluation_batches
 from zoo.files import ROOT
@@ -29,20 +28,6 @@ WIDE = 0.1
 
 # Finished runs by the name of their training, one directory for each seed.
 Runs = Mapping[str, Sequence[Path]]
-
-
-def metrics_of(run: Path) -> dict[str, Any]:
-    """The numbers at the end of a run.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    path = run / "metrics.json"
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to measure again") from error
-    return content
 
 
 def of_each(runs: Sequence[Path], *path: str) -> list[Any]:

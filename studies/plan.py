@@ -1,9 +1,9 @@
 """Which runs a figure needs, and where they are kept."""
 
 import hashlib
-import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from studies.history import history
+from studies.history import history, metrics_of
 
 # Settings of a run that say which one it is and what it is called, not what is trained.
 NAMES = ("seed", "resume", "run_dir", "checkpoint_tag")
@@ -181,10 +181,13 @@ class Job(NamedTuple):
         )
 
     @property
-    def diverged(self) -> bool:
-        """Whether the process has ended, and a seed or all of them have no finite loss."""
-        over = (self.place / DIVERGED).exists() or (self.place / "metrics.json").exists()
-        return over and not self.finished
+    def diverged(self) -> tuple[int, ...]:
+        """The seeds that have no finite loss, as the process that has ended says."""
+        if (self.place / DIVERGED).exists():
+            return self.seeds
+        if self.finished or not (self.place / "metrics.json").exists():
+            return ()
+        return tuple(metrics_of(self.place).get("diverged", ()))
 
     @property
     def seconds(self) -> float:
@@ -211,11 +214,13 @@ class GivenUp(NamedTuple):
         jobs: What trained all seeds at it.
         diverged: How many of the seeds did.
         above: How many ended clearly above the error of the trial; zero where one has diverged.
+        ended: The mean error in validation that they ended with; None where one has diverged.
     """
 
     jobs: list[Job]
     diverged: int
     above: int
+    ended: float | None = None
 
 
 def overrides_of(training: Training, effort: Effort) -> tuple[str, ...]:
@@ -238,26 +243,17 @@ def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]
     """The jobs of a training, in the order in which they are done.
 
     The next are known once those before are finished: rates that are tried, then perhaps more of
-    them, then all seeds at the best, or where one of them diverged at the next best. Those of the
-    last stage are what is measured.
+    them, then all seeds at the best, or where one of them diverged at the next best, which may be
+    at the edge of those that were tried, so that more are. Those of the last stage are what is
+    measured.
 
     Runs are kept in `runs/NAME-KEY/seed_SEED`. The key is that of the whole configuration but the
     seed, so what was trained with other settings, or before a default changed, is not found.
 
     Needs Hydra initialised with the directory `configs`.
     """
-    overrides = overrides_of(training, effort)
-    if training.trial is not None:
-        errors: dict[float, float] = {}
-        rates = training.trial.rates
-        while rates:
-            job = _trial(training, training.trial, rates, effort, runs)
-            yield [job]
-            errors |= errors_of_rates(job)
-            rates = _beyond(errors, training.trial, effort)
-        best, _ = _settled(training, errors, effort, runs)
-        overrides = (*overrides, *_rates((best,)))
-    yield _seeds(training, overrides, effort, runs)
+    for jobs, _ in _stages(training, effort, runs):
+        yield jobs
 
 
 def rates_given_up(training: Training, effort: Effort, runs: Path) -> dict[float, GivenUp]:
@@ -265,30 +261,53 @@ def rates_given_up(training: Training, effort: Effort, runs: Path) -> dict[float
 
     Needs the trial of the training to have ended.
     """
-    errors = errors_of_trial(training, effort, runs)
-    return _settled(training, errors, effort, runs)[1] if errors else {}
+    *_, (_, given_up) = _stages(training, effort, runs)
+    return given_up
 
 
-def _settled(
-    training: Training, errors: Mapping[float, float], effort: Effort, runs: Path
-) -> tuple[float, dict[float, GivenUp]]:
-    """The best rate that need not be given up, or the last one left, and those before it."""
+def _stages(
+    training: Training, effort: Effort, runs: Path
+) -> Iterator[tuple[list[Job], dict[float, GivenUp]]]:
+    """The stages, each with the rates that have been given up by then.
+
+    Whoever walks through them again comes the same way: what is decided depends on nothing but
+    what had ended by then.
+    """
     overrides = overrides_of(training, effort)
-    left = {rate: error for rate, error in errors.items() if math.isfinite(error)}
+    trial = training.trial
+    if trial is None:
+        yield _seeds(training, overrides, effort, runs), {}
+        return
+    errors: dict[float, float] = {}
     given_up: dict[float, GivenUp] = {}
-    again = training.trial is not None and training.trial.must_hold
-    while len(left) > 1:
-        best = min(left, key=left.__getitem__)
-        jobs = _seeds(training, (*overrides, *_rates((best,))), effort, runs)
-        diverged = any(job.diverged for job in jobs)
-        above = 0 if diverged or not again else _num_above(left[best], jobs)
-        if not diverged and above <= len(run_dirs(jobs)) / 2:
-            break
-        again = again and diverged
-        lost = [run for run in run_dirs(jobs) if not (run / "metrics.json").exists()]
-        given_up[best] = GivenUp(jobs, len(lost) if diverged else 0, above)
-        del left[best]
-    return min(left, key=left.__getitem__), given_up
+    best, left, rates, must_hold = math.nan, set[float](), trial.rates, trial.must_hold
+    while True:
+        if rates:
+            job = _trial(training, trial, rates, effort, runs)
+            yield [job], given_up
+            errors |= errors_of_rates(job)
+        else:
+            jobs = _seeds(training, (*overrides, *_rates((best,))), effort, runs)
+            lost = _lost(jobs, errors[best] if must_hold else math.inf) if len(left) > 1 else None
+            if lost is None:
+                yield jobs, given_up
+                return
+            given_up[best] = lost
+            must_hold = must_hold and lost.diverged > 0
+        left = {rate for rate, e in errors.items() if math.isfinite(e)} - given_up.keys()
+        # Where all have diverged, one smaller than all may not.
+        best = min(left or errors, key=errors.__getitem__)
+        rates = _beyond(best, errors, trial, effort)
+
+
+def _lost(jobs: list[Job], error: float) -> GivenUp | None:
+    """Why a rate is given up whose error in the trial was this; None if it is not."""
+    diverged = sum(len(job.diverged) for job in jobs)
+    ended = [] if diverged else _ended(jobs)
+    above = sum(one > NEAR * error for one in ended)
+    if not diverged and above <= len(run_dirs(jobs)) / 2:
+        return None
+    return GivenUp(jobs, diverged, above, fmean(ended) if ended else None)
 
 
 def finished_jobs(training: Training, effort: Effort, runs: Path) -> list[Job] | None:
@@ -310,8 +329,15 @@ def errors_of_trial(training: Training, effort: Effort, runs: Path) -> dict[floa
 
 
 def errors_of_rates(job: Job) -> dict[float, float]:
-    """The mean error in validation at each rate of a finished job, infinite where it diverged."""
-    found = json.loads((job.place / "metrics.json").read_text())["rates"]
+    """The mean error in validation at each rate of a finished job, infinite where it diverged.
+
+    Raises:
+        ValueError: If its file is damaged or holds no such errors.
+    """
+    found = metrics_of(job.place).get("rates", {})
+    if not found.keys() & {f"{rate:g}" for rate in job.rates}:
+        path = shlex.quote(str(job.place))
+        raise ValueError(f"{path}/metrics.json has none of the rates tried: rm -r {path}")
     return {
         rate: fmean(seeds.values()) if (seeds := found.get(f"{rate:g}")) else math.inf
         for rate in job.rates
@@ -341,17 +367,17 @@ def _seeds(training: Training, overrides: tuple[str, ...], effort: Effort, runs:
     ]
 
 
-def _num_above(error: float, jobs: list[Job]) -> int:
-    """How many seeds of finished jobs ended clearly above an error, as far as is logged."""
+def _ended(jobs: list[Job]) -> list[float]:
+    """The last errors in validation of the seeds of finished jobs, as far as they are logged."""
     if not all(job.finished for job in jobs):
-        return 0
+        return []
     # Seeds that one process trained are logged beside each other.
     ended = [
         history(job.place, f"seed_{seed}/{VALIDATED}" if len(job.seeds) > 1 else VALIDATED)
         for job in jobs
         for seed in job.seeds
     ]
-    return sum(found[max(found)] > NEAR * error for found in ended if found)
+    return [found[max(found)] for found in ended if found]
 
 
 def _trial(
@@ -369,10 +395,11 @@ def _trial(
     return Job(training, overrides, config, directory, (TRIAL_SEED,), steps, rates, True)
 
 
-def _beyond(errors: dict[float, float], trial: Trial, effort: Effort) -> tuple[float, ...]:
-    """Two rates beyond the best of those that were tried, if that is at the edge."""
+def _beyond(
+    best: float, errors: Mapping[float, float], trial: Trial, effort: Effort
+) -> tuple[float, ...]:
+    """Two rates beyond the best, if that is at the edge of those that were tried."""
     rates = sorted(errors)
-    best = min(errors, key=errors.__getitem__)
     extended = (len(rates) - len(trial.rates)) / 2
     if effort.fewer_settings or extended >= MOST_EXTENSIONS:
         return ()

@@ -40,8 +40,8 @@ all seeds trained at the best. Where that was at the edge of the list, two more
 were tried; where a seed then diverged, all trained at the next best."""
 HELD = """ Where most seeds
 ended more than 10 % above the trial, which chance had favoured, all trained once more, at the next
-best."""
-BUT = " of those at which no seed diverged"
+best; the mean that they had ended with stands beside."""
+BUT = " of those that were not given up"
 LOST = "Those of a rate at which every seed diverged are not known. "
 
 
@@ -67,6 +67,7 @@ class TrainingRow(NamedTuple):
         zero_error: Of predicting zero in the same validation; None where that was not measured.
         given_up: Rates that were better in the trial, and how many seeds then diverged at each.
         fell_short: The same, and how many seeds then ended more than 10 % above that.
+        ended: The mean error in validation of the seeds at these; empty where it was not recorded.
     """
 
     name: str
@@ -86,6 +87,7 @@ class TrainingRow(NamedTuple):
     zero_error: float | None = None
     given_up: Mapping[str, int] = MappingProxyType({})
     fell_short: Mapping[str, int] = MappingProxyType({})
+    ended: Mapping[str, float] = MappingProxyType({})
 
 
 def rates_of(card: Card) -> list[float]:
@@ -157,6 +159,7 @@ def training_row(
         zero_error=zeros[max(zeros)] if zeros else None,
         given_up={f"{rate:g}": one.diverged for rate, one in given_up.items() if one.diverged},
         fell_short={f"{rate:g}": one.above for rate, one in given_up.items() if one.above},
+        ended={f"{rate:g}": one.ended for rate, one in given_up.items() if one.ended is not None},
     )
 
 
@@ -168,7 +171,7 @@ def text_of(rows: Iterable[TrainingRow]) -> str:
     lost, short = (any(getattr(row, name) for row in rows) for name in ("given_up", "fell_short"))
     return TABLE.format(
         tried=" ".join(kinds[kind] for kind in sorted(alone)) + (HELD if short else ""),
-        but=BUT if lost else "",
+        but=BUT if lost or short else "",
         lost=LOST if lost else "",
     )
 
@@ -219,6 +222,7 @@ def _of_rate(row: TrainingRow, rate: float, errors: Mapping[float, float | None]
         later = f"; then {row.given_up[name]} of {row.num_seeds} seeds diverged"
     if name in row.fell_short:
         later = f"; then {row.fell_short[name]} of {row.num_seeds} seeds ended above that"
+        later += f", mean {plain(row.ended[name], 3)}" if name in row.ended else ""
     return f" ({plain(error, 3)}{later})"
 
 

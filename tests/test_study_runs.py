@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,10 +110,17 @@ def pretend(best: float, done: list[Job] | None = None) -> Callable[[Job], None]
             directory.mkdir(parents=True, exist_ok=True)
             (directory / "metrics.json").write_text(json.dumps({"rates": rates}))
         for directory in job.run_dirs:
-            (directory / "checkpoint").mkdir()
+            (directory / "checkpoint").mkdir(exist_ok=True)
             (directory / "checkpoint" / "card.json").touch()
 
     return leave
+
+
+def lose_seed(job: Job, seed: int) -> None:
+    """Leaves what a process leaves in which a seed has diverged."""
+    (job.run_dirs[seed] / "metrics.json").unlink()
+    path = job.place / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"diverged": [seed]}))
 
 
 def weights(run_dir: Path) -> list[torch.Tensor]:
@@ -215,7 +223,7 @@ def test_where_a_seed_diverges_at_the_best_rate_all_train_at_the_next_best(tmp_p
     def lose(job: Job) -> None:
         leave(job)
         if "optim.lr=0.03" in job.overrides:
-            (job.run_dirs[1] / "metrics.json").unlink()
+            lose_seed(job, 1)
 
     run([TRIED], TINY, tmp_path, do=lose)
     rates = [word for job in done[1:] for word in job.overrides if word.startswith("optim.lr=")]
@@ -237,8 +245,50 @@ def test_where_every_seed_diverges_the_next_best_rate_is_trained_until_none_is_l
 
     with pytest.raises(TrainingFailed, match="tried 2 seeds: every seed has diverged"):
         run([TRIED], TINY, tmp_path, do=lose)
-    assert len(done) == 1 + len(GRID)
-    assert len(list(tmp_path.glob("*/diverged.txt"))) == len(GRID)
+    trials = [job for job in done if job.of_trial]
+    assert [job.rates for job in trials] == [GRID, (0.0033, 0.0011), (0.9, 2.7)]
+    assert len(done) == len(trials) + 8
+    assert len(list(tmp_path.glob("*/diverged.txt"))) == 8
+
+
+def test_where_the_next_best_rate_is_at_the_edge_more_are_tried(tmp_path: Path) -> None:
+    done: list[Job] = []
+    leave = pretend(0.02, done)
+
+    def lose(job: Job) -> None:
+        leave(job)
+        if "optim.lr=0.03" in job.overrides:
+            lose_seed(job, 1)
+
+    run([TRIED], TINY, tmp_path, do=lose)
+    tried = [job.rates or job.overrides[-2:] for job in done]
+    of_seeds = [[w for w in job.overrides if w.startswith("optim.lr=")] for job in done]
+    assert [job.of_trial for job in done] == [True, False, True, False], tried
+    assert done[2].rates == (0.0033, 0.0011)
+    assert [of_seeds[1], of_seeds[3]] == [["optim.lr=0.03"], ["optim.lr=0.01"]]
+
+
+def test_a_seed_whose_file_is_gone_is_measured_again_and_has_not_diverged(tmp_path: Path) -> None:
+    done: list[Job] = []
+    run([TRIED], TINY, tmp_path, do=pretend(0.05, done))
+    *_, last = done
+    for gone in (last.run_dirs[1] / "metrics.json", last.run_dirs[0] / "checkpoint" / "card.json"):
+        gone.unlink()
+        assert (last.finished, last.diverged) == (False, ())
+        assert rates_given_up(TRIED, TINY, tmp_path) == {}
+        again: list[Job] = []
+        run([TRIED], TINY, tmp_path, do=pretend(0.05, again))
+        assert again == [last]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", b"\xff", "{}", '{"rates": {"7": {"0": 1.0}}}'])
+def test_a_damaged_trial_is_refused_with_its_name(content: str | bytes, tmp_path: Path) -> None:
+    (job,) = next(stages(TRIED, TINY, tmp_path))
+    pretend(0.05)(job)
+    path = job.place / "metrics.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        run([TRIED], TINY, tmp_path)
 
 
 def test_trainings_share_a_trial(tmp_path: Path) -> None:
@@ -311,9 +361,9 @@ def row_of_trial(errors: list[float | None], best: float, **others: Any) -> Trai
             "0.03, edge, zero",
         ),
         (
-            row_of_trial([0.9, 0.8, 0.85, 0.5], 0.003, fell_short={"0.03": 2}),
+            row_of_trial([0.9, 0.8, 0.85, 0.5], 0.003, fell_short={"0.03": 2}, ended={"0.03": 0.7}),
             "0.001 (0.9), 0.003 (0.8), 0.01 (0.85), "
-            "0.03 (0.5; then 2 of 3 seeds ended above that); 75 steps",
+            "0.03 (0.5; then 2 of 3 seeds ended above that, mean 0.7); 75 steps",
             "0.003, close",
         ),
         (
@@ -330,7 +380,8 @@ def test_the_table_says_how_far_a_choice_of_the_rate_is_to_be_trusted(
     of_row = dict(zip(*(line.split(" | ") for line in table([row])[::2]), strict=True))
     assert of_row["rates tried"] == tried
     assert of_row["best"] == best
-    assert ("no seed diverged" in text_of([row])) == bool(row.given_up)
+    gone = {*row.given_up, *row.fell_short}
+    assert ("those that were not given up" in text_of([row])) == bool(gone)
     assert ("chance had favoured" in text_of([row])) == bool(row.fell_short)
 
 
@@ -350,10 +401,14 @@ def test_a_rate_that_was_best_by_luck_is_given_up_once(tmp_path: Path) -> None:
     run([training], effort, tmp_path)
     given_up = rates_given_up(training, effort, tmp_path)
     assert {rate: (one.diverged, one.above) for rate, one in given_up.items()} == {0.05: (0, 3)}
+    (at_best,) = given_up[0.05].jobs
+    ended = [history(at_best.place, f"seed_{k}/val/half_mse_query")[10] for k in (0, 1, 2)]
+    assert given_up[0.05].ended == pytest.approx(fmean(ended))
     (kept,) = finished_jobs(training, effort, tmp_path) or []
     assert "optim.lr=0.02" in kept.overrides  # though that did not hold either
     row = training_row([kept], [tried], given_up)
     assert (row.best_rate, row.fell_short, row.given_up) == (0.02, {"0.05": 3}, {})
+    assert row.ended == {"0.05": given_up[0.05].ended}
 
 
 def test_rates_given_up_stand_in_the_row_with_their_seeds_and_minutes(tmp_path: Path) -> None:
@@ -363,7 +418,7 @@ def test_rates_given_up_stand_in_the_row_with_their_seeds_and_minutes(tmp_path: 
     run([training], effort, tmp_path)
     *_, (lost,) = stages(training, effort, tmp_path)
     assert rates_given_up(training, effort, tmp_path) == {}
-    (lost.run_dirs[1] / "metrics.json").unlink()
+    lose_seed(lost, 1)
     run([training], effort, tmp_path)
     *trials, jobs = stages(training, effort, tmp_path)
     given_up = rates_given_up(training, effort, tmp_path)

@@ -2,7 +2,8 @@
 
 from studies.claims import Claim, Found, compared
 from studies.drawing import bars, new_figure
-from studies.measure import Runs, metrics_of, of_each
+from studies.history import metrics_of
+from studies.measure import Runs, of_each
 from studies.paper.more_steps import training as steps_training
 from studies.paper.one_step import BASE
 from studies.paper.sources import V2

@@ -4,11 +4,11 @@ from typing import Any
 
 from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import band, legend, new_figure, per_seed
+from studies.history import metrics_of
 from studies.measure import (
     Runs,
     against_gradient_descent,
     histories,
-    metrics_of,
     model_of,
     of_each,
     query_loss,

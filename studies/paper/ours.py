@@ -2,9 +2,9 @@
 
 from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import band, bars, legend, new_figure, per_seed
+from studies.history import metrics_of
 from studies.measure import (
     Runs,
-    metrics_of,
     of_each,
     query_loss,
     spec_of,

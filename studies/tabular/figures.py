@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from studies.claims import Claim, Found, OverSeeds
 from studies.drawing import new_figure
-from studies.measure import Runs, metrics_of
+from studies.history import metrics_of
+from studies.measure import Runs
 from studies.plan import Effort
 from studies.study import StudyFigure
 from studies.tabular.cells import CELLS, CLASSES, VALUES, trainings

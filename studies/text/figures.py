@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from studies.claims import Claim, Found, OverSeeds
 from studies.drawing import legend, new_figure
-from studies.history import history
-from studies.measure import Runs, metrics_of
+from studies.history import history, metrics_of
+from studies.measure import Runs
 from studies.plan import Effort, Training
 from zoo.hub.directory import read_card
 from zoo.metrics.drawing import style_of
