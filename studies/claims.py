@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from zoo.metrics.errors import interval_over_seeds
 
 Verdict = Literal["reproduced", "not reproduced", "not decided", "not judged", "ours"]
-# What more training does to a number, where a seed has not converged.
-MoreTraining = Literal["", "lowers", "raises"]
+# What more training does to a number, where a seed has not converged: `moves` where it may lower or
+# raise it.
+MoreTraining = Literal["", "lowers", "raises", "moves"]
 
 
 class OverSeeds(NamedTuple):
@@ -55,7 +56,7 @@ class Claim:
         high: The claim holds for nothing above it. Bounds are those of the ratio or the difference
             where there is one, else of the measured number. A claim without bounds is not judged.
         one_sided: Why there is one bound and not two; empty where there are two or none.
-        training: What more of it does to the judged number, where a seed has not converged; empty
+        training: What more of it may do to the judged number, where a seed has not converged; empty
             where all have.
         also: What else stands in its line of the table, by heading.
 
@@ -104,13 +105,15 @@ class Claim:
         if found.ci95 is None:
             return "not decided"
         lowest, highest = found.value - found.ci95, found.value + found.ci95
+        may_fall = self.training in ("lowers", "moves")
+        may_rise = self.training in ("raises", "moves")
         if low <= lowest and highest <= high:
-            ahead = {"lowers": self.low, "raises": self.high}.get(self.training)
-            return "reproduced" if ahead is None else "not decided"
+            leaves = (may_fall and self.low is not None) or (may_rise and self.high is not None)
+            return "not decided" if leaves else "reproduced"
         if highest < low:
-            return "not decided" if self.training == "raises" else "not reproduced"
+            return "not decided" if may_rise else "not reproduced"
         if high < lowest:
-            return "not decided" if self.training == "lowers" else "not reproduced"
+            return "not decided" if may_fall else "not reproduced"
         return "not decided"
 
     @property

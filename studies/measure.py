@@ -22,6 +22,7 @@ from zoo.hub.directory import read_card
 from zoo.metrics.errors import Summary, half_squared_error
 from zoo.predictor import Predictor
 from zoo.references import scoring_of
+from zoo.training.callbacks.convergence import verdict_of
 
 # Above this share of the mean a half-width hides what seeds do, so each of them is told.
 WIDE = 0.1
@@ -65,9 +66,14 @@ def over_runs(found: Sequence[Summary]) -> OverSeeds:
 
 
 def unfinished(runs: Sequence[Path], moves: MoreTraining) -> MoreTraining:
-    """What more training does to a number of these runs: nothing where all have converged."""
-    verdicts = set(of_each(runs, "convergence", "verdict"))
-    return "" if verdicts == {"converged"} else moves
+    """What more training does to a number of these runs: nothing where all have converged.
+
+    Where the loss of one rose, nobody knows.
+    """
+    falls = of_each(runs, "convergence", "fall")
+    unlike = [fall for fall in falls if verdict_of(fall) != "converged"]
+    rose = any(fall is not None and fall < 0 for fall in unlike)
+    return "moves" if rose else moves if unlike else ""
 
 
 def model_of(run: Path) -> Predictor:

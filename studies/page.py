@@ -199,15 +199,17 @@ def _section(study: Study, name: str, entry: dict[str, Any], directory: str) -> 
         for headings in dict.fromkeys(tuple(claim.also) for claim in members):
             lines += _table([claim for claim in members if tuple(claim.also) == headings])
     versions = ", ".join(f"{name} {' and '.join(all_)}" for name, all_ in made["versions"].items())
+    # Earlier results do not say on what machine they were made.
+    when = ", ".join([made["date"], *filter(None, [made.get("machine")]), versions])
     made_by = (
         f"`{made['command']}`; {_num_seeds(entry)}, {made['num_episodes']:,} test episodes, "
-        f"{made['training_s'] / 60:.1f} min of training on one thread; {made['date']}, {versions}; "
+        f"{made['training_s'] / 60:.1f} min of training on one thread; {when}; "
         f"trained by the code of {' and '.join(made['git_commits']) or 'no commit'}."
     )
     if entry.get("trainings") == []:  # shipped models are measured
         made_by = (
             f"`{made['command']}`; {_num_seeds(entry)}, {made['num_episodes']:,} test episodes; "
-            f"{made['date']}, {versions}."
+            f"{when}."
         )
     lines.append(wrapped(made_by))
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """A study from its trainings to its page."""
 
+import os
+import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,13 @@ from studies.trainings import seconds_of, seconds_of_lost, training_row
 from zoo.files import sole_writer, write_figure, write_json
 from zoo.hub.directory import read_card
 from zoo.terminal import StoppedBySignal
+
+
+def machine() -> str:
+    """What this process computes on: the graphics card by its name, else cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores of {platform.machine()}, no GPU"
 
 
 def reproduce(
@@ -175,6 +184,7 @@ def measured(
             "num_episodes": effort.num_episodes,
             "training_s": round(sum(map(seconds_of, cards)) + seconds_of_lost(lost), 1),
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": machine(),
             # Of the code that trained, which may be older than that which measures.
             "git_commits": sorted({card.git_commit[:10] for card in cards if card.git_commit}),
             "versions": {package: sorted(numbers) for package, numbers in versions.items()},

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from studies.claims import Claim, Found, compared, over_seeds
+from studies.claims import Claim, Found, MoreTraining, compared, over_seeds
 from studies.drawing import bars, draw_validations, legend, new_figure
 from studies.measure import Runs, of_each, unfinished
 from studies.plan import Effort, Training
@@ -90,6 +90,7 @@ def updated(runs: Runs, effort: Effort) -> Found:
             low=NEAR,
             one_sided="an order says nothing of how much more",
             by="difference",
+            training=found.of_difference(better.name, worse.name),
         )
         for worse, better in pairwise(IN_ORDER)
     ]
@@ -151,6 +152,14 @@ class _Measured:
 
     def ceiling_of(self, solver: str) -> Ceiling:
         return ceiling(solver, (), False, self.setting, self.effort.num_episodes)
+
+    def of_difference(self, more: str, less: str) -> MoreTraining:
+        """What more training may do to the accuracy of one layer above that of another."""
+        moves = {
+            unfinished(self.runs[more], "raises"),
+            unfinished(self.runs[less], "lowers"),
+        } - {""}
+        return "moves" if len(moves) > 1 else next(iter(moves), "")
 
     def claims(self, judged: bool = True) -> list[Claim]:
         """Each layer beside its algorithm."""
