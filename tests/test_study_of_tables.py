@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from studies.reproduction import reproduce
 from studies.runner import Runner
 from studies.study import Places, Study
 from studies.tabular import tables
-from studies.tabular.cells import CELLS, LAST, VALUES, trainings
-from studies.tabular.figures import FIGURES, VERDICT, on_tables
-from studies.tabular.scores import Scores, over_splits
+from studies.tabular.cells import CELLS, CLASSES, LAST, VALUES, trainings
+from studies.tabular.figures import FIGURES, VERDICT, behind, on_tables
+from studies.tabular.scores import WIDTH, Scores
 from studies.tabular.study import STUDY
 from tests.conftest import MakeCheckpoint
 from zoo.commands import train
+from zoo.estimators import MismatchWarning
 from zoo.files import CONFIGS
 from zoo.metrics.errors import interval_over_seeds
 
@@ -55,18 +57,22 @@ def runs(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> dict[str, list[Path
 
 def test_intervals_over_splits_are_wider_than_those_of_independent_numbers() -> None:
     values = [0.1, 0.3, 0.2, 0.4, 0.5, 0.2, 0.3, 0.1, 0.4, 0.2]
-    found, (mean, ci95) = over_splits(values), interval_over_seeds(values)
-    assert found.value == mean
-    # (1/10 + 0.2 / 0.8) in place of 1/10.
+    mean, ci95 = interval_over_seeds(values)
     assert ci95 is not None
-    assert found.ci95 == pytest.approx(ci95 * 3.5**0.5)
-    assert over_splits([0.5]).ci95 is None
+    # (1/10 + n_test / n_train) in place of 1/10; with 200 of 1,437 rows the test is the larger.
+    for num_rows, num_test, factor in ((353, 89, 1 + 890 / 353), (200, 360, 19)):
+        scores = Scores("digits", num_rows, num_test, 64, {}, {})
+        found = scores.over_splits(values)
+        assert found.value == mean
+        assert found.ci95 == pytest.approx(ci95 * factor**0.5)
+        assert scores.over_splits([0.5]).ci95 is None
 
 
 def test_solvers_on_real_values_are_as_good_as_the_common_method_on_the_same_rows() -> None:
     few, full = tables.measured(["diabetes"], {"ridge": "ridge"}, 3)
     assert [(s.table, s.num_columns) for s in (few, full)] == [("diabetes", 10)] * 2
     assert (few.num_rows, full.num_rows) == (200, 353)
+    assert few.num_test == full.num_test == 89
     for scores in (few, full):
         assert len({len(of_one) for of_one in scores.baselines.values()} | {3}) == 1
         assert scores.models["ridge"] == pytest.approx(scores.baselines["ridge"], abs=0.05)
@@ -76,10 +82,48 @@ def test_solvers_on_real_values_are_as_good_as_the_common_method_on_the_same_row
 
 def test_a_table_of_fewer_rows_than_a_context_is_measured_once() -> None:
     (scores,) = tables.measured(["iris"], {"solver": "logistic_regression"}, 2)
-    assert (scores.num_rows, scores.num_columns) == (120, 4)
+    assert (scores.num_rows, scores.num_test, scores.num_columns) == (120, 30, 4)
     for of_one in (*scores.baselines.values(), *scores.models.values()):
         assert len(of_one) == 2
         assert min(of_one) > 0.8
+
+
+@pytest.mark.filterwarnings("error")
+def test_common_methods_but_boosting_are_tuned_in_folds_of_what_they_fit() -> None:
+    strengths = np.logspace(-3, 3, 13)
+    neighbours = {"nearest neighbours": ("n_neighbors", [1, 3, 5, 10, 20])}
+    for name, first in (
+        ("iris", {"logistic regression": ("C", strengths)}),
+        ("diabetes", {"ridge": ("alpha", strengths)}),
+    ):
+        x, y = tables.LOADERS[name](return_X_y=True)
+        methods = tables.baselines(name)
+        assert methods.keys() == {*first, *neighbours, "gradient boosting"}
+        for method, (argument, values) in (first | neighbours).items():
+            search = methods[method].fit(x[::2], y[::2])
+            assert search.n_splits_ == 5
+            assert search.best_index_ == search.cv_results_["mean_test_score"].argmax()
+            tried = search.cv_results_[f"param_method__{argument}"].tolist()
+            assert sorted(tried) == pytest.approx(values)
+
+
+def test_pixels_are_centred_and_not_scaled_so_that_no_test_row_lies_far_out(
+    make_checkpoint: MakeCheckpoint,
+) -> None:
+    path = make_checkpoint("delta_net", d_x=WIDTH, d_y=10, d_model=8, num_heads=2, output="logits")
+    x, y = tables.LOADERS["digits"](return_X_y=True)
+    train, test = slice(0, 200), slice(200, None)
+    largest = {}
+    for name in ("digits", "wine"):  # as any other table, columns would be brought to variance one
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MismatchWarning)
+            fitted = tables.learner(name, path).fit(x[train], y[train])
+        *before, model = getattr(fitted, "named_steps", {"": fitted}).values()
+        inputs = x[test]
+        for step in before:
+            inputs = step.transform(inputs)
+        largest[name] = np.abs(model.scaling_(inputs)).max()
+    assert largest["digits"] < 8 < 20 < largest["wine"]
 
 
 def test_every_table_has_the_labels_that_its_figure_is_about() -> None:
@@ -90,19 +134,42 @@ def test_every_table_has_the_labels_that_its_figure_is_about() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_model_of_tables_takes_the_leading_components_of_more_columns_than_it_has(
+@pytest.mark.parametrize("name", tables.LOADERS)
+def test_no_table_is_unlike_the_episodes_of_training_but_for_its_rows(
+    name: str, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "baselines", lambda name: {})
+    values = name == tables.OF_VALUES
+    path = untrained(make_checkpoint, VALUES if values else CLASSES)
+    for scores in tables.measured([name], {"model": path}, 2):
+        assert len(scores.models["model"]) == 2
+        assert values or all(0 <= accuracy <= 1 for accuracy in scores.models["model"])
+
+
+def test_what_else_is_unlike_training_ends_the_study(
     make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "baselines", lambda classes: {})
-    path = make_checkpoint("delta_net", d_x=4, d_y=3, d_model=8, num_heads=2, output="logits")
+    monkeypatch.setattr(tables, "baselines", lambda name: {})
+    path = untrained(make_checkpoint, CLASSES, d_x=3)  # iris has four columns
+    (scores,) = tables.measured(["iris"], {"model": path}, 1)
+    assert len(scores.models["model"]) == 1
+    x, y = tables.load_iris(return_X_y=True)
+    monkeypatch.setitem(tables.LOADERS, "iris", lambda return_X_y: (x[:, :1].repeat(3, 1), y))
+    with pytest.raises(MismatchWarning, match="eigenvalues of the inputs"):
+        list(tables.measured(["iris"], {"model": path}, 1))
+
+
+def untrained(make_checkpoint: MakeCheckpoint, experiment: str, d_x: int = WIDTH) -> Path:
+    """A small model with a card that says it was trained as those of the study."""
+    classes = experiment == CLASSES
+    sizes = {"d_x": d_x, "d_y": 10 if classes else 1}
+    more = {"output": "logits"} if classes else {}
+    path = make_checkpoint("delta_net", **sizes, d_model=8, num_heads=2, **more)
     card = json.loads((path / "card.json").read_text())
-    function = {"name": "tabular_classification"}
-    data = {"d_x": 4, "d_y": 3, "num_context": 200, "inputs": {"name": "padded"}}
-    card["data"] = data | {"function": function}
+    data = {"num_context": 200, "inputs": {"name": "padded"}, "function": {"name": experiment}}
+    card["data"] = sizes | data
     (path / "card.json").write_text(json.dumps(card))
-    (scores,) = tables.measured(["wine"], {"model": path}, 2)
-    assert scores.num_columns == 13
-    assert all(0 <= accuracy <= 1 for accuracy in scores.models["model"])
+    return path
 
 
 def test_only_more_rows_than_in_training_are_passed_over_in_silence() -> None:
@@ -118,7 +185,7 @@ def test_models_stand_beside_the_best_common_method_and_are_said_to_be_behind(
     first, second = (cell.architecture for cell in CELLS[VALUES])
     common = {"ridge": [0.4, 0.5, 0.45], "nearest neighbours": [0.3, 0.3, 0.3]}
     models = {first: [0.1, 0.2, 0.16], second: [0.5, 0.48, 0.4]}
-    made_up = [Scores("diabetes", n, 64, common, models) for n in (200, 353)]
+    made_up = [Scores("diabetes", n, 89, 64, common, models) for n in (200, 353)]
     monkeypatch.setattr(tables, "measured", lambda *given: iter(made_up))
     found = on_tables(VALUES, runs, FEW)
     claims = {claim.quantity: claim for claim in found.claims}
@@ -137,8 +204,31 @@ def test_models_stand_beside_the_best_common_method_and_are_said_to_be_behind(
     assert as_in_training[first] == as_in_training[second] == 0.2
     assert as_in_training["ridge"] == 0.1
     assert "zero" not in as_in_training
-    (ax,) = found.figures["scores"][0].axes
+    figure, caption = found.figures["scores"]
+    assert caption.endswith(behind(made_up))
+    (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [*common, *models]
+
+
+def test_a_sentence_counts_the_tables_on_which_each_model_loses() -> None:
+    common = {"ridge": [0.4, 0.5, 0.45], "nearest neighbours": [0.3, 0.3, 0.3]}
+    near = [0.38, 0.5, 0.45]  # lower, within the interval
+    far = [0.1, 0.2, 0.15]
+    ahead = [0.6, 0.7, 0.65]
+    found = [
+        Scores("small", 150, 30, 5, common, {"first": far, "second": ahead}),
+        Scores("large", 200, 100, 5, common, {"first": near, "second": near}),
+        Scores("large", 400, 100, 5, common, {"first": ahead, "second": far}),
+    ]
+    lower, interval = "has a lower mean than the best common method on", "(the interval of the"
+    assert behind(found) == (
+        f"With all training rows, first {lower} 1 of 2 tables, and is behind {interval} difference "
+        f"leaves out zero) on 1; second {lower} 1 of 2 tables, and is behind {interval} difference "
+        f"leaves out zero) on 1. With at most 200, first {lower} 2 of 2 tables, and is behind "
+        f"{interval} difference leaves out zero) on 1; second {lower} 1 of 2 tables, and is behind "
+        f"{interval} difference leaves out zero) on 0."
+    )
+    assert "on 1 of 1 table," in behind(found[:1])
 
 
 def losses(claims: dict[str, Claim]) -> dict[str, float]:

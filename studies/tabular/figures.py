@@ -12,15 +12,13 @@ from studies.measure import Runs
 from studies.plan import Effort
 from studies.study import StudyFigure
 from studies.tabular.cells import CELLS, CLASSES, VALUES, trainings
-from studies.tabular.scores import Scores, over_splits
+from studies.tabular.scores import FEW_ROWS, WIDTH, Scores
 from zoo.metrics.drawing import BLUE, FAINT, GRAY, HOLLOW
 from zoo.metrics.text import loss_label
 
 TABLES = {VALUES: ("diabetes",), CLASSES: ("iris", "wine", "breast cancer", "digits")}
 SCORES = {VALUES: "R2", CLASSES: "accuracy"}
 LOSSES = {VALUES: "half_mse_all", CLASSES: "cross_entropy_all"}
-# Inputs that the models take.
-WIDTH = 20
 VERDICT = "the model is"
 # How much further down what fewer rows reach is drawn.
 BELOW = 0.25
@@ -51,14 +49,14 @@ def on_tables(experiment: str, runs: Runs, effort: Effort) -> Found:
     found = list(measured(tables(experiment, effort), models, num_splits(effort)))
     claims = [claim for scores in found for claim in _claims(scores, score)]
     claims += _on_episodes(experiment, runs)
-    caption = CAPTION.format(score=score, num=num_splits(effort))
+    caption = CAPTION.format(score=score, num=num_splits(effort), behind=behind(found))
     return Found({"scores": (_drawn(found, score), caption)}, claims)
 
 
 CAPTION = (
     "{score} on the test rows, a mean over {num} random splits with its 95 % interval: filled with "
     "all training rows of a split, hollow with 200 of them, where there are more. Common methods "
-    "stand above, models below the line."
+    "stand above, models below the line. {behind}"
 )
 FIGURES = {
     "a": StudyFigure("Values", partial(trainings, VALUES), partial(on_tables, VALUES)),
@@ -72,19 +70,21 @@ def _claims(scores: Scores, score: str) -> list[Claim]:
     of_best = scores.baselines[best]
     quantity = f"{score}, {scores.table}, {scores.num_rows:,} rows"
     claims = [
-        Claim(f"{quantity}, {name}", over_splits(values), also={"inputs": inputs, VERDICT: ""})
+        Claim(
+            f"{quantity}, {name}", scores.over_splits(values), also={"inputs": inputs, VERDICT: ""}
+        )
         for name, values in scores.baselines.items()
     ]
     if scores.num_columns > WIDTH:
         inputs = f"{WIDTH} components of {inputs}"
     for name, values in scores.models.items():
-        difference = over_splits([a - b for a, b in zip(values, of_best, strict=True)])
+        difference = scores.beside_best(name)
         claims.append(
             Claim(
                 f"{quantity}, {name}",
-                over_splits(values),
+                scores.over_splits(values),
                 reference=best,
-                reference_value=over_splits(of_best).value,
+                reference_value=scores.over_splits(of_best).value,
                 difference=difference,
                 also={"inputs": inputs, VERDICT: _verdict(difference)},
             )
@@ -97,6 +97,26 @@ def _verdict(difference: OverSeeds) -> str:
     if difference.ci95 is None or abs(difference.value) <= difference.ci95:
         return "not apart"
     return "ahead" if difference.value > 0 else "behind"
+
+
+def behind(found: Sequence[Scores]) -> str:
+    """On how many tables models do worse than the best common method, in words."""
+    of_all = {scores.table: scores for scores in found}.values()  # the last has all rows
+    of_few = [scores for scores in found if scores.num_rows <= FEW_ROWS]
+    sentences = []
+    for rows, counted in (("all training rows", of_all), (f"at most {FEW_ROWS}", of_few)):
+        parts = []
+        for model in found[0].models:
+            differences = [scores.beside_best(model) for scores in counted]
+            lower = sum(difference.value < 0 for difference in differences)
+            apart = sum(_verdict(difference) == "behind" for difference in differences)
+            tables = "1 table" if len(counted) == 1 else f"{len(counted)} tables"
+            parts.append(
+                f"{model} has a lower mean than the best common method on {lower} of {tables}, "
+                f"and is behind (the interval of the difference leaves out zero) on {apart}"
+            )
+        sentences.append(f"With {rows}, {'; '.join(parts)}.")
+    return " ".join(sentences)
 
 
 def _on_episodes(experiment: str, runs: Runs) -> list[Claim]:
@@ -124,7 +144,7 @@ def _drawn(found: Sequence[Scores], score: str) -> Figure:
     for ax, name in zip(axes, names, strict=True):
         of_table = [scores for scores in found if scores.table == name]
         for scores in of_table:
-            means = [over_splits(of_one) for of_one in _rows(scores).values()]
+            means = [scores.over_splits(of_one) for of_one in _rows(scores).values()]
             is_full = scores is of_table[-1]
             ax.errorbar(
                 [mean.value for mean in means],
