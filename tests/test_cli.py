@@ -290,18 +290,37 @@ def test_what_git_tracks_is_removed_by_force_alone_and_an_export_that_changes_it
     assert not (location / "gd_ssm.linear").exists()
 
 
-@pytest.mark.parametrize("command", [["list"], ["show", "gd_ssm.x"], ["download", "gd_ssm.x"]])
+@pytest.mark.parametrize("protocol", ["http", "hf"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list", "--url"],
+        ["show", "gd_ssm.x", "--url"],
+        ["download", "gd_ssm.x", "--url"],
+        ["push", "gd_ssm.x"],
+    ],
+)
 def test_a_refused_connection_is_one_line_at_once_and_leaves_nothing(
-    run: Run, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    command: list[str],
+    protocol: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    importlib.import_module("fsspec.implementations.http")  # takes its time on a busy machine
+    # What is imported takes its time on a busy machine.
+    importlib.import_module("fsspec.implementations.http")
+    if protocol == "hf":
+        hub = pytest.importorskip("huggingface_hub")
+        hub.HfFileSystem(skip_instance_cache=True)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"  # where nobody listens
-        for place in (url, url.replace("127.0.0.1", "localhost")):
+        for server in (url, url.replace("127.0.0.1", "localhost")):
+            if protocol == "hf":
+                monkeypatch.setattr(hub.constants, "ENDPOINT", server)
             start = time.monotonic()
-            code, output, errors = run(*command, "--url", place)
+            code, output, errors = run(*command, "hf://user/zoo" if protocol == "hf" else server)
             assert time.monotonic() - start < 2
             assert (code, output, errors.count("\n")) == (1, "", 1)
             assert "cannot be reached: nobody listens there" in errors

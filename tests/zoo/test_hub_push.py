@@ -1,5 +1,6 @@
 """Checkpoints to other places and back: local servers, file systems, repositories of commits."""
 
+import inspect
 import io
 import json
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry as file_systems
 from typer.testing import CliRunner
 
 import zoo
@@ -32,13 +34,17 @@ FILES = ["README.md", "card.json", "model.safetensors"]
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
-@pytest.fixture
-def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
-    directory = make_checkpoint()
+def listed(directory: Path) -> Path:
+    """A checkpoint with what an index says of it."""
     card = json.loads((directory / "card.json").read_text())
     card["data"]["function"] = {"name": "linear"}
     (directory / "card.json").write_text(json.dumps(card))
     return directory
+
+
+@pytest.fixture
+def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
+    return listed(make_checkpoint())
 
 
 @pytest.fixture
@@ -102,6 +108,22 @@ def test_what_is_there_is_replaced_on_demand_only(server: FileServer, checkpoint
     assert not any(request.startswith("PUT") for request in server.asked)
     push(checkpoint, server.url, replace=True)
     assert server.asked["PUT model.safetensors"] == 1
+
+
+@pytest.mark.parametrize("collection", [False, True])
+def test_a_replacement_that_breaks_off_is_seen_by_who_loads_and_mended_by_another_push(
+    server: FileServer, checkpoint: Path, make_checkpoint: MakeCheckpoint, collection: bool
+) -> None:
+    place = push(checkpoint, server.url, collection)
+    newer = listed(make_checkpoint())
+    server.refused["PUT card.json"] = 503
+    with pytest.raises(CheckpointError, match="the server answers with status 503"):
+        push(newer, server.url, replace=True)
+    with pytest.raises(CheckpointError, match="safetensors has sha256 .*, its card says .*: a wro"):
+        zoo.from_pretrained(place)
+    server.refused.clear()
+    push(newer, server.url, replace=True)
+    assert_same(zoo.from_pretrained(place), newer)
 
 
 @pytest.mark.parametrize(
@@ -221,13 +243,15 @@ class HuggingFace:
         self.repositories: dict[str, Repository] = {}
         self.reads = 0
 
+    def repo_exists(self, repo_id: str, repo_type: str | None) -> bool:
+        return repo_id in self.repositories
+
     def create_repo(self, repo_id: str, repo_type: str | None, exist_ok: bool) -> None:
         assert exist_ok
         if repo_id.startswith("somebody/"):
             raise PermissionError("403 Forbidden: you have no rights\nto create it")
-        if repo_id not in self.repositories:
-            self.repositories[repo_id] = Repository()
-            self.repositories[repo_id].commit({".gitattributes": b""})
+        self.repositories[repo_id] = Repository()
+        self.repositories[repo_id].commit({".gitattributes": b""})
 
     def repo_info(self, repo_id: str, repo_type: str | None, revision: str | None) -> Any:
         repository = self.repositories[repo_id]
@@ -250,6 +274,13 @@ class HuggingFace:
         repository.commit({one.path_in_repo: one.path_or_fileobj for one in operations}, branch)
 
 
+class CommitOperationAdd:
+    """A file of a commit."""
+
+    def __init__(self, path_in_repo: str, path_or_fileobj: bytes) -> None:
+        self.path_in_repo, self.path_or_fileobj = path_in_repo, path_or_fileobj
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> HuggingFace:
     hub = HuggingFace()
@@ -267,15 +298,20 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> HuggingFace:
             except KeyError:
                 raise FileNotFoundError(path) from None
 
-    class CommitOperationAdd:
-        def __init__(self, path_in_repo: str, path_or_fileobj: bytes) -> None:
-            self.path_in_repo, self.path_or_fileobj = path_in_repo, path_or_fileobj
-
     package: Any = ModuleType("huggingface_hub")
     package.HfApi, package.CommitOperationAdd = lambda: hub, CommitOperationAdd
     monkeypatch.setitem(sys.modules, "huggingface_hub", package)
-    fsspec.register_implementation("hf", HfFileSystem, clobber=True)
+    monkeypatch.setitem(file_systems, "hf", HfFileSystem)
     return hub
+
+
+def test_huggingface_hub_takes_what_its_double_takes() -> None:
+    real = pytest.importorskip("huggingface_hub")
+    for name in ("repo_exists", "create_repo", "repo_info", "create_commit"):
+        taken = inspect.signature(getattr(HuggingFace, name)).parameters
+        inspect.signature(getattr(real.HfApi, name)).bind(**dict.fromkeys(taken))
+    inspect.signature(real.CommitOperationAdd).bind("card.json", b"")
+    assert "sha" in inspect.get_annotations(real.ModelInfo)
 
 
 def test_a_repository_is_made_and_gets_one_commit(hub: HuggingFace, checkpoint: Path) -> None:
@@ -317,13 +353,16 @@ def test_a_commit_in_between_is_not_overwritten(
     [
         ("hf://somebody/zoo", "zoo cannot be written: PermissionError: 403 .* no rights$"),
         ("hf://user/zoo@nope", "zoo@nope cannot be written: ValueError: 404 Revision nope"),
+        ("hf://user/new@v1", "^hf://user/new@v1 names a revision, and user/new is not there yet"),
     ],
 )
-def test_a_repository_that_refuses_is_named(
+def test_a_repository_that_refuses_is_named_and_none_is_made(
     hub: HuggingFace, checkpoint: Path, target: str, message: str
 ) -> None:
+    hub.create_repo("user/zoo", None, exist_ok=True)
     with pytest.raises(CheckpointError, match=message):
         push(checkpoint, target)
+    assert [*hub.repositories] == ["user/zoo"]
 
 
 @pytest.fixture

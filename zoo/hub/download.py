@@ -382,13 +382,22 @@ def _chunks(address: str, max_bytes: int) -> Iterator[bytes]:
             if status < 500 and status not in (408, 429):
                 raise DownloadError(f"{address} is refused with status {status}") from None
             raise _Interrupted(f"is answered with status {status}") from None
-        if getattr(error, "errno", None) == errno.ECONNREFUSED:
+        if _is_refusal(error):
             raise DownloadError(f"{address} cannot be reached: nobody listens there") from None
         if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, ValueError)):
             raise DownloadError(f"{address} cannot be read: {cause}") from None
         if received < 0:
             raise _Interrupted(f"cannot be reached: {cause}") from None
         raise _Interrupted(f"was interrupted after {received} bytes: {cause}") from None
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether nobody listens there: httpx, for one, wraps what the system says in an error."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ECONNREFUSED:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _pieces(address: str, max_bytes: int) -> Iterator[bytes]:

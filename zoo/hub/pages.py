@@ -140,8 +140,8 @@ def _comparison(episodes: str, group: list[tuple[Card, IndexEntry]]) -> Comparis
 def model_card(card: Card, address: str = "") -> str:
     """The README.md of a checkpoint: its page, with the front matter that Hugging Face reads.
 
-    Tags are sorted, as huggingface_hub's mixins write them. Theirs are not among them: a model
-    here is no class that has `from_pretrained` from a mixin.
+    Tags are sorted, as huggingface_hub's mixins write them. Theirs are not among them: they say
+    that the class of a model inherits from such a mixin.
 
     Args:
         card: The card.

@@ -25,7 +25,8 @@ def push(directory: Path, target: str, collection: bool = False, replace: bool =
     in it that has its name, and a row in the index. Any other target becomes the checkpoint's own
     directory. A repository of Hugging Face gets one commit, which fails if another one came in
     between. Elsewhere the files appear together where the file system knows transactions, else one
-    by one, the weights before the card and the index last.
+    by one, the weights before the card and the index last. If that fails with `replace`, a card may
+    be left whose weights are others; loading says so, and another push mends it.
 
     Args:
         directory: Of the checkpoint.
@@ -66,7 +67,14 @@ def _push_to_hub(made: Checked, parts: HubAddress, collection: bool, replace: bo
         import huggingface_hub  # an extra
 
         api = huggingface_hub.HfApi()
-        api.create_repo(**where, exist_ok=True)
+        is_new = not api.repo_exists(**where)
+        if is_new and revision is not None:
+            raise UploadError(
+                f"{target} names a revision, and {parts.repository} is not there yet: push to it "
+                "without one, which makes it"
+            )
+        if is_new:
+            api.create_repo(**where, exist_ok=True)
         head = api.repo_info(**where, revision=revision).sha
     # What is there is read in the commit that the new one follows.
     seen = of_revision(str(parts._replace(revision="")), head)
@@ -102,7 +110,7 @@ def _push_here(
 
 def _of_checkpoint(made: Checked, address: str) -> dict[str, bytes]:
     readme = model_card(made.card, address).encode()
-    # Who finds a card finds the rest.
+    # Who finds a card in a new place finds the rest.
     return {WEIGHTS: made.weights, README: readme, CARD: made.data}
 
 
@@ -155,6 +163,8 @@ def _write(target: str, files: dict[str, bytes]) -> None:
 def _writing_to(target: str) -> Iterator[None]:
     try:
         yield
+    except UploadError:
+        raise
     except ImportError as error:
         raise UploadError(f"{target} needs another package: {error}") from None
     except Exception as error:  # every file system has errors of its own kinds
