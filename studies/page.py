@@ -23,10 +23,11 @@ WIDTH = 120  # of a line of prose
 
 READING = """\
 Every number is a mean over seeds, with half its 95 % interval (Student's t). A seed sets
-initialisation and training episodes; all are measured on the same test episodes, and so is the
-algorithm beside them. The intervals are over seeds alone: the scatter of the test episodes is in
-none of them, and on others all numbers of a task move. The card of a model has that interval. The
-scatter drops out of a ratio where both predict nearly the same. Closed forms stand beside.
+initialisation and training episodes; all seeds of a model are measured on the same test episodes,
+and so is the algorithm beside them. The intervals are over seeds alone: the scatter of the test
+episodes is in none of them, and on others all numbers of a task move. The card of a model has that
+interval. The scatter drops out of a ratio where both predict nearly the same. Closed forms stand
+beside.
 
 Claims are judged by the interval of the seeds' ratios or differences where there are any, else by
 that of the measured number. A claim is

@@ -154,14 +154,20 @@ def _by_submitit(
     import submitit
 
     executor = submitit.AutoExecutor(folder=jobs[0].directory.parent / "submitit")
-    executor.update_parameters(**runner.parameters)
+    try:
+        executor.update_parameters(**runner.parameters)
+    except (NameError, TypeError, AssertionError) as error:  # an unknown name, another type
+        raise ValueError(f"submitit: {first_line(error)}") from error
     waiting, running = list(jobs), list[tuple[Job, Any]]()
     cancelled = False
     with _passed_on() as signals:
         while running or (waiting and not signals):
             while waiting and not signals and len(running) < runner.side_by_side:
                 job = waiting.pop(0)
-                running.append((job, _submitted(executor, train, job)))
+                try:
+                    running.append((job, _submitted(executor, train, job)))
+                except (RuntimeError, OSError) as error:  # refused by the cluster: the others go on
+                    yield job, f"{job.name}: {first_line(error)}"
             if signals and executor.cluster == "slurm" and not cancelled:
                 cancelled = True
                 for _, of_cluster in running:

@@ -24,8 +24,7 @@ the least error in validation{but}; the errors stand in brackets, where they wer
 What a recurrence has of its own, such as a decay, trains at `optim.ssm_lr`, which is not on the
 list. *Edge* marks the smallest and the largest of the list, beyond which there may be a better one.
 *Close* says that the error at another rate is less than 10 % larger, so that another seed might
-have chosen that; *zero* that the least error is that of predicting zero, or less than 10 % below
-it: no rate had learned much by then, and the choice says little. *Minutes* are those of all rates
+have chosen that{zero}. *Minutes* are those of all rates
 and seeds together, on one thread; a trial that trainings share is in those of each.
 {lost}*Converged* are the seeds whose validation loss fell or rose by less than 2 % over the last
 third of the steps at a constant rate, before it decayed: see `docs/training.md`.
@@ -41,6 +40,8 @@ were tried; where a seed then diverged, all trained at the next best."""
 HELD = """ Where most seeds
 ended more than 10 % above the trial, which chance had favoured, all trained once more, at the next
 best; the mean that they had ended with stands beside."""
+AT_ZERO = """; *zero* that the least error is that of predicting zero, or less than 10 % below
+it: no rate had learned much by then, and the choice says little"""
 BUT = " of those that were not given up"
 LOST = "Those of a rate at which every seed diverged are not known. "
 
@@ -171,6 +172,7 @@ def text_of(rows: Iterable[TrainingRow]) -> str:
     lost, short = (any(getattr(row, name) for row in rows) for name in ("given_up", "fell_short"))
     return TABLE.format(
         tried=" ".join(kinds[kind] for kind in sorted(alone)) + (HELD if short else ""),
+        zero=AT_ZERO if any(row.zero_error is not None for row in rows) else "",
         but=BUT if lost or short else "",
         lost=LOST if lost else "",
     )

@@ -606,6 +606,39 @@ def test_a_job_that_its_cluster_ends_is_told_with_the_reason(tmp_path: Path) -> 
     assert finished_jobs(SHORT, ONE, tmp_path) is not None
 
 
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"slurm_partitin": "x"}, "submitit: Unknown argument 'partitin'"),
+        ({"timeout_min": "long"}, 'submitit: Parameter "timeout_min" expected type'),
+    ],
+)
+def test_what_submitit_does_not_take_is_refused(
+    parameters: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run([SHORT], ONE, tmp_path, Runner("submitit", 1, parameters))
+
+
+def test_a_job_that_is_not_taken_by_its_cluster_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from submitit import AutoExecutor
+
+    submit = AutoExecutor.submit
+
+    def refuse(self: Any, do: Any, to_do: Any, job: Job, k: int) -> Any:
+        if job.training.name == "refused":
+            raise RuntimeError("sbatch: error: invalid partition")
+        return submit(self, do, to_do, job, k)
+
+    monkeypatch.setattr(AutoExecutor, "submit", refuse)
+    refused = SHORT._replace(name="refused", max_steps=20)
+    with pytest.raises(TrainingFailed, match="^refused seed 0: sbatch: error: invalid partition$"):
+        run([refused, SHORT], ONE, tmp_path, Runner("submitit", 2, {"timeout_min": 10}))
+    assert finished_jobs(SHORT, ONE, tmp_path) is not None
+
+
 def test_a_seed_that_diverged_ends_the_plan_with_what_to_do(tmp_path: Path) -> None:
     wild = Training("wild", 10, 1.0, (*SMALL, "data.inputs.r=1e30"))
     effort = Effort(seeds=(0, 1), num_episodes=50)

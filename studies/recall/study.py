@@ -17,6 +17,8 @@ layer learns a decay, the forgetting of the algorithm is the best of six from 0.
 at the query, the only position that is scored. An answer is right if the nearest of the 64 values
 is that of the key.
 
+Sizes and steps are such that all of it can be trained on two cores within an hour or two.
+
 The last section says what is behind every number: the learning rates that were tried, the seeds,
 and whether the loss had stopped falling. The conclusions are about bare layers of this size on this
 task; deep models have convolutions and several layers, and may do otherwise.

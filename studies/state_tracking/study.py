@@ -21,6 +21,8 @@ In the names of trainings *signed* is [-1, 1] and *unsigned* is [0, 1].
 Scaled accuracy is 0 for guessing and 1 for all right. It is that of positions 41 to 160, which
 training does not reach; the figure has every position. Where a model has all right, its loss may go
 on falling towards zero: it has not converged by the rule below, and there is nothing left to learn.
+Where one that is said to fail has not converged, it might have learned later: *not decided*. All of
+it can be trained on two cores within half an hour.
 """
 
 JUDGED = """\
