@@ -217,9 +217,27 @@ def test_runs_in_which_a_study_tried_rates_are_no_rows_and_their_rates_count_as_
         [[0.001, 0.001], [0.01, 0.001], [0.1, 0.001]],
         [[0.03, 0.001]],
     ]
+    assert "rate chosen by the seeds shown" not in output
     for alone in (trial, trial.parent):
         assert "left out" not in (shown := table(alone)[1])
         assert "100 test episodes" in shown
+
+
+def test_a_rate_that_seeds_chose_where_a_study_had_trials_is_named_below(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    # Short of the trial at 0.01, so the study trained at 0.001 too and shows that.
+    tried = {"0.01": {"1000": 1.0}, "0.001": {"1000": 2.0}}
+    words = ("optim.lr=[0.01,0.001]", "seed=1000", "max_steps=7", "test_episodes=100")
+    make_run("two-rates-0123abcd/seed_1000", *words, errors={1000: 0.1}, rates=tried)
+    make_run("two-0123abcd", "optim.lr=0.01", errors={0: 0.2}, validation=2.5)
+    place = make_run("two-4567abcd", "optim.lr=0.001", errors={0: 0.3}, validation=2.6).parent
+    lines = [line for line in table(place)[1].splitlines() if line.startswith("rate chosen")]
+    assert lines == [
+        "rate chosen by the seeds shown: gd_ssm at 0.01, not at 0.001; the study goes by its "
+        "trials and may show another"
+    ]
+    assert "rate chosen" not in table(place, "--by", "optim.lr")[1]
 
 
 def test_rows_say_how_many_episodes_they_were_tested_on(
@@ -343,6 +361,28 @@ def test_files_hold_the_rows_of_the_table(
     rows = json.loads(table(place, "--json")[1])["rows"]
     assert rows[0]["numbers"]["test/ratio_to_zero"]["values"] == {"0": 1.5, "1": 2.25}
     assert table(place, "--json", "--csv")[0] == 1
+
+
+def test_files_have_no_interval_where_a_tail_is_heavy_and_say_what_it_carries(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    place = make_run("0", "seeds=2", errors={0: 0.5, 1: 0.75})
+
+    def found() -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        (row,) = csv.DictReader(io.StringIO(table(place, "--csv")[1]))
+        return row, json.loads(table(place, "--json")[1])["rows"][0]["numbers"]
+
+    row, numbers = found()
+    assert (row["ci95"] != "", row["worst_share"]) == (True, "0.01")
+    assert (row["ratio_ci95"] != "", row["ratio_worst_share"]) == (True, "")
+    metrics = place / "seed_1" / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"tail_share": 0.01', '"tail_share": 0.5'))
+    row, numbers = found()
+    assert (row["mean"], row["ci95"], row["worst_share"]) == ("0.625", "", "0.5")
+    assert row["ratio_ci95"] != ""
+    assert numbers["test/half_mse_query"]["ci95"] is None
+    assert numbers["test/half_mse_query"]["worst_share"] == 0.5
+    assert numbers["test/ratio_to_zero"]["ci95"] is not None
 
 
 def test_a_run_by_itself_is_a_table_of_one_row(make_run: MakeRun) -> None:

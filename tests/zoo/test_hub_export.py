@@ -230,14 +230,18 @@ def test_seeds_of_a_training_are_one_line_with_their_interval(checkpoint: Path) 
     assert line.startswith(f"{start} {cards[0].num_parameters} | 15 | 0.210 ± 0.025 |")
 
 
-def test_one_seed_of_several_or_of_several_rates_is_no_mere_measurement(checkpoint: Path) -> None:
+def test_a_training_of_one_seed_is_a_measurement_whatever_rates_were_tried(
+    checkpoint: Path,
+) -> None:
     card = read_card(checkpoint)
     tried = {"rates": {"0.001": {"0": 0.2}, "0.003": {"0": 0.3}}, "lr": 0.001}
+    schedule = {"convergence": {"verdict": "converged"}}
     for training, said in (
         ({}, "| 1, *measurement* |"),
         ({"num_seeds": 3}, "| 1 of 3 |"),
-        ({"optimizer": tried}, "| 1 |"),
-        ({"optimizer": {"rates": {"0.001": {"0": 0.2}}}}, "| 1, *measurement* |"),
+        ({"optimizer": tried}, "| 1, *measurement* |"),
+        ({"optimizer": tried, "num_seeds": 3}, "| 1 of 3 |"),
+        ({"schedule": schedule}, "| 1, *measurement*, converged |"),
     ):
         assert said in leaderboard(of_seeds(card, 0.2, **training))
 
@@ -250,13 +254,25 @@ def test_numbers_of_one_seed_are_marked_and_no_others(checkpoint: Path) -> None:
     assert "†" not in several
 
 
-def test_rate_and_study_of_a_training_are_those_of_its_card(checkpoint: Path) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"lr": 0.003}, "0.003 of 3"),
+        ({"lr": 0.001}, "0.001 of 3, edge"),
+        ({"lr": 0.01}, "0.01 of 3, edge"),
+        ({"lr": 0.003, "rates_fell_short": {"0.001": 2}}, "0.003 of 3, next best"),
+        ({"lr": 0.001, "rates_given_up": {"0.003": 1}}, "0.001 of 3, next best, edge"),
+    ],
+)
+def test_rate_and_study_of_a_training_are_those_of_its_card(
+    chosen: dict[str, Any], said: str, checkpoint: Path
+) -> None:
     card = read_card(checkpoint)
-    tried = {"rates": {"0.001": {"0": 0.2}, "0.003": {"0": 0.3}, "0.01": {}}, "lr": 0.001}
+    tried = {"rates": {"0.001": {"0": 0.2}, "0.003": {"0": 0.3}, "0.01": {}}} | chosen
     cards = of_seeds(card, 0.2, optimizer=tried, study="architectures/noisy-s5")
     (line,) = [line for line in leaderboard(cards).splitlines() if "gd_ssm.test" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert (cells[3], cells[-1]) == ("0.001 of 3", "architectures")
+    assert (cells[3], cells[-1]) == (said, "architectures")
 
 
 @pytest.mark.parametrize(("positions", "said"), [("", ""), ("last", "query"), ("all", "all")])
@@ -281,6 +297,13 @@ def test_what_is_written_by_hand_repeats_nothing_that_cards_say() -> None:
         assert not re.search(rf"\b{number:,}\b", by_hand)
 
 
+def test_trainings_that_are_shipped_without_some_of_their_seeds_are_named_by_hand() -> None:
+    by_hand = PAGE.read_text().partition(BEGIN)[0]
+    cards = [read_card(path.parent) for path in CHECKPOINTS.glob("*/card.json")]
+    parts = [c for c in by_training(cards) if 1 < len(c) < c[0].training.num_seeds]
+    assert [cards[0].name for cards in parts if f"`{cards[0].name}`" not in by_hand] == []
+
+
 def test_a_seed_of_another_training_stands_by_itself(checkpoint: Path) -> None:
     first, second, third = of_seeds(read_card(checkpoint), 0.2, 0.3, 0.4)
     other = changed(second, training=second.training.model_dump() | {"steps": 7})
@@ -299,6 +322,16 @@ def test_over_seeds_a_heavy_tail_has_the_range_of_all() -> None:
     found = over_seeds(entries)
     assert number_text(found) == "0.3 (heavy tail, 0.2 to 9)"
     assert (found.median, found.tail_share) == (pytest.approx(0.15), 0.5)
+
+
+def test_a_heavy_tail_has_the_error_of_each_seed_and_no_mean_of_them(checkpoint: Path) -> None:
+    heavy = {"ci95": None, "median": 0.1, "tail_share": 0.5, "lowest": 0.3, "highest": 9.0}
+    cards = [
+        changed(card, metrics={"test/half_mse_query": metric(value) | heavy})
+        for card, value in zip(of_seeds(read_card(checkpoint), 0, 0), (0.4, 0.6), strict=True)
+    ]
+    (line,) = [line for line in leaderboard(cards).splitlines() if "gd_ssm.test" in line]
+    assert "| by seed 0.4, 0.6 (heavy tail, 0.3 to 9) | 0.1 | 50.0 % |" in line
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def _shown(row: Row) -> dict[str, Any]:
 def _over_seeds(row: Row, name: str) -> str:
     """The mean of an error or ratio with its interval, or how far the seeds are apart."""
     values = [*row.values(name).values()]
-    return error_over_runs(*row.over_seeds(name), values, row.heavy) if values else "-"
+    return error_over_runs(*row.over_seeds(name), values, row.heavy(name)) if values else "-"
 
 
 def _rate_text(row: Row) -> str:
@@ -135,16 +135,24 @@ def notes_of(runs: Sequence[Run], rows: Sequence[Row], num_trials: int = 0) -> l
 
 
 def _notes_of_choice(row: Row) -> list[str]:
-    """That fewer seeds had a smaller error at another rate than the one that was kept."""
-    if not row.better:
-        return []
+    """Why another rate may be meant than the one that was kept."""
     settings = "".join(f" {name}={value}" for name, value in _shown(row).items())
-    error = plain(fmean(trial.validation or 0.0 for trial in row.better))
-    kept = "" if row.validation is None else f" to {plain(row.validation)}"
-    return [
-        f"fewer seeds, smaller error: {row.architecture}{settings} at {row.better[0].rate[0]:g}, "
-        f"{error}{kept} in validation, {len(row.better)} of {len(row.trials)} seeds"
-    ]
+    lines = []
+    if row.better:
+        error = plain(fmean(trial.validation or 0.0 for trial in row.better))
+        kept = "" if row.validation is None else f" to {plain(row.validation)}"
+        lines.append(
+            f"fewer seeds, smaller error: {row.architecture}{settings} at "
+            f"{row.better[0].rate[0]:g}, {error}{kept} in validation, {len(row.better)} of "
+            f"{len(row.trials)} seeds"
+        )
+    if row.beside_trials:
+        others = ", ".join(f"{lr:g}" for lr, _ in row.beside_trials)
+        lines.append(
+            f"rate chosen by the seeds shown: {row.architecture}{settings} at {row.rate[0]:g}, not "
+            f"at {others}; the study goes by its trials and may show another"
+        )
+    return lines
 
 
 def as_data(rows: Iterable[Row], runs: Iterable[Run]) -> dict[str, Any]:
@@ -178,21 +186,24 @@ def as_data(rows: Iterable[Row], runs: Iterable[Run]) -> dict[str, Any]:
 
 
 def _interval(row: Row, name: str) -> dict[str, float | None]:
+    """A mean over seeds, half its interval where the tail allows one, and what the tail carries."""
     mean, ci95 = row.over_seeds(name)
-    return {"mean": mean, "ci95": ci95}
+    ci95 = None if row.heavy(name) else ci95
+    return {"mean": mean, "ci95": ci95, "worst_share": row.worst_share(name)}
 
 
 def table_of(rows: Sequence[Row]) -> list[list[str]]:
     """Rows as the cells of a file, the first with the headings; settings have a column each."""
     settings = list(dict.fromkeys(name for row in rows for name in _shown(row)))
-    headings = ["architecture", *settings, "error", "mean", "ci95", "reference", "ratio"]
-    headings += ["ratio_ci95", "parameters", "seconds", "lr", "ssm_lr", "rates_tried"]
-    headings += ["validation", "seeds", "test_episodes"]
+    headings = ["architecture", *settings, "error", "mean", "ci95", "worst_share", "reference"]
+    headings += ["ratio", "ratio_ci95", "ratio_worst_share", "parameters", "seconds", "lr"]
+    headings += ["ssm_lr", "rates_tried", "validation", "seeds", "test_episodes"]
     lines = [headings]
     for row in rows:
         numbers: list[Any] = []
         for label, name in ((row.metric, row.metric), (row.reference, row.ratio)):
-            numbers += [label, *(row.over_seeds(name) if row.values(name) else (None, None))]
+            found = _interval(row, name) if row.values(name) else {}
+            numbers += [label, *(found.get(key) for key in ("mean", "ci95", "worst_share"))]
         numbers += [row.trials[0].num_parameters, row.seconds, *row.rate, len(row.tried)]
         numbers += [row.validation, len(row.trials), row.num_tests]
         cells = [row.architecture, *(_shown(row).get(name) for name in settings), *numbers]

@@ -8,12 +8,16 @@ from typing import NamedTuple
 from zoo.hub.card import CONVERGED, Card, MetricEntry, TrainingEntry, split_seed
 from zoo.hub.pages import Comparison, Row, comparisons, in_markdown, tail
 from zoo.metrics.errors import interval_over_seeds
-from zoo.metrics.text import error_over_runs, loss_label, number_text
+from zoo.metrics.text import error_over_runs, loss_label, number_text, plain
 
 # Beside numbers of a training whose interval says nothing of other seeds.
 ONE_SEED = "†"
 # Beside episodes that grew in the course of training.
 GROWING = ", growing"
+# Beside a rate that all seeds trained at after they had diverged at a better one, or fell short.
+NEXT_BEST = "next best"
+# Beside the smallest and the largest of the rates that were tried.
+EDGE = "edge"
 
 
 class Line(NamedTuple):
@@ -158,32 +162,40 @@ def _cells(line: Line) -> list[str]:
 
 
 def _number(entries: list[MetricEntry], one_seed: bool) -> str:
-    """The mean over seeds; of one the number of its episodes, with a mark."""
+    """The mean over seeds, each where a tail is heavy; of one that of its episodes, with a mark."""
     if not entries:
         return ""
     found = over_seeds(entries)
     if one_seed:
         return f"{number_text(found)} {ONE_SEED}"
-    if len(entries) == 1 or found.ci95 is None:
+    if len(entries) == 1:
         return number_text(found)
-    return error_over_runs(found.value, found.ci95, [entry.value for entry in entries])
+    seeds = [entry.value for entry in entries]
+    if found.lowest is None or found.highest is None:
+        return error_over_runs(found.value, found.ci95, seeds)
+    # A mean over seeds says nothing where few episodes decide the mean of each.
+    listed = ", ".join(plain(value, 2) for value in seeds)
+    return f"by seed {listed} (heavy tail, {plain(found.lowest, 2)} to {plain(found.highest, 2)})"
 
 
 def _rate(training: TrainingEntry) -> str:
-    """The learning rate, and among how many it was chosen, as far as the card says so."""
-    lr = training.optimizer.get("lr")
+    """The learning rate, and how it was chosen among others, as far as the card says so."""
+    lr, tried = training.optimizer.get("lr"), training.tried
     if not isinstance(lr, int | float):
         return ""
-    tried = len(training.tried.rates)
-    return f"{lr:g} of {tried}" if tried > 1 else f"{lr:g}"
+    if len(tried.rates) < 2:
+        return f"{lr:g}"
+    marks = [NEXT_BEST] if tried.rates_given_up or tried.rates_fell_short else []
+    marks += [EDGE] if lr in (min(tried.rates), max(tried.rates)) else []
+    return ", ".join([f"{lr:g} of {len(tried.rates)}", *marks])
 
 
 def _seeds(cards: list[Card]) -> str:
     """How many there are, of how many, how many had converged, and whether that is a comparison."""
     training, shown = cards[0].training, len(cards)
-    if shown == training.num_seeds == 1 and len(training.tried.rates) < 2:
-        return "1, *measurement*"
     text = str(shown) if shown >= training.num_seeds else f"{shown} of {training.num_seeds}"
+    if shown == training.num_seeds == 1:
+        text += ", *measurement*"
     verdicts = [v for card in cards if (v := card.training.verdict) not in (None, "unknown")]
     if verdicts:
         number = f"{verdicts.count(CONVERGED)} of {shown} converged"

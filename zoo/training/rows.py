@@ -35,6 +35,8 @@ class Row(NamedTuple):
         repeated: Runs that are left out, since there is a later one of the same seed and rate.
         better: The trials at a rate of less validation error, which fewer seeds had; often none.
         not_chosen: A run without validation errors, for which this is a row of one rate alone.
+        beside_trials: The other rates that seeds were tested at, where shorter runs had tried some:
+            who read those may have kept one of these.
     """
 
     architecture: str
@@ -47,6 +49,7 @@ class Row(NamedTuple):
     repeated: list[Path]
     better: Sequence[SeedAtRate] = ()
     not_chosen: Path | None = None
+    beside_trials: Sequence[Rate] = ()
 
     @property
     def ratio(self) -> str:
@@ -59,10 +62,16 @@ class Row(NamedTuple):
         tried = {lr for lr, _ in self.tried}
         return len(tried) > 1 and self.rate[0] in (min(tried), max(tried))
 
-    @property
-    def heavy(self) -> bool:
-        """Whether few episodes carry the error of a seed, so that means over seeds say little."""
-        return any(trial.tails.get(self.metric, 0.0) > HEAVY for trial in self.trials)
+    def worst_share(self, name: str) -> float | None:
+        """The share of a number that the worst 0.1 % of the episodes carry, the largest of a seed.
+
+        None for what is no error or ratio of errors.
+        """
+        return max((t.tails[name] for t in self.trials if name in t.tails), default=None)
+
+    def heavy(self, name: str) -> bool:
+        """Whether few episodes carry the number of a seed, so that means over seeds say little."""
+        return (self.worst_share(name) or 0.0) > HEAVY
 
     def values(self, name: str) -> dict[int, float]:
         """A number of every seed that has it, by seed."""
@@ -99,13 +108,15 @@ def rows_of(runs: Sequence[Run], by: str | None = None, trials: Sequence[Run] = 
     """What finished runs reached: a row for each architecture and group of settings.
 
     Runs that differ in seed or learning rate alone are one row, of the rate that leaves most seeds
-    and of those has the least mean validation error; the others are counted. Where one has no
-    validation errors to choose by, each rate is a row.
+    and of those has the least mean validation error; the others are counted. So the seeds that are
+    shown choose, also where trials by other seeds had chosen before. Where one has no validation
+    errors to choose by, each rate is a row.
 
     Args:
         runs: Of which those that are not finished count as tried rates alone.
         by: A setting that rows are told apart and sorted by. A learning rate is then not chosen.
-        trials: Shorter runs. The rates of those that are otherwise set like a row count as tried.
+        trials: Shorter runs. The rates of those that are otherwise set like a row count as tried;
+            their errors choose nothing.
 
     Raises:
         ValueError: If no run has the setting.
@@ -143,8 +154,8 @@ def _rows(
         by_rate.setdefault(trial.rate, []).append(trial)
     trained = [_trained(run) for run in members]
     over = [run for run in members if run.finished or run.diverged]
-    over += [run for run in trial_runs if run.finished and _trained(run) in trained]
-    tried = sorted({rate for run in over for rate in run.rates})
+    of_trials = [run for run in trial_runs if run.finished and _trained(run) in trained]
+    tried = sorted({rate for run in [*over, *of_trials] for rate in run.rates})
     architecture = members[0].architecture
     tested = {r: [t for t in of_rate if t.numbers] for r, of_rate in by_rate.items()}
     tested = {rate: of_rate for rate, of_rate in tested.items() if of_rate}
@@ -172,8 +183,20 @@ def _rows(
     best = min(tested, key=lambda rate: (-len(tested[rate]), known[rate]))
     least = min(known, key=known.__getitem__)
     better = by_rate[least] if known[least] < known[best] else []
-    names = _names_of(tested[best])
-    return [Row(architecture, settings, *names, best, tried, tested[best], repeated, better)]
+    others = sorted(rate for rate in tested if rate != best) if of_trials else []
+    return [
+        Row(
+            architecture,
+            settings,
+            *_names_of(tested[best]),
+            best,
+            tried,
+            tested[best],
+            repeated,
+            better,
+            beside_trials=others,
+        )
+    ]
 
 
 def _mean_validation(trials: Iterable[SeedAtRate]) -> float | None:
