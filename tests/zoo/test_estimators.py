@@ -23,6 +23,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import zoo
+from studies.tabular.cells import CELLS, CLASSES, SHIPS
 from tests.conftest import MakeCheckpoint
 from zoo.commands.train import train
 from zoo.estimators import InContextClassifier, InContextRegressor, MismatchWarning
@@ -57,6 +58,19 @@ def linear_rows(
 TOO_MANY = {"check_regressors_train": "wants R2 above 0.5 after 200 examples"}
 
 
+def of_tables() -> list[Any]:
+    """The models that the study of tables ships, as soon as it has."""
+    shipped = set(zoo.list_checkpoints())
+    return [
+        (InContextClassifier if experiment == CLASSES else InContextRegressor)(
+            SHIPS[cell.name].name, too_wide="project"
+        )
+        for experiment, cells in CELLS.items()
+        for cell in cells
+        if SHIPS[cell.name].name in shipped
+    ]
+
+
 @pytest.mark.filterwarnings(OUTSIDE)
 @pytest.mark.parametrize(
     ("estimator", "expected"),
@@ -66,6 +80,7 @@ TOO_MANY = {"check_regressors_train": "wants R2 above 0.5 after 200 examples"}
         (InContextRegressor(MESA, too_wide="project"), {}),
         (InContextRegressor("gd_ssm_deep.linear_noisy", too_wide="project"), TOO_MANY),
         (InContextClassifier("gd_ssm.classification"), {}),
+        *((estimator, {}) for estimator in of_tables()),
     ],
     ids=str,
 )
@@ -184,6 +199,10 @@ def test_projection_keeps_the_leading_components() -> None:
         assert np.abs(np.diag(left.T @ z / np.linalg.norm(z, axis=0))) == pytest.approx(1)
     z = input_scaling(x, "whiten", 1.0, width=2)(x)
     assert z.T @ z / 300 == pytest.approx(np.eye(2))
+    z = input_scaling(x, "standard", 0.25, width=2)(x)
+    variances = np.square(np.linalg.svd(standard)[1][:2])
+    assert z.T @ z / 300 == pytest.approx(0.5 * np.diag(variances / variances.sum()))
+    assert not input_scaling(np.ones((9, 3)), "standard", 1.0, width=2)(x[:, :3]).any()
 
 
 def test_scaled_labels_come_back() -> None:
@@ -346,6 +365,36 @@ def test_columns_that_go_together_are_outside_unless_they_are_whitened() -> None
     InContextRegressor(MESA, scaling="whiten", on_mismatch="raise").fit(x, y)
 
 
+def test_columns_that_follow_from_others_have_an_eigenvalue_of_zero() -> None:
+    x, y = linear_rows(16, 7)
+    pair = (x[:, :1] > 100).astype(float)  # town A or B, one-hot
+    x = np.column_stack([x[:, 1:], pair, 1 - pair])
+    with pytest.warns(MismatchWarning, match=r"eigenvalues of the inputs 0 to 1, in training 0\.0"):
+        InContextRegressor(MESA).fit(x, y)
+
+
+def test_warnings_name_the_line_of_the_user() -> None:
+    x, y = linear_rows(40, 8)
+    wild = InContextRegressor("gradient_descent", arguments={"step_size": 1e30, "num_steps": 1})
+    wild.fit(x, y)
+    stream = InContextRegressor(MESA).partial_fit(x[:16], y[:16])
+    labels = y > y.mean()
+    classes = InContextClassifier("gd_ssm.classification")
+    for call in (
+        lambda: InContextRegressor(MESA).fit(x, y),
+        lambda: InContextRegressor(MESA).partial_fit(x, y),
+        lambda: stream.partial_fit(x[16:], y[16:]),
+        lambda: wild.predict(x),
+        lambda: wild.score(x, y),
+        lambda: make_pipeline(StandardScaler(), InContextRegressor(MESA)).fit(x, y),
+        lambda: classes.fit(x[:, :3], labels),
+        lambda: clone(classes).partial_fit(x[:, :3], labels, classes=[False, True]),
+    ):
+        with pytest.warns(MismatchWarning) as caught:
+            call()
+        assert {Path(warning.filename) for warning in caught} == {Path(__file__)}
+
+
 def test_a_refused_fit_leaves_nothing_of_an_earlier_one() -> None:
     x, y = linear_rows(16, 8)
     estimator = InContextRegressor(MESA, on_mismatch="raise").fit(x, y)
@@ -443,6 +492,60 @@ def test_a_stream_warns_once_it_is_longer_than_contexts_of_training() -> None:
     with pytest.raises(ValueError, match="17 examples, in training at most 16"):
         stream.partial_fit(x[16:17], y[16:17])
     assert stream.num_examples_ == 16
+
+
+def test_later_rows_of_a_stream_are_held_against_the_card_with_those_before() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(16, 8))
+    y = x @ generator.normal(size=8)
+    stream = InContextRegressor(MESA, scaling=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream.partial_fit(x[:8], y[:8]).partial_fit(x[8:12], y[8:12])
+    assert stream.input_square_ == pytest.approx(np.square(x[:12]).mean())
+    assert stream.label_square_ == pytest.approx(np.square(y[:12]).mean())
+    strict = clone(stream).set_params(on_mismatch="raise").partial_fit(x[:12], y[:12])
+    for rows, labels, text in (
+        (1e3 * x[12:], y[12:], r"mean square of the inputs .*e\+05, in training 0\."),
+        (x[12:], 1e3 * y[12:], r"mean square of the labels .*e\+0[56], in training \d"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            strict.partial_fit(rows, labels)
+    assert strict.num_examples_ == 12
+    assert strict.input_square_ == pytest.approx(stream.input_square_)
+    strict.partial_fit(x[12:], y[12:])  # refused rows are not counted
+    with pytest.warns(MismatchWarning, match="mean square of the inputs"):
+        stream.partial_fit(1e3 * x[12:14], y[12:14])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream.partial_fit(1e3 * x[14:], y[14:])  # said once
+
+
+def test_a_scaling_of_few_rows_makes_later_ones_larger_and_a_stream_says_so() -> None:
+    x, y = linear_rows(10_016, 8)
+    stream = InContextRegressor(MESA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream.partial_fit(x[:16], y[:16])
+    assert stream.input_square_ == pytest.approx(1)
+    with pytest.warns(MismatchWarning, match="mean square of the inputs 3.24, in tr"):
+        stream.partial_fit(x[16:], y[16:])
+    # (n + 1) / (n - d_x - 2) of normal rows, in the mean over the first n.
+    found = []
+    for start in range(0, 8_000, 40):
+        scaling = input_scaling(x[start : start + 40], "whiten", 1.0)
+        found.append(np.square(scaling(x[start + 40 : start + 2_040])).mean())
+    assert np.mean(found) == pytest.approx(41 / 30, rel=0.02)
+
+
+@pytest.mark.filterwarnings(OUTSIDE)
+def test_a_saved_stream_is_held_against_what_it_was_before(tmp_path: Path) -> None:
+    x, y = linear_rows(40, 8)
+    stream = InContextRegressor(MESA).partial_fit(x[:16], y[:16]).partial_fit(x[16:], y[16:])
+    stream.save(tmp_path / "fitted")
+    loaded = InContextRegressor.load(tmp_path / "fitted")
+    for name in ("num_first_", "num_examples_", "input_square_", "label_square_", "conditions_"):
+        assert getattr(loaded, name) == getattr(stream, name)
 
 
 # Classes.

@@ -1,6 +1,8 @@
 """What both estimators share: `fit` observes a context, `predict` asks queries."""
 
+import inspect
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -33,6 +35,8 @@ from zoo.predictor import ABSURD, Predictor
 # Rows that are observed at once, and numbers of states that are asked at once.
 OBSERVED_ROWS = 1024
 ASKED_NUMBERS = 2**22
+# Modules whose lines no warning names.
+INNER = re.compile(r"(zoo\.estimators|sklearn|joblib)(\.|$)")
 CHOICES = {"too_wide": ("raise", "project"), "on_mismatch": ("warn", "raise")}
 
 
@@ -88,7 +92,10 @@ class InContextEstimator(BaseEstimator):
             num_columns=self.n_features_in_,
             columns=None if names is None else names.tolist(),
             num_labels=self.num_labels_,
+            num_first=self.num_first_,
             num_examples=self.num_examples_,
+            input_square=self.input_square_,
+            label_square=self.label_square_,
             **self._saved_labels(),
         )
         write_saved(path, saved, self.state_, self.scaling_, self.label_scaling_)
@@ -129,14 +136,17 @@ class InContextEstimator(BaseEstimator):
         estimator.label_scaling_ = affine_of("label_scaling", tensors, saved.num_labels, path)
         estimator.arguments_ = saved.fitted_arguments
         estimator.num_labels_ = saved.num_labels
+        estimator.num_first_ = saved.num_first
         estimator.num_examples_ = saved.num_examples
+        estimator.input_square_ = saved.input_square
+        estimator.label_square_ = saved.label_square
         estimator._set_saved_labels(saved)
         model = find_predictor(given, device)
         if model is None:
             width = len(estimator.scaling_.offset)
             arguments = saved.fitted_arguments or {}
             model = create_solver(given, width, saved.num_labels, arguments, device)
-        estimator._take(model, saved.num_examples)
+        estimator._take(model, saved.num_first)
         estimator.state_ = state_of(estimator.predictor_, tensors, saved.fingerprint, path)
         return estimator
 
@@ -170,10 +180,13 @@ class InContextEstimator(BaseEstimator):
     def _partial_fit(self, x: Numbers, y: Numbers) -> Self:
         """Goes on with a context, or begins one whose scaling stays."""
         if self.__sklearn_is_fitted__():
-            if self.conditions_ is not None and not self.conditions_.too_many(self.num_examples_):
-                self._report(self.conditions_.too_many(self.num_examples_ + len(x)))
-            self._check_length(self.num_examples_ + len(x))
-            self._observe(self._scaled(x), self.label_scaling_(y))
+            x, y = self._scaled(x), self.label_scaling_(y)
+            num_examples = self.num_examples_ + len(x)
+            before = self._outside(self.num_examples_, self.input_square_, self.label_square_)
+            found = self._outside(num_examples, *self._squares_with(x, y))
+            self._report([text for what, text in found.items() if what not in before])
+            self._check_length(num_examples)
+            self._observe(x, y)
             return self
         if is_kind(self.scaling) and len(x) < 2 * x.shape[1]:
             raise ValueError(
@@ -230,7 +243,9 @@ class InContextEstimator(BaseEstimator):
             model = create_solver(self.predictor, *sizes, self.arguments_, self.device)
             self._take(model, len(x))
         self._check_length(len(x))
+        self.num_first_ = len(x)
         self.num_examples_ = 0
+        self.input_square_ = self.label_square_ = 0.0
         device, _ = place_of(self.predictor_, self.device)
         self.state_ = self.predictor_.init_state(self._num_episodes(), device=device)
         self._observe(x, y)
@@ -308,7 +323,24 @@ class InContextEstimator(BaseEstimator):
                 rows = slice(start, start + OBSERVED_ROWS)
                 state = self.predictor_.observe(state, inputs[:, rows], labels[:, rows])
         self.state_ = state
+        self.input_square_, self.label_square_ = self._squares_with(x, y)
         self.num_examples_ += len(x)
+
+    def _squares_with(self, x: Numbers, y: Numbers) -> tuple[float, float]:
+        """Mean squares of inputs and labels over the rows observed and further scaled ones."""
+        share = len(x) / (self.num_examples_ + len(x))
+        of_inputs = share * float(np.square(x).mean()) + (1 - share) * self.input_square_
+        of_labels = share * float(np.square(y).mean()) + (1 - share) * self.label_square_
+        return of_inputs, of_labels
+
+    def _outside(
+        self, num_examples: int, input_square: float, label_square: float
+    ) -> dict[str, str]:
+        """What of a stream was not so in training, by what it is about."""
+        if self.conditions_ is None:
+            return {}
+        of_labels = None if self.output == "logits" else label_square
+        return self.conditions_.outside(num_examples, input_square, of_labels)
 
     def _answers(self, X: Any) -> Numbers:
         """What the predictor says of queries, (num_rows, num_labels), scaled as labels are."""
@@ -337,7 +369,18 @@ class InContextEstimator(BaseEstimator):
         text = f"{name_of(self.predictor)}: {'; '.join(found)}"
         if self.on_mismatch == "raise":
             raise ValueError(text)
-        warnings.warn(text, MismatchWarning, stacklevel=4)
+        warnings.warn(text, MismatchWarning, stacklevel=_level_of_caller())
+
+
+def _level_of_caller() -> int:
+    """How many calls up from the one that asks the first line outside of estimators lies.
+
+    Those of scikit-learn, such as pipelines and `score`, are passed over as well.
+    """
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and INNER.match(frame.f_globals["__name__"]):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _mapped(scaling: Any, x: Numbers) -> Numbers:

@@ -37,8 +37,12 @@ class InContextClassifier(ClassifierMixin, InContextEstimator):
         state_: Its streaming state after all examples.
         arguments_: Those of the solver, None for models.
         scaling_: What maps the inputs.
-        conditions_: What the model was trained on, None where no card says it.
+        conditions_: What the model was trained on, in contexts of `num_first_` rows; None where no
+            card says it.
+        num_first_: Rows of `fit`, or of the first `partial_fit`.
         num_examples_: Rows observed.
+        input_square_: Mean square of their inputs, scaled.
+        label_square_: The same of their labels.
         n_features_in_: Columns of X.
     """
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.stream import EVAL_SEED, Generators
+from zoo.estimators.scaling import RANK_TOLERANCE
 from zoo.hub.card import Card
 
 # Episodes that are looked at: with long contexts fewer, at least a hundred.
@@ -76,7 +77,8 @@ class Conditions(NamedTuple):
             y: Labels as the model sees them, without padding, (num_rows, num_labels).
             classes: Whether labels are classes; their scale is always the same.
         """
-        found = self.too_many(len(x))
+        label_square = None if classes else y.square().mean().item()
+        found = [*self.outside(len(x), x.square().mean().item(), label_square).values()]
         if not self.num_inputs.holds(x.shape[1], x.shape[1]):
             found.append(f"{x.shape[1]} inputs, in training {self.num_inputs}")
         # A model of d_y labels predicts more of them d_y at a time.
@@ -84,26 +86,37 @@ class Conditions(NamedTuple):
         if not self.num_labels.holds(num_labels, num_labels):
             what = "classes" if classes else "labels"
             found.append(f"{num_labels:.0f} {what}, in training {self.num_labels}")
-        squares = {"inputs": (x, self.input_square)}
-        if not classes:
-            squares["labels"] = y, self.label_square
-        for what, (values, trained) in squares.items():
-            square = values.square().mean().item()
-            if not trained.holds(square, square):
-                found.append(f"mean square of the {what} {square:.3g}, in training {trained}")
         eigenvalues = torch.linalg.eigvalsh(_second_moments(x))
         low, high = eigenvalues[0].item(), eigenvalues[-1].item()
+        if low < RANK_TOLERANCE * high:  # zero, but for rounding
+            low = 0.0
         if not self.eigenvalues.holds(low, high):
             found.append(
                 f"eigenvalues of the inputs {Interval(low, high)}, in training {self.eigenvalues}"
             )
         return found
 
-    def too_many(self, num_examples: int) -> list[str]:
-        """The same of a number of examples alone."""
-        if num_examples <= self.num_context:
-            return []
-        return [f"{num_examples} examples, in training at most {self.num_context}"]
+    def outside(
+        self, num_examples: int, input_square: float, label_square: float | None
+    ) -> dict[str, str]:
+        """The same of what is known of all rows of a stream, by what it is about.
+
+        Args:
+            num_examples: Rows of the context.
+            input_square: Mean over them of x_p^2, of the coordinates in use.
+            label_square: The same of y_q^2; None where labels are classes.
+        """
+        found = {}
+        if num_examples > self.num_context:
+            found["examples"] = f"{num_examples} examples, in training at most {self.num_context}"
+        squares = {
+            "inputs": (input_square, self.input_square),
+            "labels": (label_square, self.label_square),
+        }
+        for what, (square, trained) in squares.items():
+            if square is not None and not trained.holds(square, square):
+                found[what] = f"mean square of the {what} {square:.3g}, in training {trained}"
+        return found
 
 
 def conditions_of(card: Card, num_examples: int) -> Conditions:

@@ -27,6 +27,7 @@ from zoo.hub.states import read_tensors, tensors_of
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 10_000_000
+Square = Annotated[float, Field(ge=0)]
 
 
 class Saved(Plain):
@@ -45,7 +46,10 @@ class Saved(Plain):
         num_columns: Of X.
         columns: Their names.
         num_labels: Of y, or classes.
+        num_first: Rows of `fit`, or of the first `partial_fit`.
         num_examples: That were observed.
+        input_square: Mean square of their inputs, scaled.
+        label_square: The same of their labels.
         is_flat: Whether y had one dimension.
         classes: Their names.
         classes_type: Type of these, as numpy writes it.
@@ -63,7 +67,10 @@ class Saved(Plain):
     num_columns: PositiveCount
     columns: list[Text] | None
     num_labels: PositiveCount
+    num_first: PositiveCount
     num_examples: Count
+    input_square: Square
+    label_square: Square
     is_flat: bool = True
     classes: list[bool | int | float | Text] | None = None
     classes_type: Annotated[str, Field(pattern=r"^(\|O|[<>=|][biufU]\d+)$")] = "|O"

@@ -42,8 +42,12 @@ class InContextRegressor(RegressorMixin, InContextEstimator):
         arguments_: Those of the solver, None for models.
         scaling_: What maps the inputs.
         label_scaling_: What maps the labels.
-        conditions_: What the model was trained on, None where no card says it.
+        conditions_: What the model was trained on, in contexts of `num_first_` rows; None where no
+            card says it.
+        num_first_: Rows of `fit`, or of the first `partial_fit`.
         num_examples_: Rows observed.
+        input_square_: Mean square of their inputs, scaled.
+        label_square_: The same of their labels.
         num_labels_: Columns of y.
         is_flat_: Whether y has one dimension.
         n_features_in_: Columns of X.

@@ -54,18 +54,19 @@ class Affine(NamedTuple):
 
 
 def input_scaling(x: Numbers, kind: Kind, variance: float, width: int | None = None) -> Affine:
-    """The map that gives the rows of x mean zero and a given variance in each coordinate.
+    """The map that gives the rows of x mean zero and a given variance.
 
     Columns are divided by their standard deviations; constant ones become zero. With `"whiten"`
     what they have in common is taken out as well: Z -> Z R^(-1/2), R = Z^T Z / num_rows, the
     rotation that leaves every column closest to itself. Directions of R without variance, such as
     that of a column that follows from others, become zero. With a width the map ends with the
-    projection on so many leading eigenvectors of R.
+    projection on so many leading eigenvectors of R; with `"standard"` the components keep their
+    sizes relative to each other.
 
     Args:
         x: (num_rows, num_columns).
         kind: `"standard"` or `"whiten"`.
-        variance: Of each coordinate afterwards.
+        variance: Of each coordinate afterwards; of standardised components in the mean.
         width: Coordinates that are left; None for as many as columns.
     """
     center = x.mean(0)
@@ -75,11 +76,13 @@ def input_scaling(x: Numbers, kind: Kind, variance: float, width: int | None = N
         return Affine.around(center, np.diag(inverse * scale))
     z = (x - center) * inverse
     eigenvalues, vectors = np.linalg.eigh(z.T @ z / len(z))
+    tiny = np.finfo(float).tiny
     if kind == "whiten":
-        reached = eigenvalues > RANK_TOLERANCE * max(eigenvalues[-1], np.finfo(float).tiny)
+        reached = eigenvalues > RANK_TOLERANCE * max(eigenvalues[-1], tiny)
         roots = np.where(reached, 1 / np.sqrt(np.where(reached, eigenvalues, 1.0)), 0.0)
     else:
-        roots = np.ones_like(eigenvalues)
+        mean = eigenvalues[::-1][:width].mean()
+        roots = np.full_like(eigenvalues, 1 / np.sqrt(max(mean, tiny)))
     if width is None:
         rotation = vectors * roots @ vectors.T
     else:
