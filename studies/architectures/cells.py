@@ -177,6 +177,7 @@ def deep() -> list[Cell]:
     ]
 
 
+GROWS = "growing"
 # As an earlier training of ours was set: twice the episodes in a step, one rate.
 EARLIER = "earlier"
 # Half of the steps, after which there are eight or nine of the ten dimensions.
@@ -196,23 +197,23 @@ def with_curriculum() -> list[Cell]:
         Cell("s5", "linear", "shifted", 4_000, 22.0, 3, vector),
         Cell(
             *("s5", "linear", "shifted", 4_000, 22.0, 5, (*vector, growing[0])),
-            variant="growing",
+            variant=GROWS,
             trial=_LATER,
         ),
         Cell("s5", "scalar_10", "shifted", 4_000, 18.0, 3, scalar),
         Cell(
             *("s5", "scalar_10", "shifted", 4_000, 18.0, 5, (*scalar, growing[1])),
-            variant="growing",
+            variant=GROWS,
             trial=_LATER,
         ),
         Cell(
-            *("s5", "linear", "interleaved", 3_200, 70.0, 3, earlier[0]),
+            *("s5", "linear", "interleaved", 3_200, 70.0, 2, earlier[0]),
             variant=EARLIER,
             batch_size=BATCH,
             rate=0.002,
         ),
         Cell(
-            *("s5", "scalar_10", "interleaved", 4_800, 40.0, 3, earlier[1]),
+            *("s5", "scalar_10", "interleaved", 4_800, 40.0, 2, earlier[1]),
             variant=EARLIER,
             batch_size=BATCH,
             rate=0.002,

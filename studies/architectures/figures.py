@@ -10,7 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studies.architectures.cells import EARLIER, Cell, deep, of_task, one_layer, with_curriculum
+from studies.architectures.cells import (
+    EARLIER,
+    GROWS,
+    Cell,
+    deep,
+    of_task,
+    one_layer,
+    with_curriculum,
+)
 from studies.architectures.measured import GRADIENT_DESCENT, ZERO, Measured
 from studies.claims import Claim, Found
 from studies.drawing import bars, draw_validations, log_ticks, new_figure
@@ -40,13 +48,10 @@ ONE_STEP = {"low": 0.99, "high": 1.01}
 BELOW = "how far below is not claimed"
 GROWING = (
     "Where it is growing, training episodes begin with one dimension (scalar targets: two) and get "
-    "another every 250 steps (275) up to ten. Earlier is growing as well, by the settings of a "
-    "training that was there before this study: interleaved tokens, twice the episodes in a step, "
-    "one rate; on scalar targets narrower, for more steps."
-)
-AS_EARLIER = (
-    "S5, set as in an earlier training, reaches what that had reached, or less: below {bound} of "
-    "the error of the zero predictor on {targets} targets."
+    "another every 250 steps (275) up to ten. Earlier is growing as well, two seeds set like one "
+    "training from before this study, which had reached 0.862 of the error of zero on vector and "
+    "0.79 on scalar targets: interleaved tokens, twice the episodes in a step, one rate; on scalar "
+    "targets narrower, for more steps."
 )
 OURS = {"claimed_by": "ours, earlier", "source": "one training, of one seed"}
 
@@ -186,19 +191,18 @@ def of_curriculum(runs: Runs, effort: Effort) -> Found:
     """S5 on ten dimensions, at once or one after the other; vector and scalar targets."""
     figures: dict[str, tuple[Figure, str]] = {}
     judged, table = [], []
-    for name, targets, earlier in (("linear", "vector", 0.87), ("scalar_10", "scalar", 0.8)):
+    for name, targets in (("linear", "vector"), ("scalar_10", "scalar")):
         measured = [model for model in CURRICULUM.measured(runs, effort) if model.cell.task == name]
         figure, caption = drawn(measured, CURRICULUM)
         caption = f"{targets.capitalize()} targets. {caption}"
         # Once on the page.
         figures[targets] = figure, caption if figures else f"{caption} {CURRICULUM.why} {GROWING}"
         for model in measured:
-            if model.cell.variant:
-                bound, said = LEFT_ZERO, S5
-                if model.cell.variant == EARLIER:
-                    bound, said = earlier, AS_EARLIER.format(bound=earlier, targets=targets)
-                bounds: dict[str, Any] = {"claimed": said, "high": bound, "one_sided": BELOW}
-                judged.append(model.claim(ZERO, f", {targets} targets", **bounds, **OURS))
+            if model.cell.variant == GROWS:
+                bound: dict[str, Any] = {"high": LEFT_ZERO, "one_sided": BELOW}
+                judged.append(
+                    model.claim(ZERO, f", {targets} targets", claimed=S5, **OURS, **bound)
+                )
         table += rows(measured, CURRICULUM, f", {targets} targets")
     return Found(figures, [*judged, *table])
 

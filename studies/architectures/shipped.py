@@ -1,6 +1,6 @@
 """Which of the study's models are shipped as checkpoints."""
 
-from studies.architectures.cells import Cell, deep, of_task, with_curriculum
+from studies.architectures.cells import GROWS, Cell, deep, of_task, with_curriculum
 from studies.study import Shipped
 
 # A comparison stands on several seeds, so as many are there to look at. More of this one, which is
@@ -8,7 +8,7 @@ from studies.study import Shipped
 OF_ONE_SEED = ("gated_delta_net",)
 NUM_SEEDS = 3
 # Without a curriculum S5 ends at the zero predictor.
-GROWN = ("linear", "growing")
+GROWN = ("linear", GROWS)
 
 
 def ships() -> dict[str, Shipped]:
