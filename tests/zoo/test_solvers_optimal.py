@@ -167,3 +167,37 @@ def test_the_closed_form_holds_for_every_kurtosis(inputs: str, sigma: float) -> 
     # Three standard errors: one of these cases in a hundred falls outside of two.
     assert measured.value == pytest.approx(expected, abs=1.5 * measured.ci95)
     assert measured.ci95 < 0.03 * abs(expected)
+
+
+@pytest.mark.parametrize(
+    ("d_y", "members", "noise_variance", "scale"),
+    [(1, 3_000, 0.25, 1.0), (3, 50, 0.25, 1.0), (1, 64, 1e-10, 1e3), (2, 200, 0.25, 1e-3)],
+)
+def test_dmmse_is_the_mean_over_members_weighed_example_by_example(
+    d_y: int, members: int, noise_variance: float, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    pool, x = normal(members, 4, d_y), scale * normal(50, 9, 4)
+    y = x @ pool[torch.randint(members, (50,), generator=generator)]
+    y = y + noise_variance**0.5 * normal(50, 9, d_y)
+    y[7, 2] = torch.nan
+    solver = zoo.create_solver(
+        "dmmse", d_x=4, d_y=d_y, pool=pool.tolist(), noise_variance=noise_variance
+    )
+    expected, log_likelihood = [], torch.zeros(50, members, dtype=torch.float64)
+    for i in range(9):
+        W = torch.einsum("bm,mpq->bpq", log_likelihood.softmax(-1), pool)
+        expected.append(torch.einsum("bp,bpq->bq", x[:, i], W))
+        errors = torch.einsum("bp,mpq->bmq", x[:, i], pool) - y[:, i, None]
+        log_likelihood = log_likelihood - errors.square().sum(-1) / (2 * noise_variance)
+    near = {"rtol": 1e-6, "atol": 1e-7 * scale, "equal_nan": True}
+    torch.testing.assert_close(solver(x, y), torch.stack(expected, 1), **near)
+    assert solver(x, y)[7, 3:].isnan().all()
+    torch.testing.assert_close(solver.predict_query(x, y), expected[-1], **near)
+    state = solver.observe(solver.init_state(50), x[:, :5], y[:, :5])
+    state = solver.observe(state, x[:, 5:-1], y[:, 5:-1])
+    torch.testing.assert_close(solver.predict(state, x[:, -1:])[:, 0], expected[-1], **near)

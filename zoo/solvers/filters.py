@@ -8,20 +8,22 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from zoo.registry import PredictorConfig, register_solver
+from zoo.solvers.nonfinite import as_asked, without_unusable
 from zoo.solvers.online import (
     Fraction,
     LinearOnlineSolver,
-    OnlineSolver,
     outer,
     quotient,
     residual,
 )
-from zoo.solvers.solver import EpisodeFacts, Grid
+from zoo.solvers.solver import EpisodeFacts, Grid, StreamingSolver
 from zoo.solvers.tuning import log_grid
 
 # Weights are NaN from the update on that may move them, by rounding, by more than this fraction of
 # their size before and after it.
 TRUSTED = 1e-4
+# Log likelihoods of a pool that are worked on together: 16 MB.
+NUMBERS_AT_ONCE = 2**21
 
 _Row = Annotated[tuple[float, ...], Field(strict=False)]
 _Matrix = Annotated[tuple[_Row, ...], Field(strict=False)]
@@ -177,7 +179,7 @@ class PoolState(NamedTuple):
 
 
 @register_solver("dmmse", DMMSEConfig)
-class DMMSE(OnlineSolver):
+class DMMSE(StreamingSolver):
     """The posterior mean of weights drawn from a known pool (Raventos et al., arXiv 2306.15063).
 
     W = sum_j p_j W_j with p_j proportional to exp(-sum_i |x_i W_j - y_i|^2 / (2 sigma^2)), the best
@@ -223,18 +225,59 @@ class DMMSE(OnlineSolver):
             torch.zeros(batch_size, len(self.pool), device=device, dtype=torch.float64)
         )
 
-    def update(self, state: PoolState, x: Tensor, y: Tensor) -> PoolState:
-        errors = torch.einsum("bp,mpq->bmq", x, self.pool.double()) - y[:, None]
-        squares = errors.square().sum(-1)  # (batch, num_members)
-        return PoolState(state.log_likelihood - squares / (2 * self.noise_variance))
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.check_pairs(x, y)
+        episodes = max(1, NUMBERS_AT_ONCE // (x.shape[1] * len(self.pool)))
+        parts = zip(x.split(episodes), y.split(episodes), strict=True)
+        return as_asked(torch.cat([self._everywhere(*part) for part in parts]), x)
 
-    def answer(self, state: PoolState, x_query: Tensor) -> Tensor:
-        probabilities = state.log_likelihood.softmax(-1)
-        W = torch.einsum("bm,mpq->bpq", probabilities, self.pool.double())
-        return x_query @ W
+    def observe(self, state: PoolState, x: Tensor, y: Tensor) -> PoolState:
+        self.check_pairs(x, y, state)
+        x, y, undefined = without_unusable(x, y)
+        found = state.log_likelihood + self._log_likelihood(_squares_of(x, y).sum(1))
+        return PoolState(found.masked_fill(undefined[:, -1:], torch.nan))
+
+    def predict(self, state: PoolState, x_query: Tensor) -> Tensor:
+        self.check_queries(state, x_query)
+        W = self._mean(state.log_likelihood)
+        return as_asked(x_query.double() @ W, x_query)
+
+    def _everywhere(self, x: Tensor, y: Tensor) -> Tensor:
+        """Predictions (batch, length, d_y) after 0, 1, ... examples."""
+        told_x, told_y, undefined = without_unusable(x[:, :-1], y[:, :-1])
+        sums = torch.nn.functional.pad(_squares_of(told_x, told_y).cumsum(1), (0, 0, 1, 0))
+        W = self._mean(self._log_likelihood(sums))
+        predictions = torch.einsum("blp,blpq->blq", x.double(), W)
+        return predictions.masked_fill(undefined[..., None], torch.nan)
+
+    def _log_likelihood(self, sums: Tensor) -> Tensor:
+        """Of examples under each member, (..., num_members), from sums of `_squares_of`.
+
+        sum_i |x_i W - y_i|^2 = <sum x x^T, W W^T> - 2 <sum x y^T, W> + sum |y|^2 is a product of
+        matrices for all members: each example by itself would pass over the whole pool again.
+        """
+        pool = self.pool.double()
+        ones = pool.new_ones(len(pool), 1)
+        of_members = torch.cat([(pool @ pool.mT).flatten(1), -2 * pool.flatten(1), ones], dim=1)
+        return (sums @ (of_members / (-2 * self.noise_variance)).mT).clamp(max=0.0)
+
+    def _mean(self, log_likelihood: Tensor) -> Tensor:
+        """Posterior means (..., d_x, d_y)."""
+        means = log_likelihood.softmax(-1) @ self.pool.double().flatten(1)
+        return means.view(*means.shape[:-1], self.d_x, self.d_y)
 
     def state_size(self, num_context: int) -> int:
         return len(self.pool)
+
+
+def _squares_of(x: Tensor, y: Tensor) -> Tensor:
+    """Of each example all of x x^T, x y^T and |y|^2, (batch, N, d_x^2 + d_x d_y + 1)."""
+    parts = [
+        (x[..., :, None] * x[..., None, :]).flatten(2),
+        (x[..., :, None] * y[..., None, :]).flatten(2),
+        y.square().sum(-1, keepdim=True),
+    ]
+    return torch.cat(parts, dim=-1)
 
 
 def _condition(W: Tensor, S: Tensor, x: Tensor, y: Tensor, noise: float) -> CovarianceState:
