@@ -58,7 +58,8 @@ class WordProblem(SymbolFamily):
     @property
     def symbols(self) -> tuple[str, ...]:
         *drawn, _ = self._of_symbols
-        return (*(self.classes[number] for number in drawn), "start")
+        classes = self.classes
+        return (*(classes[number] for number in drawn), "start")
 
     @property
     def _of_symbols(self) -> list[int]:

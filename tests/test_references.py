@@ -84,7 +84,8 @@ def test_models_of_several_steps_meet_the_best_schedule() -> None:
         best_schedule(spec, 17)
 
 
-def test_algorithms_made_for_a_family_stand_beside_it() -> None:
+def test_algorithms_made_for_a_family_stand_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.references.TUNE_EPISODES", 200)
     one = {"num_steps": 1}
     sine = spec_of(function={"name": "sine"}, d_x=1)  # type: ignore[arg-type]
     assert {"fixed_features", "random_features_ridge", "knn"} <= set(references_of(sine, one))

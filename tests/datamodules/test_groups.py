@@ -33,18 +33,19 @@ def test_targets_are_the_products_of_the_elements_so_far(group: str, generators:
     spec = spec_of(group, generators)
     family = EpisodeSpec(**spec).function
     assert isinstance(family, WordProblem)
+    classes, symbols = family.classes, family.symbols
     episodes = draw(30, **spec)
     assert not episodes.scored[:, 0].any()
     assert episodes.scored[:, 1:].all()
     for x, target in zip(episodes.x.argmax(2).tolist(), episodes.target.argmax(2), strict=True):
-        start, *drawn = (family.symbols[symbol] for symbol in x)
+        start, *drawn = (symbols[symbol] for symbol in x)
         assert start == "start"
-        so_far = family.classes[0]
+        so_far = classes[0]
         expected = [so_far]
         for element in drawn:
             so_far = after(group, so_far, element)
             expected.append(so_far)
-        assert [family.classes[number] for number in target.tolist()] == expected
+        assert [classes[number] for number in target.tolist()] == expected
 
 
 @pytest.mark.parametrize("group", ORDERS)
@@ -66,11 +67,12 @@ def test_generators_are_few_and_generate_the_group(group: str) -> None:
     family = WordProblem(group=group, generators=True)
     *names, start = family.symbols
     assert (len(names), start) == (NUM_GENERATORS[group], "start")
-    assert [family.classes[e] for e in family.tensors(0, 0)["elements"][:-1]] == names
-    reached = {family.classes[0]}
+    classes = family.classes
+    assert [classes[e] for e in family.tensors(0, 0)["elements"][:-1]] == names
+    reached = {classes[0]}
     for _ in range(ORDERS[group]):
         reached |= {after(group, g, h) for g in reached for h in names}
-    assert reached == set(family.classes)
+    assert reached == set(classes)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 64, 65])

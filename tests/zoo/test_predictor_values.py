@@ -1,6 +1,7 @@
 """What predictors do with values: types, devices, none at all, and values that are not finite."""
 
 import warnings
+from itertools import product
 from typing import Any
 
 import pytest
@@ -244,22 +245,24 @@ def test_a_bad_value_changes_no_bit_before_it_nor_in_other_episodes(
     name: str, arguments: dict[str, Any], dtype: torch.dtype, make_pairs: MakePairs
 ) -> None:
     model = create_variant(name, arguments, dtype)
-    x, y = (part.to(dtype) for part in make_pairs(3, 2, 36))
+    cases = [*product(BAD, (0, 5, 34, 35), (0, 1))]  # value, position, input or label
+    # An episode for each case, one before them, one in their middle and one behind them.
+    clean = [0, 17, 34]
+    spoiled = [episode for episode in range(35) if episode not in clean]
+    x, y = (part.to(dtype) for part in make_pairs(3, 2, 36, batch=35))
     with torch.no_grad():
         expected, expected_query = model(x, y), model.predict_query(x, y)
-        for bad in BAD:
-            for position in (0, 5, 34, 35):
-                for which in (0, 1):
-                    pairs = x.clone(), y.clone()
-                    pairs[which][1, position, -1] = bad
-                    prediction = model(*pairs)
-                    first = position + which  # a label spoils what comes after it
-                    assert torch.equal(prediction[1, :first], expected[1, :first])
-                    assert torch.equal(prediction[[0, 2]], expected[[0, 2]])
-                    query = model.predict_query(*pairs)
-                    assert torch.equal(query[[0, 2]], expected_query[[0, 2]])
-                    if bad != 1e30:  # `gd_ssm` reads no first input where there is no example
-                        assert not prediction[1, first + 1 :].isfinite().all(-1).any()
+        pairs = x.clone(), y.clone()
+        for episode, (bad, position, which) in zip(spoiled, cases, strict=True):
+            pairs[which][episode, position, -1] = bad
+        prediction, query = model(*pairs), model.predict_query(*pairs)
+    assert torch.equal(prediction[clean], expected[clean])
+    assert torch.equal(query[clean], expected_query[clean])
+    for episode, (bad, position, which) in zip(spoiled, cases, strict=True):
+        first = position + which  # a label spoils what comes after it
+        assert torch.equal(prediction[episode, :first], expected[episode, :first])
+        if bad != 1e30:  # `gd_ssm` reads no first input where there is no example
+            assert not prediction[episode, first + 1 :].isfinite().all(-1).any()
 
 
 @variants
