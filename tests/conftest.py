@@ -1,5 +1,6 @@
 """Fixtures that more than one test file needs."""
 
+import gc
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,10 +20,20 @@ import torch
 from torch import Tensor
 
 import zoo
+from tests.forks import draw_nothing
 from zoo.hub.io import save_checkpoint
+
+# Among a million objects that all stay it takes a fifth of the imports of the test files.
+gc.disable()
 
 MakePairs = Callable[..., tuple[Tensor, Tensor]]
 MakeCheckpoint = Callable[..., Path]
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays, and is never looked through again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,9 +71,8 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of runs in this process are put together, and not drawn, which is half of a run."""
-    monkeypatch.setattr("zoo.training.write.write_figure", lambda *_, **__: None)
-    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", lambda *_, **__: None)
+    """Trainings in this process make no figures, which is most of a short one."""
+    draw_nothing(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.forks import Forked
+
 ROOT = Path(__file__).parents[1]
 # What a page installs is here already: pip reads the project and the names of its extras.
 INSTALL = ["pip", "install"]
@@ -96,17 +98,31 @@ def follow(block: Block, copy: Path, added: Mapping[str, list[str]]) -> str:
         else:
             assert words[0] == "python", line
             typed = [*words[1:], *added.get(words[1], [])]
-            printed.append(run([sys.executable, *typed], copy))
+            printed.append(run_forked(typed, copy))
     return "".join(printed)
 
 
 def run(command: list[str], copy: Path) -> str:
     """What a process prints, which must not fail."""
-    environment = os.environ | {"PYTHONPATH": str(copy), "COLUMNS": "80"}
-    environment.pop("HYDRA_FULL_ERROR", None)
+    environment = environment_in(copy)
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
+
+
+def run_forked(words: list[str], copy: Path) -> str:
+    """What a process of `python WORDS` prints, which must not fail."""
+    process = Forked(words, copy, environment_in(copy))
+    output = process.communicate(timeout=300)
+    assert process.returncode == 0, f"{shlex.join(words)}\n{output}"
+    return output
+
+
+def environment_in(copy: Path) -> dict[str, str]:
+    """The environment of what is done in a copy."""
+    environment = os.environ | {"PYTHONPATH": str(copy), "COLUMNS": "80"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    return environment
 
 
 def check_shown(shown: str, printed: str, rel: float, abs: float) -> None:

@@ -26,6 +26,7 @@ from datamodules.episodes import Episodes, EpisodeSampler
 from datamodules.stream import generators_of_test
 from datamodules.suites import Setting, Suite
 from tests.conftest import MakeCheckpoint
+from tests.forks import Forked
 from zoo.analysis.imitation import behaviour, implicit_weights, likeness, mean_likeness
 from zoo.commands.resolvers import register_resolvers
 from zoo.commands.settings import EvaluateSettings
@@ -451,16 +452,12 @@ def test_a_name_is_printed_as_it_is(make_checkpoint: MakeCheckpoint, tmp_path: P
         shutil.copytree(checkpoint, tmp_path / "found" / name)
     place = (f"hydra.run.dir={tmp_path}/out", f"predictors=['{tmp_path}/found/*']")
     episodes = ("data=linear", "data.d_x=2", "data.d_y=2", "num_episodes=20")
-    done = subprocess.run(
-        [sys.executable, "evaluate.py", *place, *episodes, "suite=[noise]", "imitates=[]"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "400"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "found/[red]a " in done.stdout
-    assert "found/:smile:b " in done.stdout
+    words = ["evaluate.py", *place, *episodes, "suite=[noise]", "imitates=[]"]
+    process = Forked(words, ROOT, os.environ | {"COLUMNS": "400"})
+    output = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "found/[red]a " in output
+    assert "found/:smile:b " in output
 
 
 def test_every_shipped_suite_applies_to_the_default_episodes_or_those_it_is_made_for() -> None:
@@ -481,30 +478,33 @@ def test_every_shipped_suite_applies_to_the_default_episodes_or_those_it_is_made
 
 
 def test_the_command_line_measures_and_refuses_without_a_trace(tmp_path: Path) -> None:
-    def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "evaluate.py", f"hydra.run.dir={tmp_path}/out", *overrides]
-        ascii_terminal = {**os.environ, "PYTHONIOENCODING": "ascii"}
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ascii_terminal)
-
+    place = f"hydra.run.dir={tmp_path}/out"
     short = ["data=linear", "data.d_x=2", "num_episodes=20", "suite=[noise]"]
-    done = run(*short)
+    done = subprocess.run(
+        [sys.executable, "evaluate.py", place, *short],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
     assert done.returncode == 0, done.stderr
     assert "noise: half_mse at the query" in done.stdout
     assert (tmp_path / "out" / "results.csv").exists()
-    wrong = run(*short, "predictors=[least_square]")
-    assert wrong.returncode == 1
-    assert "neither a solver nor a checkpoint" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+
+    def refused(*overrides: str) -> str:
+        process = Forked(["evaluate.py", place, *short, *overrides], ROOT)
+        output = process.communicate(timeout=300)
+        assert process.returncode == 1, output
+        assert "Traceback" not in output
+        return output
+
+    assert "neither a solver nor a checkpoint" in refused("predictors=[least_square]")
     for device in ("foo", "cuda:99"):
-        wrong = run(*short, f"device={device}")
-        assert wrong.returncode == 1
-        assert f"error: device={device} cannot be used" in wrong.stderr
-        assert "Traceback" not in wrong.stderr
+        assert f"error: device={device} cannot be used" in refused(f"device={device}")
     # Not told how many steps: said once more at the end, and no success.
-    wrong = run(*short, "predictors=[newton]", "imitates=[]")
-    assert wrong.returncode == 1
-    assert "'num_steps' is missing" in wrong.stdout
-    assert "newton could not be measured in any setting" in wrong.stderr
+    output = refused("predictors=[newton]", "imitates=[]")
+    assert "'num_steps' is missing" in output
+    assert "newton could not be measured in any setting" in output
 
 
 def test_what_is_refused_leaves_no_directory(tmp_path: Path) -> None:

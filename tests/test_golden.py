@@ -130,6 +130,7 @@ def test_every_architecture_has_a_golden_run() -> None:
     assert {*zoo.list_models()} <= {*RUNS}
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", RUNS)
 def test_a_short_run_ends_in_the_numbers_on_file(name: str) -> None:
     golden = json.loads(GOLDEN.read_text())[name]
