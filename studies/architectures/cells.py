@@ -38,7 +38,6 @@ class Cell(NamedTuple):
         variant: What sets it apart from another cell of the same architecture.
         trial: Share of the steps that rates are tried for.
         batch_size: Episodes in a step.
-        rate: The only learning rate; None where several are tried.
     """
 
     recipe: str
@@ -52,7 +51,6 @@ class Cell(NamedTuple):
     variant: str = ""
     trial: float = TRIAL
     batch_size: int = SMALL_BATCH
-    rate: float | None = None
 
     @property
     def architecture(self) -> str:
@@ -81,23 +79,19 @@ class Cell(NamedTuple):
             *self.overrides,
             *(() if self.batch_size == BATCH else (f"batch_size={self.batch_size}",)),
             "optim.schedule=constant_then_decay",
-            *(() if self.rate is None else (f"optim.lr={self.rate:g}",)),
         )
+        rates = RATES[:2] if effort.fewer_settings else RATES
+        steps = round(self.trial * self.max_steps)
         return Training(
             self.name,
             self.max_steps,
             self.step_ms,
             overrides,
             validations=VALIDATIONS,
-            trial=self._trial(overrides, effort) if self.rate is None else None,
+            trial=Trial(self.name, steps, self.step_ms, rates, overrides, must_hold=True),
             most_seeds=self.most_seeds,
             heavy_tailed=self.heavy_tailed,
         )
-
-    def _trial(self, overrides: tuple[str, ...], effort: Effort) -> Trial:
-        rates = RATES[:2] if effort.fewer_settings else RATES
-        steps = round(self.trial * self.max_steps)
-        return Trial(self.name, steps, self.step_ms, rates, overrides, must_hold=True)
 
 
 # Milliseconds of a step of 64 episodes with 17 positions, nearly twice those of 32.
@@ -178,8 +172,6 @@ def deep() -> list[Cell]:
 
 
 GROWS = "growing"
-# As an earlier training of ours was set: twice the episodes in a step, one rate.
-EARLIER = "earlier"
 # Half of the steps, after which there are eight or nine of the ten dimensions.
 _LATER = 0.5
 
@@ -189,10 +181,6 @@ def with_curriculum() -> list[Cell]:
     vector = (*_WIDE, "model.d_model=128")
     scalar = (*_WIDE, "model.d_model=112")
     growing = (_CURRICULUM.format(start=1, every=250), _CURRICULUM.format(start=2, every=275))
-    earlier = (
-        (*vector, _CURRICULUM.format(start=1, every=250)),
-        (*_WIDE, _CURRICULUM.format(start=2, every=300)),
-    )
     return [
         Cell("s5", "linear", "shifted", 4_000, 22.0, 3, vector),
         Cell(
@@ -205,17 +193,5 @@ def with_curriculum() -> list[Cell]:
             *("s5", "scalar_10", "shifted", 4_000, 18.0, 5, (*scalar, growing[1])),
             variant=GROWS,
             trial=_LATER,
-        ),
-        Cell(
-            *("s5", "linear", "interleaved", 3_200, 70.0, 2, earlier[0]),
-            variant=EARLIER,
-            batch_size=BATCH,
-            rate=0.002,
-        ),
-        Cell(
-            *("s5", "scalar_10", "interleaved", 4_800, 40.0, 2, earlier[1]),
-            variant=EARLIER,
-            batch_size=BATCH,
-            rate=0.002,
         ),
     ]
