@@ -48,8 +48,8 @@ BELOW = "how far below is not claimed"
 GROWING = (
     "Where it is growing, training episodes begin with one dimension (scalar targets: two) and get "
     "another every 250 steps (275) up to ten. One training of each from before this study had "
-    "reached 0.862 of the error of zero on vector and 0.79 on scalar targets, with 64 episodes in a "
-    "step: 204,800 and 307,200 in all, where these have seen 128,000."
+    "reached 0.862 of the error of zero on vector and 0.79 on scalar targets, with 64 episodes in "
+    "a step: 204,800 and 307,200 in all, where these have seen 128,000."
 )
 OURS = {"claimed_by": "ours, earlier", "source": "one training, of one seed"}
 
