@@ -41,6 +41,7 @@ def test_of_a_layer_that_is_one_step_it_says_so() -> None:
     assert found["ridge_state_1"] < 0.9
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_run_logs_every_layer_at_every_validation(seeds: int, tmp_path: Path) -> None:
     sizes = ("recipe=delta_net", "model.num_layers=2", "model.d_model=8", "model.num_heads=2")

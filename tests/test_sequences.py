@@ -386,6 +386,11 @@ def test_models_read_the_inputs_alone_where_labels_are_hidden() -> None:
     assert settings_of("recall", tokens="shifted").model.arguments["tokens"] == "shifted"
 
 
+@pytest.fixture(autouse=True)
+def no_figures(undrawn: None) -> None:
+    """What is looked at are the numbers."""
+
+
 def trained(tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], Run]:
     """A run of a few steps."""
     config = config_of(

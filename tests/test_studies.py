@@ -74,7 +74,7 @@ STUDY = Study(
 
 
 @pytest.fixture
-def configs() -> Iterator[None]:
+def configs(undrawn: None) -> Iterator[None]:
     train.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
         yield

@@ -153,7 +153,11 @@ def test_algorithms_are_measured_on_the_episodes_that_layers_are_trained_on(
     assert EpisodeSpec(**OmegaConf.to_container(config.data, resolve=True)) == setting.spec
 
 
-def test_a_solver_that_forgets_has_the_forgetting_of_least_error() -> None:
+def test_a_solver_that_forgets_has_the_forgetting_of_least_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("studies.recall.learners.CHOICE_EPISODES", 200)
+    monkeypatch.setattr("zoo.references.TUNE_EPISODES", 200)
     forgets = ceiling("ridge", (), True, recall.UPDATED, 200)
     assert forgets.label in {f"ridge(forgetting={factor:g})" for factor in (0.9, 0.8, 0.7)}
     assert forgets.accuracy > 0.97

@@ -381,6 +381,7 @@ def test_a_search_is_told_of_a_seed_that_diverged(
     assert module.objective() == expected
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_of_several_rates_keeps_the_best_and_says_what_the_others_reached(
     tmp_path: Path,
 ) -> None:
@@ -414,6 +415,7 @@ def test_a_run_of_several_rates_keeps_the_best_and_says_what_the_others_reached(
     assert "it is the edge of the list" in text.getvalue()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_says_whether_it_had_converged(tmp_path: Path) -> None:
     common = ("optim.schedule=constant_then_decay", "optim.warmup_steps=0", "val_every=2")
     directory = tmp_path / "run"
