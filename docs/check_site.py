@@ -38,7 +38,7 @@ LOOK = """(async () => {
   await Promise.all(images.map((image) => image.decode().catch(() => {})));
   const scrolls = (element) => {
     for (; element !== document.body; element = element.parentElement)
-      if (["auto", "scroll", "hidden"].includes(getComputedStyle(element).overflowX)) return true;
+      if (["auto", "scroll"].includes(getComputedStyle(element).overflowX)) return true;
     return false;
   };
   const wide = [...document.querySelectorAll("article *")].filter((element) =>
