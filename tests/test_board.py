@@ -218,19 +218,64 @@ def test_the_card_is_there_to_be_read(runs: Path) -> None:
     assert number(error, card.metrics[error]) in text.decode()
 
 
-def test_the_layout_has_model_and_algorithms_on_one_chart(runs: Path) -> None:
-    tags = events_of(runs / "gd_ssm").Tags()["scalars"]
-    (event,) = events_of(runs / "two_steps").Tensors("custom_scalars__config__")
+def short_run(directory: Path, *overrides: str) -> Path:
+    """A run of two steps."""
+    common = ("trainer=cpu", "data.num_context=4", "max_steps=2", "val_every=2", "eval_episodes=50")
+    own = ("checkpoint_tag=test", f"run_dir={directory}", "~callbacks.figures", *overrides)
+    train(config_of(*common, *own), directory, Console(quiet=True), [])
+    return directory
+
+
+def shown_in(run: Path, layout_of: Path) -> dict[str, set[str]]:
+    """The tags of a run by the charts of a layout that show them."""
+    tags = events_of(run).Tags()["scalars"]
+    (event,) = events_of(layout_of).Tensors("custom_scalars__config__")
     layout = Layout.FromString(event.tensor_proto.string_val[0])
-    shown = {
+    return {
         chart.title: {tag for tag in tags for p in chart.multiline.tag if re.match(p, tag)}
         for category in layout.category
         for chart in category.chart
     }
+
+
+def test_the_layout_has_model_and_algorithms_on_one_chart(runs: Path) -> None:
+    shown = shown_in(runs / "gd_ssm", runs / "two_steps")
     assert shown["models and algorithms, validation"] == {"val/half_mse_query"}
     assert shown["models, training"] == {"train/half_mse_query"}
     assert "weights/constructed_step_size" in shown["step sizes, trained and constructed"]
     assert all(shown.values())
+
+
+@pytest.mark.parametrize(
+    ("episodes", "charts"),
+    [
+        ("linear", {"models at all positions, validation": {"val/half_mse_all"}}),
+        (
+            "classification",
+            {
+                "models at all positions, validation": {"val/cross_entropy_all"},
+                "models, validation": {"val/accuracy", "val/accuracy_all"},
+            },
+        ),
+        (
+            "parity",
+            {
+                "models and algorithms, all positions": {
+                    "val/cross_entropy_query",
+                    "val/cross_entropy_all",
+                },
+                "models, validation": {"val/accuracy", "val/accuracy_all"},
+            },
+        ),
+    ],
+)
+def test_the_layout_has_losses_at_all_positions_and_the_accuracy_where_there_are_such(
+    tmp_path: Path, episodes: str, charts: dict[str, set[str]]
+) -> None:
+    model = ("model=delta_net", "model.tokens=inputs") if episodes == "parity" else ("model=s5",)
+    directory = short_run(tmp_path / "run", f"data={episodes}", "positions=all", *model)
+    shown = shown_in(directory, directory)
+    assert charts.items() <= shown.items()
 
 
 def test_hparams_sorts_architectures_by_test_error(runs: Path) -> None:
@@ -272,6 +317,27 @@ def test_hparams_shows_rate_seed_and_arguments_at_once(runs: Path) -> None:
     arguments = {name: values["arguments"] for name, _, values, _ in Table(runs).rows("")}
     assert arguments["two_steps"] == "num_steps=2"
     assert not arguments["gd_ssm"]
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_several_seeds_and_rates_are_a_row_with_the_rate_that_was_kept(
+    tmp_path: Path, diverges: bool
+) -> None:
+    overrides = ("data.d_x=3", "seeds=2", "optim.lr=[0.00001,0.01]")
+    if diverges:
+        with pytest.raises(NonFiniteError):
+            short_run(tmp_path / "run", "data.inputs.r=1e30", *overrides)
+    else:
+        short_run(tmp_path / "run", *overrides)
+    ((_, status, values, metrics),) = Table(tmp_path).rows("")
+    assert status == (api_pb2.STATUS_FAILURE if diverges else api_pb2.STATUS_SUCCESS)
+    assert (values["seeds"], "seed" in values) == (2, False)
+    assert values["num_parameters"] > 0
+    if diverges:
+        assert "lr" not in values
+    else:
+        assert values["lr"] == pytest.approx(metrics["train/kept_lr"])
+        assert values["lr"] in (0.00001, 0.01)
 
 
 class BendConfig(PredictorConfig):

@@ -74,8 +74,8 @@ METRICS = {
     "test/ratio_to_uniform": "model / uniform",
     "train/kept_lr": "kept of several learning rates",
 }
-# Chart titles and regular expressions of what they show, the same in every run of a kind:
-# TensorBoard adds up the layouts of all runs.
+# Chart titles and regular expressions of what they show. TensorBoard adds up the layouts of all
+# runs, so that each has the charts that it has curves for.
 LAYOUT = {
     "loss": {
         "models and algorithms, validation": [r"val/[a-z_]+_query$"],
@@ -98,8 +98,10 @@ LAYOUT_HIDDEN = {
         "models, training": LAYOUT["loss"]["models, training"],
         "model / uniform": ["val/ratio_to_uniform$"],
     },
-    "accuracy": {"model": ["val/accuracy(_all)?$"]},
 }
+# What is added for models that are trained on the loss at all positions, and for classes.
+LOSS_AT_ALL = {"models at all positions, validation": ["val/(half_mse|cross_entropy)_all$"]}
+ACCURACY = {"accuracy": {"models, validation": ["val/accuracy(_all)?$"]}}
 
 
 def writers(trainer: pl.Trainer, prefix: str = "") -> list[SummaryWriter]:
@@ -114,16 +116,28 @@ def writers(trainer: pl.Trainer, prefix: str = "") -> list[SummaryWriter]:
     return [logger.writer(prefix) for logger in trainer.loggers if isinstance(logger, TensorBoard)]
 
 
+def layout_of(module: EpisodeModule) -> dict[str, dict[str, list[str]]]:
+    """The charts of a run: by category, titles and regular expressions of what they show."""
+    layout = LAYOUT
+    if module.scoring.labels_hidden:
+        layout = LAYOUT_HIDDEN
+    elif module.positions == "all":
+        layout = {**LAYOUT, "loss": LAYOUT["loss"] | LOSS_AT_ALL}
+    return layout | ACCURACY if module.loss == "cross_entropy" else layout
+
+
 class Board(pl.Callback):
     """Enters a run in HParams when it starts, and closes the entry when it ends.
 
     It ends with success after the test, with failure at a loss or gradient that is not finite. A
     run that can be resumed stays open, its status unknown: TensorBoard keeps the first that it
-    reads.
+    reads. For the same reason a run of several rates is entered at its end only, when it is known
+    which is kept.
 
     Args:
         hyperparameters: By name: those in `HYPERPARAMETERS` with values of these types, and
-            arguments of the architecture; the number of parameters is counted.
+            arguments of the architecture; the number of parameters is counted. Without `lr` the run
+            has several.
 
     Raises:
         ValueError: If a value has another type than its column.
@@ -138,33 +152,24 @@ class Board(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, EpisodeModule)
-        num_parameters = sum(parameter.numel() for parameter in pl_module.new_model(0).parameters())
-        values = {**self.hyperparameters, "num_parameters": num_parameters}
-        start = SessionStartInfo()
-        for name, value in values.items():
-            if isinstance(value, str):
-                start.hparams[name].string_value = value
-            else:
-                start.hparams[name].number_value = value
-        layout = LAYOUT_HIDDEN if pl_module.scoring.labels_hidden else LAYOUT
+        values = {**self.hyperparameters, "num_parameters": _num_parameters(pl_module)}
         for writer in writers(trainer):
             writer.add_custom_scalars(
                 {
                     category: {title: ["Multiline", tags] for title, tags in charts.items()}
-                    for category, charts in layout.items()
+                    for category, charts in layout_of(pl_module).items()
                 }
             )
             _add(writer, metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=_columns(values)))
-            _add(
-                writer, metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)
-            )
+            if "lr" in values:
+                _add_start(writer, values)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, NonFiniteError):
-            for writer in writers(trainer):
-                _add_end(writer, STATUS_FAILURE)
+            assert isinstance(pl_module, EpisodeModule)
+            self._end(trainer, STATUS_FAILURE, {"num_parameters": _num_parameters(pl_module)})
 
     def finish(
         self, trainer: pl.Trainer, metrics: Mapping[str, float], cards: Mapping[str, Card]
@@ -179,7 +184,8 @@ class Board(pl.Callback):
             metrics: By name.
             cards: Of the trained models, by the prefix of each; at least one.
         """
-        training = next(iter(cards.values())).training
+        first = next(iter(cards.values()))
+        training = first.training
         values = {
             **{
                 f"test/{name}" if name.startswith("alignment/") else name: value
@@ -196,17 +202,25 @@ class Board(pl.Callback):
         for prefix, card in cards.items():
             for writer in writers(trainer, prefix):
                 writer.add_text("card", card_page(card), trainer.global_step)
-        for writer in writers(trainer):
-            _add_end(writer, STATUS_SUCCESS)
+        known = {"num_parameters": first.num_parameters, "lr": training.optimizer["lr"]}
+        self._end(trainer, STATUS_SUCCESS, known)
         for logger in trainer.loggers:
             logger.finalize("success")
+
+    def _end(self, trainer: pl.Trainer, status: Any, known: Mapping[str, float]) -> None:
+        """Closes the entry, with what is known only now if it was not begun."""
+        for writer in writers(trainer):
+            if "lr" not in self.hyperparameters:
+                _add_start(writer, {**self.hyperparameters, **known})
+            _add_end(writer, status)
 
 
 def hyperparameters_of(settings: RunSettings) -> dict[str, str | float]:
     """The values that a run is told apart by: of `HYPERPARAMETERS` all but those that are counted.
 
-    Every other argument of the architecture has its name. `arguments` is a text of those that are
-    not what the architecture has by default, such as `num_steps=2, precondition=True`.
+    Of those, `lr` and `seed` are left out where there are several. Every other argument of the
+    architecture has its name. `arguments` is a text of those that are not what the architecture has
+    by default, such as `num_steps=2, precondition=True`.
     """
     model, spec, optim = settings.model, settings.data, settings.optim
     fields, arguments = type(model.config).model_fields, model.config.model_dump()
@@ -225,7 +239,7 @@ def hyperparameters_of(settings: RunSettings) -> dict[str, str | float]:
         **({"lr": optim.rates[0][0]} if len(optim.rates) == 1 else {}),
         "weight_decay": optim.weight_decay,
         "batch_size": settings.batch_size,
-        "seed": settings.seed,
+        **({"seed": settings.seed} if settings.seeds == 1 else {}),
         "seeds": settings.seeds,
     }
     return {name: _shown(value) for name, value in own.items()} | of_the_run
@@ -251,6 +265,20 @@ def _columns(values: Mapping[str, str | float]) -> Experiment:
             for tag, label in METRICS.items()
         ],
     )
+
+
+def _num_parameters(module: EpisodeModule) -> int:
+    return sum(parameter.numel() for parameter in module.new_model(0).parameters())
+
+
+def _add_start(writer: SummaryWriter, values: Mapping[str, str | float]) -> None:
+    start = SessionStartInfo()
+    for name, value in values.items():
+        if isinstance(value, str):
+            start.hparams[name].string_value = value
+        else:
+            start.hparams[name].number_value = value
+    _add(writer, metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
 
 
 def _add_end(writer: SummaryWriter, status: Any) -> None:
