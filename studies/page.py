@@ -202,16 +202,16 @@ def _section(study: Study, name: str, entry: dict[str, Any], directory: str) -> 
     versions = ", ".join(f"{name} {' and '.join(all_)}" for name, all_ in made["versions"].items())
     # Earlier results do not say on what machine they were made.
     when = ", ".join([made["date"], *filter(None, [made.get("machine")]), versions])
+    over = study.figures[name].over.format(
+        seeds=_num_seeds(entry), num_episodes=made["num_episodes"]
+    )
     made_by = (
-        f"`{made['command']}`; {_num_seeds(entry)}, {made['num_episodes']:,} test episodes, "
+        f"`{made['command']}`; {over}, "
         f"{made['training_s'] / 60:.1f} min of training on one thread; {when}; "
         f"trained by the code of {' and '.join(made['git_commits']) or 'no commit'}."
     )
     if entry.get("trainings") == []:  # shipped models are measured
-        made_by = (
-            f"`{made['command']}`; {_num_seeds(entry)}, {made['num_episodes']:,} test episodes; "
-            f"{when}."
-        )
+        made_by = f"`{made['command']}`; {over}; {when}."
     lines.append(wrapped(made_by))
     return "\n".join(lines)
 

@@ -26,11 +26,14 @@ class StudyFigure(NamedTuple):
         title: The heading.
         trainings: Which runs it needs, for an effort.
         make: Measures and draws, from finished runs.
+        over: What its numbers are over, in place of all seeds and test episodes; `{seeds}` and
+            `{num_episodes}` stand for those.
     """
 
     title: str
     trainings: Callable[[Effort], list[Training]]
     make: "Callable[[Runs, Effort], Found]"
+    over: str = "{seeds}, {num_episodes:,} test episodes"
 
 
 class Shipped(NamedTuple):

@@ -34,30 +34,44 @@ def test_of_a_layer_that_is_one_step_it_says_so() -> None:
     with torch.no_grad():
         wrong = (exact.predict_query(test.x, test.y) - test.target[:, -1]).square().mean()
     share = (wrong / test.target[:, -1].square().mean()).item()
-    assert layers._errors(model, test) == {"error_1": pytest.approx(share, rel=1e-4)}
-    found = layers._scores(model, create_reference("ridge", spec, {}), fit, test)
+    ridge = create_reference("ridge", spec, {})
+    told = layers._of_lens(model, ridge, test)
+    assert told.keys() == {"error_1", "cosine_ridge_1", "cosine_one_step_1"}
+    assert told["error_1"] == pytest.approx(share, rel=1e-4)
+    assert told["cosine_one_step_1"] == pytest.approx(1, abs=1e-5)
+    assert told["cosine_ridge_1"] < 0.95
+    found = layers._scores(model, ridge, fit, test)
     assert found.keys() == {"ridge_state_1", "B_state_1"}
     assert found["B_state_1"] == pytest.approx(1, abs=1e-6)
     assert found["ridge_state_1"] < 0.9
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_a_run_logs_every_layer_at_every_validation(seeds: int, tmp_path: Path) -> None:
+def test_a_run_logs_every_layer_at_every_validation(tmp_path: Path) -> None:
     sizes = ("recipe=delta_net", "model.num_layers=2", "model.d_model=8", "model.num_heads=2")
-    config = config_of(*sizes, *SMALL, *INSIDE, f"seeds={seeds}", f"run_dir={tmp_path}")
+    config = config_of(*sizes, *SMALL, *INSIDE, f"run_dir={tmp_path}")
     train(config, tmp_path, Console(quiet=True), [])
-    names = [f"error_{layer}" for layer in range(3)]
+    names = [f"{w}_{i}" for w in ("error", "cosine_ridge", "cosine_one_step") for i in range(3)]
     names += [f"{w}_{k}_{i}" for w in ("ridge", "B") for k in ("stream", "state") for i in (1, 2)]
     for name in names:
-        found = history(tmp_path, f"layers/{name}")
-        assert list(found) == ([10, 20] if seeds == 1 else [])
+        assert list(history(tmp_path, f"layers/{name}")) == [10, 20]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("recipe", ["online_learner", "linear_transformer"])
+def test_a_run_without_streams_logs_what_there_is(recipe: str, tmp_path: Path) -> None:
+    config = config_of(f"recipe={recipe}", *SMALL, *INSIDE, f"run_dir={tmp_path}")
+    train(config, tmp_path, Console(quiet=True), [])
+    assert list(history(tmp_path, "layers/error_1")) == [10, 20]
+    of_state = history(tmp_path, "layers/ridge_state_1")
+    assert list(of_state) == ([10, 20] if recipe == "online_learner" else [])
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (("data=classification",), "where labels are values, got"),
+        (("seeds=2",), "looks into one model, got several seeds"),
         (("callbacks.layers.num_to_fit=151",), "needs 201 validation episodes at a time, got 200"),
     ],
 )

@@ -53,15 +53,18 @@ def test_a_study_that_trains_nothing_has_a_page_that_speaks_of_no_training(tmp_p
         figures.nothing,
         lambda runs, effort: Found({}, [Claim("a number", over_seeds([1.0, 2.0]))]),
     )
-    study = Study("x", "X", "Made by `{command}`.", "nobody", {"x": made}, reading="Numbers.")
+    own = made._replace(over="one seed, {num_episodes} queries")
+    parts = {"x": made, "y": own}
+    study = Study("x", "X", "Made by `{command}`.", "nobody", parts, reading="Numbers.")
     places = Places(tmp_path / "x.md", tmp_path / "figures" / "results.json")
     results = reproduce(
-        *(study, ["x"], Effort(seeds=(0, 1), num_episodes=7), tmp_path / "runs", Runner()),
+        *(study, ["x", "y"], Effort(seeds=(0, 1), num_episodes=7), tmp_path / "runs", Runner()),
         lambda job: pytest.fail("trained"),
         *(places, Console(quiet=True)),
     )
     text = places.page.read_text()
     assert "2 seeds, 7 test episodes;" in text
+    assert "one seed, 7 queries;" in text
     assert "training" not in text
     assert "trained by" not in text
     assert results["figures"]["x"]["made"]["versions"]["icl-zoo"] == [zoo.__version__]
@@ -76,7 +79,7 @@ def test_three_seeds_of_every_deep_model_are_shipped() -> None:
 def test_a_state_is_one_example_behind_and_tells_all_of_those_before() -> None:
     model = one_step()
     (place,) = places.places(model)
-    assert places.num_seen(model, place, 10) == 9
+    assert places.num_seen(model, 10) == {place: 9}
     sets = []
     for split in ("tune", "test"):
         x, y = pairs(split, 200)
@@ -115,32 +118,106 @@ def test_of_algorithms_that_do_the_same_the_simplest_is_named() -> None:
     tried = lenses.candidates(layer, *pairs("tune", 60))
     found = lenses.nearest(layer, tried, pairs("tune", 60), pairs("test", 60))
     in_order = SimpleNamespace(nearest={1: {name: found[name] for name in tried}})
-    first, *_ = figures._nearest([in_order], 1)  # type: ignore[list-item]
-    assert first == "gradient descent, 1 step"
+    near, _ = figures._nearest([in_order], 1)  # type: ignore[list-item]
+    assert next(iter(near)) == "gradient descent, 1 step"
     assert found["scheduled descent, 2 steps"].cosine == pytest.approx(1, abs=1e-3)
+
+
+def test_algorithms_whose_differences_have_zero_in_their_interval_are_as_near() -> None:
+    cosines = {"one": (0.90, 0.94, 0.92), "two": (0.91, 0.93, 0.93), "three": (0.8, 0.84, 0.82)}
+    seeds = [
+        SimpleNamespace(
+            nearest={
+                1: {
+                    name: SimpleNamespace(cosine=values[seed], difference=difference)
+                    for name, values in cosines.items()
+                }
+            }
+        )
+        for seed, difference in enumerate((0.1, 0.2, 0.3))
+    ]
+    near, others = figures._nearest(seeds, 1)  # type: ignore[arg-type]
+    assert [*near] == ["two", "one"]
+    assert [*others] == ["three"]
+    told = figures._told(seeds, 1)  # type: ignore[arg-type]
+    assert told["nearest (cosine)"].startswith("two (0.923")
+    assert told["as near"] == "one"
+    assert told["then"].startswith("three (0.82")
+    assert told["difference"].startswith("0.20")
+    for seed in seeds:
+        seed.nearest[1]["two"].difference = 2000.0
+    told = figures._told(seeds, 1)  # type: ignore[arg-type]
+    assert (told["nearest (cosine)"], told["difference"]) == ("", "above 0.5")
+    assert set(figures._told(seeds, 0).values()) == {""}  # type: ignore[arg-type]
 
 
 def test_written_weights_move_the_prediction_of_a_layer_that_answers_with_them() -> None:
     (found,) = writing.written(one_step(), "linear", 100).values()
     # The query brings the last example, which the weights are changed by.
-    assert 0.7 < found.other.written.value < 1.1
-    assert abs(found.other.control.value) < 0.3
+    assert 0.7 < found.effect.written.value < 1.3
+    assert abs(found.effect.control.value) < 0.2
+    assert found.exact is not None
+    assert found.exact.written == pytest.approx((1, 0), abs=1e-3)
+    assert abs(found.exact.control.value) < 0.2
+
+
+def test_what_the_query_does_not_read_is_not_written() -> None:
+    stream, last = places.Place("stream", 2), places.Place("stream", 3)
+    model = shipped.untrained("transformer", "linear", 0)
+    assert model.token_layout == "pairs"
+    assert writing._is_read(model, stream)
+    assert not writing._is_read(model, last)
+    model = shipped.untrained("delta_net", "linear", 0)
+    assert model.token_layout == "shifted"
+    assert writing._is_read(model, stream)
 
 
 def test_parts_are_told_by_layer_and_kind() -> None:
     model = shipped.shipped("linear_transformer", "linear", 0)
     found = writing.needed(model, "linear", 50)
     assert list(found) == [1, 2, 3, 4]
-    assert found[1]["layer"] == found[1]["head"] > 0
+    assert found[1]["layer"] == found[1]["head"]
+    assert 0 < found[4]["layer"][0] < found[1]["layer"][0] == writing.MOST
+    one = writing.needed(shipped.shipped("gd_ssm", "linear", 0), "linear", 50)
+    assert one.keys() == {1}
+    assert {kind: len(values) for kind, values in one[1].items()} == {
+        "layer": 1,
+        "place": 3,
+        "decay": 1,
+    }
 
 
 def test_a_layer_is_beside_its_algorithm_also_where_examples_contradict_each_other() -> None:
     found = states.beside("online_learner.linear_delta_rule", 40)
     assert found.algorithm.startswith("online_gradient_descent(")
+    assert "forgetting=1, step_size=1" in found.algorithm
     assert found.nonlinear < 1e-9
-    assert list(found.found) == [states.AS_TRAINED, states.DRIFT, states.WITH_OUTLIERS]
-    for compared in found.found.values():
+    kinds = [states.AS_TRAINED, states.UPDATES, states.DRIFT, states.WITH_OUTLIERS]
+    assert list(found.found) == list(found.others) == kinds
+    for kind, compared in found.found.items():
         assert compared.cosine[:, 1:].nanmean() > 0.99
+        label, cosine = found.others[kind]
+        assert not label.startswith("online_gradient_descent(step_size")
+        assert cosine.value < compared.cosine[:, -1].nanmean()
+
+
+def test_all_arguments_of_an_algorithm_are_printed() -> None:
+    told = states._label("x", {"num_passes": 2, "window": 4, "step_size": 0.123})
+    assert told == "x(num_passes=2, window=4, step_size=0.12)"
+
+
+def test_kinds_are_as_they_say_and_none_is_there_twice() -> None:
+    card = zoo.load("online_learner.linear_drift_mesa").card
+    assert card is not None
+    spec = states.EpisodeSpec(**card.data)
+    assert list(states.kinds(spec)) == [states.AS_TRAINED, states.UPDATES, states.WITH_OUTLIERS]
+    x, y = states.drawn(states.UPDATES, spec, "test", 5)
+    plain_x, plain_y = states.drawn(states.AS_TRAINED, spec, "test", 5)
+    half = (x.shape[1] - 1) // 2
+    assert torch.equal(x[:, half : 2 * half], plain_x[:, :half])
+    assert torch.equal(y[1:, half : 2 * half], plain_y[:-1, :half])
+    assert torch.equal(y[:, :half], plain_y[:, :half])
+    assert torch.equal(x[:, -1], plain_x[:, -1])
 
 
 @pytest.mark.parametrize(
@@ -148,7 +225,7 @@ def test_a_layer_is_beside_its_algorithm_also_where_examples_contradict_each_oth
     [
         ("probes", ["delta_net, state 2: R2 of W of the best", "gd_ssm, state 1: R2"]),
         ("lens", ["delta_net, layer 0: error", "gd_ssm, layer 1: error"]),
-        ("use", ["delta_net, stream 1: effect of", "delta_net, layer 2: error without it, more"]),
+        ("use", ["gd_ssm, state 1, exact: effect of", "gd_ssm, layer 1: error without it, more"]),
     ],
 )
 def test_figures_have_a_row_for_every_place_or_layer(
@@ -174,16 +251,15 @@ def test_the_figure_of_states_has_a_row_for_every_kind_of_episodes(
     found = figures.states({}, FEW)
     assert [claim.quantity.split(", ")[1].split(":")[0] for claim in found.claims] == [
         states.AS_TRAINED,
+        states.UPDATES,
         states.DRIFT,
         states.WITH_OUTLIERS,
     ]
+    assert all(claim.also["nearest other"] for claim in found.claims)
 
 
-def test_a_plateau_has_its_level_beside_zero_and_what_was_known_on_it(tmp_path: Path) -> None:
-    steps = range(50, 1_001, 50)
-    # At 1 until step 200, at 2 / 5 from 300 to 700, then falling. Zero is at 2.
-    losses = {step: 2.0 if step <= 200 else 0.8 if 300 <= step <= 700 else 1.4 for step in steps}
-    losses |= {step: 0.8 * 0.8 ** ((step - 700) // 50) for step in steps if step > 700}
+def run_of(tmp_path: Path, losses: dict[int, float], told: dict[int, float]) -> Path:
+    """A run whose validation had these losses beside 2 of zero, and these R2 in the first state."""
     table = tmp_path / "csv" / "version_0" / "metrics.csv"
     table.parent.mkdir(parents=True)
     ridge = "layers/ridge_state"
@@ -192,21 +268,50 @@ def test_a_plateau_has_its_level_beside_zero_and_what_was_known_on_it(tmp_path: 
         rows = csv.writer(file)
         rows.writerow(columns)
         for step, loss in losses.items():
-            rows.writerow([step, loss, 2.0, step / 1_000, 0.25 if 300 <= step <= 700 else 0.0])
-    found = plateaus.stands({"plateaus-delta_net": [tmp_path]}, FEW)
-    at_zero, low, last = found.claims
-    assert [claim.quantity for claim in found.claims] == [
-        "delta_net, seed 0, steps 50 to 200: error / that of zero",
-        "delta_net, seed 0, steps 300 to 700: error / that of zero",
-        "delta_net, seed 0, the last step, 1,000: error / that of zero",
+            rows.writerow([step, loss, 2.0, step / 1_000, told[step]])
+    return tmp_path
+
+
+def test_a_plateau_has_its_level_beside_zero_and_what_was_known_before_and_on_it(
+    tmp_path: Path,
+) -> None:
+    # At 1 until step 300, at 2 / 5 from 500 to 900, then falling; from 1,200 on the rate decays.
+    losses = {step: 2.0 for step in range(50, 301, 50)} | {350: 1.6, 400: 1.2, 450: 0.95}
+    losses |= {step: 0.8 for step in range(500, 901, 50)}
+    losses |= {step: 0.8 * 0.8 ** ((step - 900) // 50) for step in range(950, 1_501, 50)}
+    told = {step: 0.25 if 500 <= step <= 900 else 0.0 for step in losses}
+    found = plateaus.stands({"plateaus-delta_net": [run_of(tmp_path, losses, told)]}, FEW)
+    rows = {
+        claim.quantity.split(": ")[0].removeprefix("delta_net, seed 0, "): claim
+        for claim in found.claims
+    }
+    assert [*rows] == [
+        "step 300",
+        "step 50",
+        "plateau, steps 50 to 300",
+        "step 450",
+        "plateau, steps 500 to 900",
+        "step 1,500",
     ]
-    assert [claim.measured.value for claim in found.claims] == pytest.approx(
-        [1.0, 0.4, 0.4 * 0.8**6], rel=1e-9
+    assert [claim.measured.value for claim in rows.values()] == pytest.approx(
+        [1.0, 1.0, 1.0, 0.475, 0.4, 0.4 * 0.8**12], rel=1e-9
     )
-    assert {claim.also["leaves zero at step"] for claim in found.claims} == {"250"}
-    assert [claim.also["R2 of ridge, state 1"] for claim in (at_zero, low, last)] == [
-        "0.125",
-        "0.5",
-        "1",
+    assert {claim.also["leaves zero"] for claim in rows.values()} == {"between 300 and 350"}
+    assert [claim.also["R2 of ridge, state 1"] for claim in rows.values()] == [
+        *("0.3", "0.05", "0.175", "0.45", "0.7", "1.5")
     ]
-    assert low.also["R2 of ridge, state 2"] == "0.25"
+    assert rows["plateau, steps 500 to 900"].also["R2 of ridge, state 2"] == "0.25"
+    assert plateaus.NONE not in found.figures["plateaus"][1]
+
+
+def test_where_no_plateau_is_found_the_page_says_so(tmp_path: Path) -> None:
+    losses = {step: 2 * 0.9 ** (step // 50) for step in range(50, 1_501, 50)}
+    found = plateaus.stands(
+        {"plateaus-delta_net": [run_of(tmp_path, losses, dict.fromkeys(losses, 0.5))]}, FEW
+    )
+    assert [claim.quantity.split(": ")[0] for claim in found.claims] == [
+        "delta_net, seed 0, step 50",
+        "delta_net, seed 0, step 1,500",
+    ]
+    assert found.figures["plateaus"][1].endswith(plateaus.NONE)
+    assert {claim.also["leaves zero"] for claim in found.claims} == {"before 50"}

@@ -1,27 +1,43 @@
 """What is measured of the shipped models, as drawings and tables."""
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from statistics import fmean
 
+import zoo
 from studies.claims import Claim, Found, OverSeeds, over_seeds
 from studies.drawing import legend, new_figure
 from studies.inside.drawn import dots
 from studies.inside.lenses import Lenses
 from studies.inside.probing import NOISE, TARGETS, noise_scores, scores
-from studies.inside.shipped import CONTROLS, TASKS, architectures, seeds_of, shipped, untrained
+from studies.inside.shipped import (
+    CONTROLS,
+    DRIFT,
+    DRIFTING,
+    TASKS,
+    architectures,
+    random_start,
+    seeds_of,
+    shipped,
+    untrained,
+)
 from studies.inside.states import LEARNERS, beside
 from studies.inside.writing import needed, written
 from studies.measure import Runs
 from studies.plan import Effort, Training
+from zoo.analysis.interventions import Effect
 from zoo.analysis.readouts import mean_by_position
 from zoo.metrics.drawing import marked, style_of, styles_of
 from zoo.metrics.errors import Interval, Summary
 from zoo.metrics.text import with_interval
+from zoo.predictor import Predictor
 
 NOISY = "linear_noisy"
-# Cosines that are less apart are taken for equal.
-TIE = 0.002
+# Cosines that are less apart read the same.
+SAME = 0.0005
+# Where a probe has a smaller R2 in any seed there are no directions to write along.
+LEAST_KNOWN = 0.1
+# An algorithm whose squared difference to a layer is a larger part of its answers is not named.
+FAR = 0.5
 
 
 def nothing(effort: Effort) -> list[Training]:
@@ -40,6 +56,11 @@ def rounded(score: Interval) -> float:
     return round(score.value, 3) + 0.0
 
 
+def rounded_mean(values: Sequence[float]) -> float:
+    """To two decimals, without a sign at zero."""
+    return round(fmean(values), 2) + 0.0
+
+
 def probes(runs: Runs, effort: Effort) -> Found:
     """Figure a: what layers and states know."""
     claims: list[Claim] = []
@@ -47,37 +68,64 @@ def probes(runs: Runs, effort: Effort) -> Found:
     for task in TASKS:
         rows = panels[task] = {}
         for architecture in architectures(effort, "gd_ssm"):
-            num, seeds = effort.num_episodes, seeds_of(architecture, task, effort)
-            models = [shipped(architecture, task, seed) for seed in seeds]
-            found = [scores(model, task, num) for model in models]
-            control = [scores(untrained(architecture, task, s), task, num) for s in seeds]
-            noise = [noise_scores(model, task, num) for model in models] if task == NOISY else []
-            for place in found[0]:
-                label = f"{architecture}, {place.label}"
-                trained = {t: [rounded(f[place][t].r2) for f in found] for t in TARGETS}
-                random = {t: [rounded(f[place][t].r2) for f in control] for t in TARGETS}
-                shuffled = [fmean(rounded(f[place][t].shuffled) for t in TARGETS) for f in found]
+            seeds = seeds_of(architecture, task, effort)
+            told = _of_places(
+                [shipped(architecture, task, seed) for seed in seeds],
+                [untrained(architecture, task, seed) for seed in seeds],
+                *(task, effort.num_episodes),
+            )
+            for place, (trained, random, shuffled) in told.items():
+                label = f"{architecture}, {place}"
                 rows[label] = {
                     "trained": trained[TARGETS.best],
                     "untrained": random[TARGETS.best],
                     "one step (B), trained": trained[TARGETS.one_step],
                 }
-                cells = {
-                    t: f"{text(trained[t])} ({fmean(random[t]):.2f})"
-                    for t in TARGETS
-                    if t != TARGETS.best
-                }
-                if noise:
-                    cells[NOISE] = text([rounded(f[place].r2) for f in noise])
-                claims.append(
-                    Claim(
-                        f"{task}, {label}: R2 of {TARGETS.best}",
-                        over_seeds(trained[TARGETS.best]),
-                        also={"untrained": text(random[TARGETS.best]), **cells}
-                        | {"shuffled": text(shuffled)},
-                    )
-                )
+                claims.append(_known(f"{task}, {label}", trained, random, shuffled))
+    for name in DRIFTING[:1] if effort.fewer_settings else DRIFTING:
+        models = [zoo.load(name)], [random_start(name, 0)]
+        for place, found in _of_places(*models, DRIFT, effort.num_episodes).items():
+            claims.append(_known(f"{name}, {place}", *found))
     return Found({"r2": (dots(panels, "R2 on test episodes", -0.05, 1.0), PROBES)}, claims)
+
+
+Scores = dict[str, list[float]]
+
+
+def _of_places(
+    trained: Sequence[Predictor], random: Sequence[Predictor], task: str, num_episodes: int
+) -> dict[str, tuple[Scores, Scores, float]]:
+    """R2 by target of trained models and of random ones, and of shuffled targets the extreme."""
+    found, control = (
+        [scores(model, task, num_episodes) for model in models] for models in (trained, random)
+    )
+    if task == NOISY:
+        for models, of_models in ((trained, found), (random, control)):
+            for model, of_model in zip(models, of_models, strict=True):
+                for place, score in noise_scores(model, task, num_episodes).items():
+                    of_model[place][NOISE] = score
+    told = {}
+    for place in found[0]:
+        of_trained, of_random = (
+            {target: [rounded(f[place][target].r2) for f in of] for target in of[0][place]}
+            for of in (found, control)
+        )
+        shuffled = [rounded(score.shuffled) for f in found for score in f[place].values()]
+        told[place.label] = of_trained, of_random, max(shuffled, key=abs)
+    return told
+
+
+def _known(label: str, trained: Scores, random: Scores, shuffled: float) -> Claim:
+    others = [target for target in trained if target != TARGETS.best]
+    return Claim(
+        f"{label}: R2 of {TARGETS.best}",
+        over_seeds(trained[TARGETS.best]),
+        also={
+            "untrained": text(random[TARGETS.best]),
+            **{t: f"{text(trained[t])} ({rounded_mean(random[t]):.2f})" for t in others},
+            "shuffled, extreme": f"{shuffled:g}",
+        },
+    )
 
 
 PROBES = (
@@ -101,19 +149,12 @@ def lenses(runs: Runs, effort: Effort) -> Found:
             means = [fmean(f.tuned[layer] for f in found) for layer in layers]
             ax.plot(layers, means, label=architecture, **marked(style))
             for layer in layers:
-                tuned = [f.tuned[layer] for f in found]
-                names = _nearest(found, layer) if layer else {}
-                told = [f"{name} ({text(cosines)})" for name, cosines in islice(names.items(), 2)]
                 claims.append(
                     Claim(
                         f"{task}, {architecture}, layer {layer}: error / that of zero",
                         over_seeds([f.own[layer] for f in found]),
-                        also={
-                            "tuned readout": text(tuned),
-                            "nearest (cosine)": told[0] if told else "",
-                            "then": told[1] if told else "",
-                            "difference": _differences(found, layer, names),
-                        },
+                        also={"tuned readout": text([f.tuned[layer] for f in found])}
+                        | _told(found, layer),
                     )
                 )
         ax.set_yscale("log")
@@ -124,28 +165,51 @@ def lenses(runs: Runs, effort: Effort) -> Found:
     return Found({"errors": (figure, LENSES)}, claims)
 
 
-def _differences(found: Sequence[Lenses], layer: int, names: Iterable[str]) -> str:
-    """To the nearest algorithm; empty where no layer answers anything or none is named."""
-    first = next(iter(names), "")
-    values = [f.nearest[layer][first].difference for f in found] if first else []
-    known = [value for value in values if value is not None]
-    return text(known) if known else ""
+def _told(found: Sequence[Lenses], layer: int) -> dict[str, str]:
+    """The cells that name algorithms; empty of the embedding, and where all are far."""
+    empty = dict.fromkeys(("nearest (cosine)", "as near", "then", "difference"), "")
+    if not layer:
+        return empty
+    near, others = _nearest(found, layer)
+    first, *tied = near
+    differences = [f.nearest[layer][first].difference for f in found]
+    known = [value for value in differences if value is not None]
+    if not known:
+        return empty
+    if fmean(known) > FAR:
+        return empty | {"difference": f"above {FAR}"}
+    told = [f"{name} ({text(cosines)})" for name, cosines in {**near, **others}.items()]
+    return {
+        "nearest (cosine)": told[0],
+        "as near": "; ".join(tied),
+        "then": told[len(near)] if others else "",
+        "difference": text(known),
+    }
 
 
-def _nearest(found: Sequence[Lenses], layer: int) -> dict[str, list[float]]:
-    """Cosines of each seed by algorithm, the nearest of the mean first.
+Cosines = dict[str, list[float]]
 
-    Of those that are within `TIE` of the nearest, the simplest one is first: a schedule of several
-    steps can do what one step does.
+
+def _nearest(found: Sequence[Lenses], layer: int) -> tuple[Cosines, Cosines]:
+    """Cosines of each seed by algorithm: of those that are nearest, and of the others.
+
+    The nearest of the mean is first, or one with fewer fitted numbers whose mean reads the same: a
+    schedule of several steps can do what one step does. As near are those whose paired difference
+    to it has an interval over seeds with zero in it, or whose mean reads the same.
     """
     cosines = {
         name: [f.nearest[layer][name].cosine for f in found] for name in found[0].nearest[layer]
     }
-    means = {name: fmean(values) for name, values in cosines.items()}
-    highest = max(means.values())
-    simplest = next(name for name, mean in means.items() if mean >= highest - TIE)
-    others = sorted((name for name in means if name != simplest), key=lambda name: -means[name])
-    return {name: cosines[name] for name in (simplest, *others)}
+    highest = max(map(fmean, cosines.values()))
+    first = next(name for name, values in cosines.items() if fmean(values) > highest - SAME)
+    near: Cosines = {first: cosines[first]}
+    others: Cosines = {}
+    for name, values in cosines.items():
+        less = over_seeds([a - b for a, b in zip(cosines[first], values, strict=True)])
+        is_near = less.value < SAME or (less.ci95 is not None and less.value <= less.ci95)
+        if name != first:
+            (near if is_near else others)[name] = values
+    return near, dict(sorted(others.items(), key=lambda item: -fmean(item[1])))
 
 
 LENSES = (
@@ -165,38 +229,47 @@ def interventions(runs: Runs, effort: Effort) -> Found:
             models = [shipped(architecture, task, seed) for seed in seeds]
             found = [written(model, task, effort.num_episodes) for model in models]
             for place in found[0]:
+                of_place = [f[place] for f in found]
+                if min(f.r2 for f in of_place) < LEAST_KNOWN:
+                    continue
                 label = f"{architecture}, {place.label}"
-                other, control = (
-                    [getattr(f[place].other, name).value for f in found]
-                    for name in ("written", "control")
-                )
-                rows[label] = {"probe's direction": other, "random direction": control}
-                claims.append(
-                    Claim(
-                        f"{task}, {label}: effect of another episode's weights",
-                        over_seeds(other),
-                        also={
-                            "random direction": text(control),
-                            "size of the change": text([f[place].size for f in found]),
-                            "effect of one step": text(
-                                [f[place].one_step.written.value for f in found]
-                            ),
-                            "random": text([f[place].one_step.control.value for f in found]),
-                        },
-                    )
-                )
+                effects = [f.effect for f in of_place]
+                rows[label] = {
+                    "this episode's": [e.written.value for e in effects],
+                    "a third one's": [e.control.value for e in effects],
+                }
+                claims.append(_followed(f"{task}, {label}", effects, [f.size for f in of_place]))
+                exact = [f.exact for f in of_place if f.exact]
+                if exact:
+                    claims.append(_followed(f"{task}, {label}, exact", exact, []))
     for task in TASKS:
-        for architecture in architectures(effort, CONTROLS[0]):
+        for architecture in architectures(effort, *CONTROLS):
             claims += _without(architecture, task, effort)
     return Found({"effects": (dots(panels, "effect", -0.25, 1.25), WRITTEN)}, claims)
 
 
+def _followed(label: str, effects: Sequence[Effect], sizes: Sequence[float]) -> Claim:
+    return Claim(
+        f"{label}: effect of another episode's weights",
+        over_seeds([e.written.value for e in effects]),
+        also={
+            "of a third episode's": text([e.control.value for e in effects]),
+            "size of the change": text(sizes) if sizes else "",
+        },
+    )
+
+
 WRITTEN = (
-    "How far predictions at the query move to those of the weights of another episode, which are "
-    "written along the directions of a probe (blue) and along random ones of the same size "
-    "(hollow), a dot for each seed. 1 is all the way; what is beyond the axis stands at its edge."
+    "How predictions at the query follow weights of another episode that are written along the "
+    "directions of a probe (blue); hollow: where those of a third episode are written in their "
+    "place. A dot for each seed. 1 is all the way; what is beyond the axis stands at its edge."
 )
-KINDS = {"head": "largest head", "decay": "decay", "gate": "gate", "place": "largest place"}
+KINDS = {
+    "head": "largest head (mean)",
+    "decay": "decay",
+    "gate": "gate",
+    "place": "largest place (mean)",
+}
 
 
 def _without(architecture: str, task: str, effort: Effort) -> list[Claim]:
@@ -205,17 +278,22 @@ def _without(architecture: str, task: str, effort: Effort) -> list[Claim]:
         needed(shipped(architecture, task, seed), task, effort.num_episodes)
         for seed in seeds_of(architecture, task, effort)
     ]
-    return [
-        Claim(
-            f"{task}, {architecture}, layer {layer}: error without it, more",
-            over_seeds([f[layer]["layer"] for f in found]),
-            also={
-                label: text([f[layer][kind] for f in found]) if kind in parts else ""
-                for kind, label in KINDS.items()
-            },
+    claims = []
+    for layer, parts in found[0].items():
+        cells = dict.fromkeys(KINDS.values(), "")
+        for kind in parts.keys() & KINDS.keys():
+            of_seeds = [f[layer][kind] for f in found]
+            cells[KINDS[kind]] = text([max(values) for values in of_seeds])
+            if kind in ("head", "place"):
+                cells[KINDS[kind]] += f" ({fmean(map(fmean, of_seeds)):.2g})"
+        claims.append(
+            Claim(
+                f"{task}, {architecture}, layer {layer}: error without it, more",
+                over_seeds([max(f[layer]["layer"]) for f in found]),
+                also=cells,
+            )
         )
-        for layer, parts in found[0].items()
-    ]
+    return claims
 
 
 def states(runs: Runs, effort: Effort) -> Found:
@@ -241,6 +319,7 @@ def states(runs: Runs, effort: Effort) -> Found:
                         "of the last update": _episodes(update),
                         "difference": _episodes(difference),
                         "algorithm": found.algorithm,
+                        "nearest other": _other(*found.others[kind]),
                         "not linear": f"{found.nonlinear:.2g}",
                     },
                 )
@@ -256,6 +335,10 @@ def states(runs: Runs, effort: Effort) -> Found:
     return Found({"cosines": (figure, STATES)}, claims)
 
 
+def _other(label: str, cosine: Summary) -> str:
+    return f"{label} ({_episodes(cosine)})"
+
+
 def _episodes(found: Summary | None) -> str:
     """A mean over episodes, as a table has it."""
     return "" if found is None else with_interval(found.value, found.ci95)
@@ -263,6 +346,7 @@ def _episodes(found: Summary | None) -> str:
 
 STATES = (
     "Cosine between the weights that a layer answers with and those of its algorithm, by number "
-    "of examples: on episodes as in training, where weights drift, and with outliers. One seed of "
-    "each layer, means over episodes."
+    "of examples: on episodes as in training, where the inputs of the first half come again with "
+    "other labels, where weights drift, and with outliers. One seed of each layer, means over "
+    "episodes."
 )

@@ -59,7 +59,7 @@ def candidates(layer: Predictor, x: Tensor, y: Tensor) -> dict[str, Candidate]:
     """
     unit = _unit(x)
     sizes = {"step_size": log_grid(0.05, 5.0, 7, unit)}
-    of_both = sizes | {"gamma": log_grid(0.05, 2.0, 5, unit)}
+    of_both = sizes | {"gamma": log_grid(0.02, 2.0, 7, unit)}
     found = {
         _steps("gradient descent", k): Candidate("gradient_descent", {"num_steps": k}, sizes)
         for k in STEPS

@@ -18,6 +18,8 @@ from zoo.metrics.text import plain
 
 MAX_STEPS, VALIDATIONS = 1_500, 30
 ERROR = "val/half_mse_query"
+# The part of the steps, at the end, over which the learning rate decays: a loss falls there anyhow.
+DECAYS = 0.2
 # As in the study of architectures, at the rates that were best there.
 TRAINED = {
     "delta_net": ("recipe=delta_net", "model.tokens=shifted", "optim.lr=0.003"),
@@ -65,36 +67,62 @@ def stands(runs: Runs, effort: Effort) -> Found:
             losses, zero = history(run, ERROR), _zero(run)
             left = leaves_zero(losses, zero)
             told = {place.label: _ridge(run, place) for place in PLACES[name]}
-            for plateau in plateaus(losses):
-                claims.append(_row(f"{name}, seed {seed}", plateau, zero, left, told))
-            last = Plateau(max(losses), max(losses), losses[max(losses)])
-            claims.append(_row(f"{name}, seed {seed}", last, zero, left, told))
-    return Found({"plateaus": (figure, CAPTION)}, claims)
+            decay = round((1 - DECAYS) * max(losses))
+            # Beside each plateau and the leaving of zero what was known just before, and the end.
+            shown = [_at(losses, _before(losses, left))] if left is not None else []
+            for plateau in plateaus(losses, until=decay):
+                shown += [_at(losses, _before(losses, plateau.first)), plateau]
+            shown.append(_at(losses, max(losses)))
+            for stretch in dict.fromkeys(shown):
+                claims.append(
+                    _row(f"{name}, seed {seed}", stretch, zero, _left(losses, left), told)
+                )
+    stood = any(" plateau, " in claim.quantity for claim in claims)
+    return Found({"plateaus": (figure, CAPTION if stood else f"{CAPTION} {NONE}")}, claims)
 
 
 CAPTION = (
     "For each architecture: the error at the query in validation, divided by that of zero, a line "
     "for each seed; and the R2 of the weights of ridge at every place, means over seeds."
 )
+NONE = "No plateau was found."
 
 
 def _row(
     model: str,
     plateau: Plateau,
     zero: float,
-    left: int | None,
+    left: str,
     told: Mapping[str, Mapping[int, float]],
 ) -> Claim:
     first, last = plateau.first, plateau.last
-    steps = f"steps {first:,} to {last:,}" if first < last else f"the last step, {last:,}"
+    steps = f"plateau, steps {first:,} to {last:,}" if first < last else f"step {last:,}"
     return Claim(
         f"{model}, {steps}: error / that of zero",
         over_seeds([plateau.level / zero]),
         also={
-            "leaves zero at step": "never" if left is None else f"{left:,}",
+            "leaves zero": left,
             **{f"R2 of ridge, {place}": _mean(found, plateau) for place, found in told.items()},
         },
     )
+
+
+def _at(losses: Mapping[int, float], step: int) -> Plateau:
+    """A single validation, as a stretch."""
+    return Plateau(step, step, losses[step])
+
+
+def _before(losses: Mapping[int, float], step: int) -> int:
+    """The validation before one, which is that itself where it is the first."""
+    return max((other for other in losses if other < step), default=step)
+
+
+def _left(losses: Mapping[int, float], step: int | None) -> str:
+    """Between which validations zero is left."""
+    if step is None:
+        return "never"
+    before = _before(losses, step)
+    return f"before {step:,}" if before == step else f"between {before:,} and {step:,}"
 
 
 def _mean(found: Mapping[int, float], plateau: Plateau) -> str:

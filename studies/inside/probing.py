@@ -47,10 +47,8 @@ def scores(model: Predictor, task: str, num_episodes: int) -> dict[Place, dict[s
         drawn = episodes(task, split, num)
         sets[split] = drawn.x, drawn.y
     found = {split: features(model, *pairs) for split, pairs in sets.items()}
-    length = sets["test"][0].shape[1] - 1
     scored = {}
-    for place in found["test"]:
-        num = num_seen(model, place, length)
+    for place, num in num_seen(model, sets["test"][0].shape[1] - 1).items():
         train, test = (
             (h[place], _targets(task, split, len(h[place]), num)) for split, h in found.items()
         )

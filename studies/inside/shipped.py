@@ -19,8 +19,16 @@ CONTROLS = ("linear_transformer", "gd_ssm")
 TASKS = ("linear", "linear_noisy")
 # Episodes that probes, tuned readouts and arguments of algorithms are fitted on, of the split tune.
 NUM_TO_FIT = 500
+# Where weights drift there is a seed each of layers of one recurrence.
+DRIFT = "linear_drift"
+DRIFTING = (
+    "gd_ssm.linear_drift",
+    "online_learner.linear_drift_gated_linear_attention",
+    "online_learner.linear_drift_gated_delta_rule",
+    "online_learner.linear_drift_mesa",
+)
 # The algorithm with the least expected error, of which the others fall short.
-BEST = {"linear": "least_squares", "linear_noisy": "ridge"}
+BEST = {"linear": "least_squares", "linear_noisy": "ridge", DRIFT: "kalman_filter"}
 
 
 def architectures(effort: Effort, *known: str) -> tuple[str, ...]:
@@ -41,10 +49,15 @@ def seeds_of(architecture: str, task: str, effort: Effort) -> tuple[int, ...]:
 
 def untrained(architecture: str, task: str, seed: int) -> Predictor:
     """The same model with a random start."""
-    card = find_card(_name(architecture, task, 0))
+    return random_start(_name(architecture, task, 0), seed)
+
+
+def random_start(name: str, seed: int) -> Predictor:
+    """A model like a checkpoint, with a random start."""
+    card = find_card(name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return zoo.create_model(architecture, **card.model_args).eval()
+        return zoo.create_model(card.architecture, **card.model_args).eval()
 
 
 def _name(architecture: str, task: str, seed: int) -> str:

@@ -1,15 +1,18 @@
 """The weights that one layer answers with, beside those of an algorithm, example by example."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 import zoo
 from datamodules import EpisodeSpec, create_sampler
 from datamodules.stream import EVAL_SEED, Generators, Split
 from zoo.analysis.lens import Candidate, match
 from zoo.analysis.online_rates import counterpart
-from zoo.analysis.readouts import InTime, in_time, read_out
+from zoo.analysis.readouts import InTime, in_time, mean_by_position, read_out
+from zoo.metrics.errors import Summary
 from zoo.models.online_learner import OnlineLearner
 from zoo.predictor import Predictor
 from zoo.solvers.tuning import log_grid
@@ -31,86 +34,131 @@ OF_GD_SSM = "weighted_gradient_descent"
 NUM_TO_MATCH = 200
 # Queries for each input dimension.
 QUERIES = 4
-FORGETTING = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+FORGETTING = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 RHO, OUTLIERS = 0.9, 0.1
 AS_TRAINED, DRIFT, WITH_OUTLIERS = "as in training", "drift", "outliers"
+UPDATES = "updates"
 
 
 class Beside(NamedTuple):
-    """A layer beside its algorithm, by kind of episodes.
+    """A layer beside algorithms, by kind of episodes.
 
     Attributes:
-        algorithm: Its name, with the arguments that were fitted on episodes as in training.
+        algorithm: That which its rule is, with the arguments that were fitted on episodes as in
+            training.
         nonlinear: Of all answers, the part that no weights explain, as in training.
-        found: By kind of episodes.
+        found: Beside that algorithm, by kind of episodes.
+        others: Beside other ones that were fitted in the same way: the one whose weights are
+            nearest after all examples, and by what cosine, by kind of episodes.
     """
 
     algorithm: str
     nonlinear: float
     found: dict[str, InTime]
+    others: dict[str, tuple[str, Summary]]
 
 
 def kinds(spec: EpisodeSpec) -> dict[str, EpisodeSpec]:
-    """The episodes of training, and such as contradict themselves."""
+    """The episodes of training, and such as contradict themselves where training has none.
+
+    Of `UPDATES` see `drawn`.
+    """
     drift = {"name": "linear_drift", "rho": RHO}
-    return {
-        AS_TRAINED: spec,
-        DRIFT: EpisodeSpec(**{**spec.model_dump(), "function": drift}),
-        WITH_OUTLIERS: EpisodeSpec(**{**spec.model_dump(), "outliers": {"probability": OUTLIERS}}),
-    }
+    found = {AS_TRAINED: spec, UPDATES: spec}
+    if spec.function.name != drift["name"]:
+        found[DRIFT] = EpisodeSpec(**{**spec.model_dump(), "function": drift})
+    outliers = {"probability": OUTLIERS}
+    return found | {WITH_OUTLIERS: EpisodeSpec(**{**spec.model_dump(), "outliers": outliers})}
 
 
 def beside(name: str, num_episodes: int) -> Beside:
-    """Compares a checkpoint of one layer with the algorithm that its rule is.
+    """Compares a checkpoint of one layer with the algorithm that its rule is, and with others.
 
-    What the algorithm leaves open is fitted to the predictions of the layer, on episodes as in
+    What an algorithm leaves open is fitted to the predictions of the layer, on episodes as in
     training, and stays for the others.
     """
     model = zoo.load(name)
     assert model.card is not None
     spec = EpisodeSpec(**model.card.data)
-    fit = _drawn(spec, "tune", NUM_TO_MATCH)
-    algorithm, arguments = match(candidate(model, spec), model, *fit)
-    found, nonlinear = {}, 0.0
+    fit = drawn(AS_TRAINED, spec, "tune", NUM_TO_MATCH)
+    own = candidate(model, spec)
+    algorithm, arguments = match(own, model, *fit)
+    others = {
+        _label(other.solver, of_other): solver
+        for other in algorithms(spec)
+        if _family(other) != _family(own)
+        for solver, of_other in (match(other, model, *fit),)
+    }
+    found, nearest, nonlinear = {}, {}, 0.0
     for kind, of_kind in kinds(spec).items():
-        x, y = _drawn(of_kind, "test", num_episodes)
+        x, y = drawn(kind, of_kind, "test", num_episodes)
         queries = torch.randn(
             num_episodes, QUERIES * spec.d_x, spec.d_x, generator=torch.Generator().manual_seed(0)
         )
         queries = queries * x.std()
         of_model, of_solver = (read_out(f, x, y, queries) for f in (model, algorithm))
         found[kind] = in_time(of_model.W, of_solver.W)
+        cosines = {
+            label: mean_by_position(in_time(of_model.W, read_out(f, x, y, queries).W).cosine)[-1]
+            for label, f in others.items()
+        }
+        known = {label: cosine for label, cosine in cosines.items() if cosine is not None}
+        label = max(known, key=lambda label: known[label].value)
+        nearest[kind] = label, known[label]
         if kind == AS_TRAINED:
             nonlinear = of_model.nonlinear[:, -1].mean().item()
-    return Beside(_label(model, arguments), nonlinear, found)
+    return Beside(_label(own.solver, arguments), nonlinear, found, nearest)
+
+
+def algorithms(spec: EpisodeSpec) -> list[Candidate]:
+    """One of every family that a layer may be constructed to be, with all else left open."""
+    unit = 1 / (spec.num_context * spec.input_variance)
+    sizes, penalties = log_grid(0.1, 10, 9, unit), log_grid(1e-2, 1e2, 9)
+    forgetting = {"forgetting": FORGETTING}
+    return [
+        Candidate(OF_GD_SSM, {}, {"step_size": sizes, **forgetting}),
+        Candidate("online_gradient_descent", {}, {"step_size": sizes, **forgetting}),
+        Candidate("online_gradient_descent", {"num_passes": 2}, {"step_size": sizes, **forgetting}),
+        Candidate("minibatch_gradient_descent", {"window": 4}, {"step_size": sizes}),
+        Candidate("longhorn", {}, {"step_size": sizes}),
+        Candidate("ridge", {}, {"penalty": penalties, **forgetting}),
+    ]
+
+
+def _family(algorithm: Candidate) -> tuple[str, int]:
+    """What algorithms of one rule have in common."""
+    return algorithm.solver, algorithm.fixed.get("num_passes", 1)
 
 
 def candidate(model: Predictor, spec: EpisodeSpec) -> Candidate:
     """The algorithm that a layer can be constructed to be, with what training chose left open."""
     name: str = OF_GD_SSM
     settled: dict[str, Any] = {}
+    forgets = True
     if isinstance(model, OnlineLearner):
         name, settled = counterpart(model)
-    unit = 1 / (spec.num_context * spec.input_variance)
-    grid: dict[str, tuple[float, ...]] = {"step_size": log_grid(0.1, 10, 25, unit)}
-    if name == "ridge":
-        grid = {"penalty": log_grid(1e-2, 1e2, 25)}
-    forgets = name == OF_GD_SSM or (
-        isinstance(model, OnlineLearner) and model.log_decay is not None
-    )
-    if forgets:
-        grid["forgetting"] = FORGETTING
+        forgets = model.log_decay is not None
+    same = (name, settled.get("num_passes", 1))
+    (open_,) = (other.grid for other in algorithms(spec) if _family(other) == same)
+    grid = {key: values for key, values in open_.items() if forgets or key != "forgetting"}
     return Candidate(name, settled, grid)
 
 
-def _label(model: Predictor, arguments: dict[str, object]) -> str:
-    name = (
-        counterpart(model)[0] if isinstance(model, OnlineLearner) else "weighted_gradient_descent"
-    )
-    told = (f"{k}={v:.2g}" for k, v in arguments.items() if isinstance(v, float))
-    return f"{name}({', '.join(told)})"
+def drawn(kind: str, spec: EpisodeSpec, split: Split, num: int) -> tuple[Tensor, Tensor]:
+    """x and y of episodes of a kind.
+
+    In those of `UPDATES` the second half of the examples repeats the inputs of the first, with the
+    labels that these have in another episode.
+    """
+    episodes = create_sampler(spec).sample(num, Generators(EVAL_SEED, split, 0, "cpu"))
+    x, y = episodes.x, episodes.y
+    if kind == UPDATES:
+        half = (x.shape[1] - 1) // 2
+        x, y = x.clone(), y.clone()
+        x[:, half : 2 * half], y[:, half : 2 * half] = x[:, :half], y[:, :half].roll(1, dims=0)
+    return x, y
 
 
-def _drawn(spec: EpisodeSpec, split: Split, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    drawn = create_sampler(spec).sample(num, Generators(EVAL_SEED, split, 0, "cpu"))
-    return drawn.x, drawn.y
+def _label(name: str, arguments: Mapping[str, Any]) -> str:
+    """With all arguments."""
+    return f"{name}({', '.join(f'{key}={value:.2g}' for key, value in arguments.items())})"

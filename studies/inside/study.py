@@ -15,7 +15,10 @@ models were trained.
 Measured are the six deep architectures that are shipped with three seeds, on the task without noise
 (`linear`, ten examples in ten dimensions, ten outputs) and with it (`linear_noisy`, 16 examples in
 eight dimensions, one output). Beside them stand two models whose algorithm is known from their
-form: `gd_ssm`, one step of gradient descent, and `linear_transformer`, several steps.
+form: `gd_ssm`, one step of gradient descent, and `linear_transformer`, several steps. Where weights
+drift (`linear_drift`) one seed each of four layers of one recurrence is shipped. No shipped model
+is trained on a pool of functions, on groups or on recall: probes of such latents are in the tests
+alone.
 
 *Stream 2* is the residual stream after two layers, at the token by which the last example has been
 seen whole: its label, or with shifted tokens the query that comes with it. *State 2* is what the
@@ -24,37 +27,58 @@ convolutions; of `mesa_net` it is G, of G and H. With shifted tokens, and in `gd
 one example behind, and is compared with the algorithm after one example less. The transformer
 keeps its examples and has no state.
 
-Probes, tuned readouts and the arguments of algorithms are fitted on episodes of their own. W is
-what an algorithm has learned of all examples: the *best* one, which is least squares without noise
-and ridge with it; four steps of gradient descent of the best size; the delta rule of the best size.
-W of one step is B times a number and has the R2 of B. Recursive least squares with a penalty is
-ridge, example by example. A has its upper triangle as target.
+Section *probes*: probes, tuned readouts and the arguments of algorithms are fitted on episodes of
+their own. W is what an algorithm has learned of all examples: the *best* one, which is least
+squares without noise, ridge with it and the Kalman filter under drift; four steps of gradient
+descent of the best size; the delta rule of the best size. W of one step is B times a number and has
+the R2 of B. Recursive least squares with a penalty is ridge, example by example. A has its upper
+triangle as target. The noise level is told from episodes of three levels.
 
-A layer is compared with gradient descent of one, two and four steps, the delta rule, ridge, GD++
-of two and four steps, and descent with a schedule of two or four sizes, everything that is open
-fitted to the layer as its tuned readout has it. The cosine is the mean of that of predictions and
-that of Jacobians. Named is the nearest; of those whose cosine is less than 0.002 smaller, the one
-with the fewest fitted numbers. *Difference* is the squared difference to it, divided by the square
-of the layer's answers.
+Section *lens*: a layer is compared with gradient descent of one, two and four steps, the delta
+rule, ridge, GD++ of two and four steps, and descent with a schedule of two or four sizes,
+everything that is open fitted to the layer as its tuned readout has it. The cosine is the mean of
+that of predictions and that of Jacobians. Named is the nearest, and in its place one with fewer
+fitted numbers whose cosine is the same to 0.0005. *As near* are those whose cosine differs from it
+by a number with zero in its interval over seeds, or by less than 0.0005; *then* comes the nearest
+of the others. *Difference* is the squared difference to the one that is named, divided by the
+square of the layer's answers. Where it is above 0.5 none is named.
 
-The last section trains two of the architectures anew, at the rate and with the loss of
+Section *use*: the weights of the best algorithm in another episode are written into a place, along
+the directions of a probe, and predictions at the query are explained as a times the old ones and b
+times those of the written weights; *effect* is b. Beside it stands b, for the same weights, where
+those of a third episode are written. Rows are places whose probe has an R2 of 0.1 or more in every
+seed. Of `gd_ssm` also the exact change is written, which needs no probe. With shifted tokens, and
+in `gd_ssm`, the query still brings the last example, so that what is written by a probe is changed
+once more and 1 is not the ceiling: `gd_ssm`, which answers from nothing but its state, says where
+it is. An effect that is small where the probe has a high R2 says that the model does not answer
+from what the probe reads, or not from that alone. Below stands by how much the error grows without
+a part, divided by the error of zero, at most 10. Of heads and of places of a window it is the
+largest number, with the mean over all of them in brackets.
+
+Section *states*: each layer stands beside the algorithm that its rule is, and beside the nearest of
+other rules, both with everything open fitted to the layer on episodes as in training. *Updates*
+are episodes whose second half repeats the inputs of the first with other labels.
+
+Section *plateaus* trains two of the architectures, at the rate and with the loss of
 `docs/comparison.md` for half of its steps and with `callbacks=inside`, which probes at every
-validation. A plateau is a stretch of four or more validations whose losses differ by at most 5 %
-and after which the loss falls by more than a tenth, or training ends. Zero is left at the first of
-two validations in a row below 0.95 of its error. Beside a plateau stands the mean R2 of ridge over
-its validations, and the last row of each seed is the end.
+validation. A plateau is a stretch of four or more validations in which the loss falls clearly
+slower than before and behind it (`docs/inside.md`), and after which it falls by more than a tenth
+before the learning rate decays. Zero is left at the first of two validations in a row below 0.95 of
+its error. Rows stand for the validation before zero is left, the one before each plateau, the mean
+over the plateau, and the end.
 """
 
 READING = """\
 Every number is a mean over the seeds of a model, with half its 95 % interval (Student's t); all
-see the same test episodes, whose scatter is in none of the intervals. One seed has none; in the
-last section intervals are over test episodes. What stands in brackets behind the R2 of a trained
-model is that of the same model with a random start: only what is above it has been learned. A low
+see the same test episodes, whose scatter is in none of the intervals. One seed has none. In the
+section *states* there is one seed, and intervals are over test episodes; in *plateaus* every row is
+a seed. What stands in brackets behind the R2 of a trained model is that of the same model with a
+random start: only what is above it has been learned. A low
 R2 says that no linear map tells a quantity after as many episodes as probes are fitted on, not that
-it is not there. *Shuffled* is a mean over all targets. The nearest of these algorithms is not the
-algorithm that a layer has to be. What a model needs is the growth of its error without a part,
-divided by the error of zero; parts are taken one by one. These are measurements of shipped models
-of one size each; no architecture is judged.
+it is not there. *Shuffled* is that of exchanged targets, which checks the split and the scoring
+alone; *extreme* is the largest of all targets and seeds, by its absolute value. The nearest of
+these algorithms is not the algorithm that a layer has to be. Parts are taken from a model one by
+one. These are measurements of shipped models of one size each; no architecture is judged.
 """
 
 STUDY = Study(
@@ -67,9 +91,18 @@ STUDY = Study(
         "probes": StudyFigure("What layers and states know", nothing, figures.probes),
         "lens": StudyFigure("Which algorithm a layer is", nothing, figures.lenses),
         "use": StudyFigure("What a model uses", nothing, figures.interventions),
-        "states": StudyFigure("One layer, example by example", nothing, figures.states),
+        "states": StudyFigure(
+            "One layer, example by example",
+            nothing,
+            figures.states,
+            over="one seed of each layer, {num_episodes:,} test episodes",
+        ),
         "plateaus": StudyFigure(
-            "Plateaus in training, and what is known there", plateaus.trainings, plateaus.stands
+            "Plateaus in training, and what is known there",
+            plateaus.trainings,
+            plateaus.stands,
+            over="{seeds}, errors of 1,000 validation episodes, probes fitted to 500 of them and "
+            "scored on 300",
         ),
     },
     page="inside_tables",

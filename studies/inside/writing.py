@@ -1,70 +1,95 @@
 """What becomes of predictions where other weights are written, or a part is taken away."""
 
-import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from studies.inside.shipped import BEST, NUM_TO_FIT, episodes, solver
 from zoo.analysis.ablations import error_increases
-from zoo.analysis.interventions import Effect, effect, probe_change
-from zoo.analysis.places import Place, features, num_seen, places, site, weights
-from zoo.analysis.probes import fit_probe
+from zoo.analysis.interventions import Effect, effect, exact_change, probe_change
+from zoo.analysis.places import Place, features, num_seen, site, weights
+from zoo.analysis.probes import fit_probe, r_squared
 from zoo.metrics.errors import half_squared_error
+from zoo.models.gd_ssm import GDSSM
+from zoo.models.sequence import SequenceModel
 from zoo.predictor import Predictor
+
+# Errors that grow by more than so many times that of zero are written as that.
+MOST = 10.0
 
 
 class Written(NamedTuple):
-    """Weights that were written along the directions of a probe.
+    """Weights of the best algorithm in another episode, written into a place.
 
     Attributes:
-        other: Effect of the weights that the best algorithm has in another episode.
-        one_step: Effect of those of one step of gradient descent in the same episode.
-        size: Of the change for `other`, beside that of the features.
+        r2: That of the probe along whose directions they are written, on test episodes.
+        effect: How predictions follow; the control has those of a third episode.
+        size: Of the change, beside how far features are from their mean.
+        exact: As `effect`, of the change that needs no probe; of a `gd_ssm`.
     """
 
-    other: Effect
-    one_step: Effect
+    r2: float
+    effect: Effect
     size: float
+    exact: Effect | None
 
 
 def written(model: Predictor, task: str, num_episodes: int) -> dict[Place, Written]:
-    """Writes weights at every place of a model, and says how far its predictions follow."""
+    """Writes weights at every place that the query reads, and says how predictions follow."""
     fit, test = episodes(task, "tune", NUM_TO_FIT), episodes(task, "test", num_episodes)
-    fitted_on, found = features(model, fit.x, fit.y), {}
-    best, one_step = solver(BEST[task], task), solver("gradient_descent", task)
-    for place in places(model):
-        num = num_seen(model, place, test.x.shape[1] - 1)
-        probe = fit_probe(fitted_on[place], weights(best, fit.x[:, :num], fit.y[:, :num]))
-        h = site(model, test.x, test.y, place)
-        x, y = test.x[:, :num], test.y[:, :num]
-        other = weights(best, x, y).roll(1, dims=0)
-        change = probe_change(probe, h.h, other)
-        of_other, of_one_step = (
-            effect(h, probe_change(probe, h.h, W), torch.einsum("bp,bpq->bq", test.x[:, -1], W))
-            for W in (other, weights(one_step, x, y))
+    known, best, found = features(model, fit.x, fit.y), solver(BEST[task], task), {}
+    for place, num in num_seen(model, test.x.shape[1] - 1).items():
+        if not _is_read(model, place):
+            continue
+        probe = fit_probe(known[place], weights(best, fit.x[:, :num], fit.y[:, :num]))
+        at, W = site(model, test.x, test.y, place), weights(best, test.x[:, :num], test.y[:, :num])
+        other, third = W.roll(1, dims=0), W.roll(2, dims=0)
+        wanted = torch.einsum("bp,bpq->bq", test.x[:, -1], other)
+        change, control = (probe_change(probe, known[place], at.h, V) for V in (other, third))
+        exact = None
+        if isinstance(model, GDSSM):
+            by_other, by_third = (exact_change(model, test.x, test.y, V) for V in (other, third))
+            exact = effect(at, by_other, by_third, wanted)
+        apart = at.h - at.h.mean(0)
+        found[place] = Written(
+            r2=r_squared(probe, at.h, W).value,
+            effect=effect(at, change, control, wanted),
+            size=(change.norm() / apart.norm()).item(),
+            exact=exact,
         )
-        found[place] = Written(of_other, of_one_step, (change.norm() / h.h.norm()).item())
     return found
 
 
-def needed(model: Predictor, task: str, num_episodes: int) -> dict[int, dict[str, float]]:
+def _is_read(model: Predictor, place: Place) -> bool:
+    """Not the stream behind the last block, but where the query is the token it is taken from."""
+    last = isinstance(model, SequenceModel) and place.layer == len(model.blocks)
+    return place.is_state or not last or model.token_layout == "shifted"
+
+
+def needed(model: Predictor, task: str, num_episodes: int) -> dict[int, dict[str, list[float]]]:
     """How much the error at the query grows without each part, divided by that of zero.
 
     Args:
-        model: Of several layers.
+        model: Of several layers, or of one.
         task: Of whose episodes.
         num_episodes: In the test.
 
     Returns:
         By layer from 1, and by the kind of the part: `layer`, `head`, `place`, `decay`, `gate`. Of
-        several heads or places it is the largest number.
+        several heads or places there are several numbers. None is above `MOST`.
     """
     test = episodes(task, "test", num_episodes)
-    zero = half_squared_error(torch.zeros_like(test.target[:, -1]), test.target[:, -1]).mean()
-    found: dict[int, dict[str, float]] = {}
+    zero = _mean_error(torch.zeros_like(test.target[:, -1]), test.target[:, -1])
+    found: dict[int, dict[str, list[float]]] = {}
     for part, more in error_increases(model, test.x, test.y, test.target).items():
-        kind, number = part.split(" ")
-        of_layer = found.setdefault(int(number.partition(".")[0]), {})
-        of_layer[kind] = max(of_layer.get(kind, -math.inf), more.value / zero.item())
+        kind, _, number = part.partition(" ")
+        # A model of one recurrence has its places without the number of a layer.
+        layer = 1 if isinstance(model, GDSSM) else int(number.partition(".")[0])
+        of_kind = found.setdefault(layer, {}).setdefault(kind, [])
+        of_kind.append(min(more.value / zero, MOST))
     return found
+
+
+def _mean_error(prediction: Tensor, target: Tensor) -> float:
+    return half_squared_error(prediction, target).mean().item()

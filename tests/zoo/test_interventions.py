@@ -16,7 +16,14 @@ from tests.zoo.test_probes import episodes
 from tests.zoo.test_token_layouts import DEEP, LAYOUTS, create
 from zoo.analysis.ablations import ablated, ablations, error_increases
 from zoo.analysis.hidden import streaming_states
-from zoo.analysis.interventions import at_layer, effect, exact_change, in_state, moved, probe_change
+from zoo.analysis.interventions import (
+    at_layer,
+    effect,
+    exact_change,
+    followed,
+    in_state,
+    probe_change,
+)
 from zoo.analysis.probes import fit_probe
 from zoo.models.gd_ssm import construct_gradient_descent_
 from zoo.models.online_learner import construct_solver_
@@ -56,7 +63,10 @@ def test_the_exact_state_answers_as_the_solver_and_a_random_one_does_not(name: s
     torch.testing.assert_close(site.answer(site.h), model.predict_query(x, y), rtol=0, atol=1e-12)
     change = exact_change(model, x, y, W)
     torch.testing.assert_close(site.answer(site.h + change), wanted, rtol=0, atol=1e-10)
-    found = effect(site, change, wanted)
+    # Those of another episode, and as control those of a third.
+    of = [W.roll(k, dims=0) for k in (1, 2)]
+    other = torch.einsum("bp,bpq->bq", x[:, -1], of[0])
+    found = effect(site, *(exact_change(model, x, y, V) for V in of), other)
     assert found.written.value == pytest.approx(1, abs=1e-9)
     assert found.written.ci95 < 1e-9
     # The mean of the control is zero: 1 of 20 is out of the interval, of twice the interval none.
@@ -68,24 +78,71 @@ def test_a_probe_that_reads_the_weights_writes_them() -> None:
     solver = zoo.create_solver("online_gradient_descent", d_x=3, d_y=2, step_size=0.3)
     x, y, _ = episodes("train")
     W = streaming_states(solver, x, y)["W"][:, -1]
-    found = fit_probe(in_state(model, x, y, "S").h, W)
+    known = in_state(model, x, y, "S").h
+    found = fit_probe(known, W)
     x, y, _ = episodes("test", 200, noise=0.3)
     W, wanted = solved(x, y)
     site = in_state(model, x, y, "S")
-    change = probe_change(found, site.h, W)
+    change = probe_change(found, known, site.h, W)
     torch.testing.assert_close(change, exact_change(model, x, y, W), rtol=0, atol=1e-8)
-    assert effect(site, change, wanted).written.value == pytest.approx(1, abs=1e-7)
+    assert effect(site, change, 0 * change, wanted).written.value == pytest.approx(1, abs=1e-7)
     # Half the way, and the other way.
-    assert effect(site, -change / 2, wanted).written.value == pytest.approx(-0.5, abs=1e-7)
+    for share in (0.5, -0.5):
+        half = effect(site, share * change, 0 * change, wanted)
+        assert half.written.value == pytest.approx(share, abs=1e-7)
+        assert half.control == pytest.approx((0, 0), abs=1e-7)
 
 
-def test_the_smallest_change_is_written() -> None:
-    """Of ten features two are read; the others stay as they are."""
-    h = torch.randn(40, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = fit_probe(h, 2 * h[:, :2] + 1, (0.0,))
-    change = probe_change(found, h, torch.zeros(40, 2))
-    torch.testing.assert_close(found(h + change), torch.zeros(40, 2).double())
-    torch.testing.assert_close(change[:, 2:], torch.zeros(40, 8).double())
+def test_answers_that_have_nothing_to_do_with_what_is_written_have_no_effect() -> None:
+    """Neither zero, nor the double of what was there, nor anything else but the wanted ones."""
+    generator = torch.Generator().manual_seed(0)
+    p, g, other = torch.randn(3, 4000, 2, generator=generator, dtype=torch.float64)
+    g = g + 0.5 * p  # as of algorithms that are near each other
+    for after in (0 * p, 2 * p, p):
+        assert followed(p, after, g) == pytest.approx((0, 0), abs=1e-12)
+    assert followed(p, 0.3 * p + 0.7 * g, g) == pytest.approx((0.7, 0), abs=1e-12)
+    found = followed(p, other, g)
+    assert abs(found.value) < 2 * found.ci95 < 0.1
+    # One that answers nothing can be moved as well.
+    assert followed(0 * p, 0.7 * g, g) == pytest.approx((0.7, 0), abs=1e-12)
+
+
+def test_the_interval_of_an_effect_holds_it_nineteen_times_of_twenty() -> None:
+    generator, hits = torch.Generator().manual_seed(0), 0
+    for _ in range(400):
+        p, g, noise = torch.randn(3, 50, 2, generator=generator, dtype=torch.float64)
+        found = followed(p, 0.2 * p + 0.6 * g + noise.roll(1, 1) + noise, g)
+        hits += abs(found.value - 0.6) < found.ci95
+    assert 0.9 < hits / 400 < 0.98
+
+
+def test_features_change_as_they_hang_together() -> None:
+    """Of three features the first is read; the second is its double, the third has noise of it."""
+    generator = torch.Generator().manual_seed(0)
+    first, noise = torch.randn(2, 4000, generator=generator, dtype=torch.float64)
+    h = torch.stack([first, 2 * first, first + noise], dim=1)
+    found = fit_probe(h[:, :1] * torch.ones(3), first, (0.0,))
+    found = found._replace(weight=torch.tensor([[1.0], [0.0], [0.0]]).double())
+    change = probe_change(found, h, h[:40], found(h[:40]) + 1)
+    expected = torch.tensor([1.0, 2.0, 1.0]).double().expand(40, 3)
+    torch.testing.assert_close(change, expected, rtol=0, atol=0.05)
+
+
+def test_a_change_does_not_depend_on_the_scale_of_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(400, 6, generator=generator, dtype=torch.float64)
+    mixed = h @ torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    wanted = torch.randn(40, 2, generator=generator, dtype=torch.float64)
+    scaled = mixed * torch.tensor([1, 1e3, 1, 1e-3, 1, 1]).double()
+    for features in (mixed, scaled):
+        found = fit_probe(features, h[:, :2], (0.0,))
+        change = probe_change(found, features, features[:40], wanted)
+        torch.testing.assert_close(found(features[:40] + change), wanted, rtol=0, atol=1e-6)
+        as_h = torch.linalg.lstsq(features, h).solution
+        if features is mixed:
+            expected = change @ as_h
+        else:
+            torch.testing.assert_close(change @ as_h, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", LAYOUTS)
@@ -134,12 +191,13 @@ def test_what_cannot_be_written_is_refused(make_pairs: MakePairs) -> None:
         pytest.raises(ValueError, match="no state of this OnlineLearner"),
     ):
         exact_change(model, x, y, W)
-    with pytest.raises(ValueError, match="there is nothing to move"):
-        moved(wanted, wanted + 1, wanted)
+    for share in (1, -2):
+        with pytest.raises(ValueError, match="there is nothing to follow"):
+            followed(wanted, wanted + 1, share * wanted)
     with pytest.raises(ValueError, match="one shape"):
-        moved(wanted, wanted, wanted[:, :1])
+        followed(wanted, wanted, wanted[:, :1])
     with pytest.raises(ValueError, match="reads 1 numbers from 2 features, got 6 and 6"):
-        probe_change(fit_probe(torch.rand(9, 2), torch.rand(9)), W, W)
+        probe_change(fit_probe(torch.rand(9, 2), torch.rand(9)), W, W, W)
     deep = create("transformer", "pairs", d_x=3)
     with pytest.raises(ValueError, match="from 0 to 2, got 3"):
         at_layer(deep, x, y, 3)

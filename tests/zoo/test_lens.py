@@ -216,6 +216,32 @@ def test_what_a_candidate_leaves_open_is_fitted_to_the_predictions() -> None:
     assert arguments == {"penalty": 3.0}
 
 
+def test_arguments_that_hang_together_are_found_together() -> None:
+    """Two numbers of GD++ from a grid that has neither, as exactly as one."""
+    sizes = {"step_size": log_grid(0.1, 5, 5), "gamma": log_grid(0.02, 2, 5)}
+    exact = zoo.create_solver(
+        "gradient_descent_plus_plus", d_x=3, d_y=2, num_steps=3, step_size=0.63, gamma=0.17
+    )
+    candidate = Candidate("gradient_descent_plus_plus", {"num_steps": 3}, sizes)
+    _, arguments = match(candidate, exact, *pairs("train"))
+    assert arguments == {
+        "num_steps": 3,
+        "step_size": pytest.approx(0.63, rel=0.02),
+        "gamma": pytest.approx(0.17, rel=0.05),
+    }
+    found = nearest(exact, {"GD++": candidate} | OTHERS, pairs("train"), pairs("test"))
+    assert next(iter(found)) == "GD++"
+    assert found["GD++"].cosine > 0.9999
+
+
+def test_nothing_beyond_a_grid_is_tried() -> None:
+    ridge = zoo.create_solver("ridge", d_x=3, d_y=2, penalty=30.0)
+    _, arguments = match(OTHERS["ridge"], ridge, *pairs("train"))
+    assert arguments == {"penalty": 10}
+    with pytest.raises(ValueError, match="only values above zero"):
+        match(Candidate("ridge", grid={"penalty": (0.0, 1.0)}), ridge, *pairs("train"))
+
+
 def test_what_has_no_layers_or_no_such_predictions_is_refused() -> None:
     with pytest.raises(ValueError, match="only models have layers, got Ridge"):
         lens(zoo.create_solver("ridge", d_x=3, d_y=2, penalty=1.0))

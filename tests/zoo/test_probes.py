@@ -211,34 +211,41 @@ def test_latents_of_the_sampler_are_targets(spec: dict[str, Any], latent: str) -
 
 
 @pytest.mark.parametrize(
-    ("spec", "latent"),
+    ("spec", "latent", "most"),
     [
-        ({"function": {"name": "word_problem"}, "num_context": 8}, "element"),
-        ({"function": {"name": "recall"}}, "value"),
-        ({"d_x": 5, "d_y": 1, "function": {"name": "tabular"}}, "noise_level"),
+        ({"function": {"name": "word_problem"}, "num_context": 8}, "element", 0.42),
+        ({"function": {"name": "recall"}}, "value", 0.1),
+        ({"d_x": 5, "d_y": 1, "function": {"name": "tabular"}}, "noise_level", 0.1),
     ],
 )
-def test_controls_of_latents_in_untrained_models_stay_at_zero(
-    spec: dict[str, Any], latent: str
+def test_latents_are_found_where_they_are_and_hardly_in_untrained_models(
+    spec: dict[str, Any], latent: str, most: float
 ) -> None:
-    sampler, parts = create_sampler(spec), []
+    num = 4 * NUM  # so that every symbol is among those that are fitted
+    sampler, constructed, untrained = create_sampler(spec), [], []
     widths = {"d_x": sampler.spec.d_x, "d_y": sampler.spec.d_y}
     tokens = "inputs" if sampler.spec.labels_hidden else "interleaved"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = zoo.create_model("delta_net", d_model=16, num_layers=2, tokens=tokens, **widths)
+        mixed = torch.randn(100, 100).double()
     assert isinstance(model, SequenceModel)
     for split in ("train", "test"):
         generators = Generators(0, split, 0, "cpu")  # type: ignore[arg-type]
-        drawn, known = sampler.sample(NUM, generators, latents=True)
+        drawn, known = sampler.sample(num, generators, latents=True)
         target = known[latent]
         if target.ndim > 1:  # symbols, by position
-            target = one_hot(target[:, -1], int(target.max()) + 1)
+            target = one_hot(target[:, -1], 64)
+        # What is known stands among what is not, and all of it is mixed.
+        h = torch.randn(num, 100, generator=torch.Generator().manual_seed(len(constructed)))
+        h = h.double()
+        of_target = target.reshape(num, -1).double()
+        h[:, : of_target.shape[1]] = of_target
+        constructed.append((h @ mixed, target))
         u = hidden_states(model, drawn.x, drawn.y).queries[-1, :, -1].detach()
-        parts.append((u, target))
-    found = probe(*parts)
-    assert abs(found.shuffled.value) < 0.05
-    assert found.r2.value < 0.6
+        untrained.append((u, target))
+    assert probe(*constructed).r2.value == pytest.approx(1, abs=1e-6)
+    assert abs(probe(*untrained).r2.value) < most
 
 
 def test_a_linear_probe_is_ordinary_least_squares() -> None:
@@ -272,6 +279,23 @@ def test_the_penalty_is_large_where_features_are_noise_and_zero_where_they_are_t
     t = torch.randn(60, 1, generator=generator, dtype=torch.float64)
     assert fit_probe(h, t).penalty >= 0.1
     assert fit_probe(h, h[:, :1]).penalty < 1e-9
+
+
+def test_of_penalties_that_are_as_good_the_largest_is_taken() -> None:
+    """Of a target that is hardly there, what is chosen tells about nothing, never less."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        h = torch.randn(400, 60, generator=generator, dtype=torch.float64)
+        t = torch.randn(400, 1, generator=generator, dtype=torch.float64)
+        score = probe((h[:200], t[:200]), (h[200:], t[200:]))
+        found.append(score.r2.value)
+    assert sum(found) / 20 > -0.02
+    # And where the target is there, it is found as with the best of all penalties.
+    t = h[:, :1] + 0.1 * t
+    best = max(
+        r_squared(fit_probe(h[:200], t[:200], (q,)), h[200:], t[200:]).value for q in (0.0, 1e-3)
+    )
+    assert probe((h[:200], t[:200]), (h[200:], t[200:])).r2.value > best - 0.005
 
 
 def test_features_that_are_always_the_same_tell_nothing() -> None:

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from zoo.analysis.hidden import Passage, apart, state_parts
 from zoo.analysis.probes import LinearProbe, rows
 from zoo.layers.block import BlockState
-from zoo.metrics.errors import Interval, ratio_interval
+from zoo.metrics.errors import Z_95, Interval
 from zoo.models.gd_ssm import GDSSM
 from zoo.models.online_learner import OnlineLearner
 from zoo.models.sequence import SequenceModel
 from zoo.predictor import Predictor
+
+# Of the largest standard deviation of what a probe reads: what it reads less is not written.
+LEAST_READ = 1e-3
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,11 @@ class Site:
 
 
 class Effect(NamedTuple):
-    """How far a change of h moves predictions to the wanted ones: 1 all the way, 0 not at all.
+    """How predictions follow weights that are written: 1 all the way, 0 not at all (`followed`).
 
     Attributes:
-        written: Of the change.
-        control: Of a random direction of the same norm in each episode.
+        written: Where the weights are written that the predictions should follow.
+        control: Where other weights are written, in the same way.
     """
 
     written: Interval
@@ -117,30 +120,39 @@ def in_state(predictor: Predictor, x: Tensor, y: Tensor, part: str) -> Site:
     return Site(torch.view_as_real(found) if found.is_complex() else found, answer)
 
 
-def probe_change(found: LinearProbe, h: Tensor, W: Tensor) -> Tensor:
-    """The smallest change of h by which a probe reads W: (W - probe(h)) weight^+.
+def probe_change(found: LinearProbe, features: Tensor, h: Tensor, W: Tensor) -> Tensor:
+    """The most usual change of h by which a probe reads W.
 
-    Where the probe has fewer directions than W has numbers, what it reads comes as near to W as it
-    can. A number that the probe hardly reads takes a large change.
+        (W - probe(h)) (P^T Sigma P)^+ P^T Sigma
+
+    with the weights P of the probe and the covariance Sigma of features: of all changes by which
+    the probe reads W it is the smallest in the metric Sigma^+, in which all directions of the
+    features vary alike. It does not depend on how features are scaled or mixed, and what hangs
+    together with what is read changes with it. Directions in which the readings of the probe have
+    less than a thousandth of the largest standard deviation stay as they are.
 
     Args:
-        found: Of `fit_probe`, for features like h.
-        h: (batch, ...).
+        found: Of `fit_probe`.
+        features: Those it was fitted to, (num, ...).
+        h: Of other episodes, (batch, ...).
         W: Targets to write, (batch, ...), of the size that the probe was fitted to.
 
     Returns:
         Of the shape and type of h.
 
     Raises:
-        ValueError: If h or W have other sizes than the probe.
+        ValueError: If features, h or W have other sizes than the probe.
     """
     sizes = rows(h).shape[1], rows(W).shape[1]
-    if sizes != found.weight.shape:
+    if sizes != found.weight.shape or rows(features).shape[1] != sizes[0]:
         raise ValueError(
             f"the probe reads {found.weight.shape[1]} numbers from {found.weight.shape[0]} "
-            f"features, got {sizes[1]} and {sizes[0]}"
+            f"features, got {sizes[1]} and {sizes[0]}, fitted to {rows(features).shape[1]}"
         )
-    change: Tensor = (rows(W) - found(h)) @ torch.linalg.pinv(found.weight)
+    centred = rows(features) - found.feature_mean
+    reads = centred @ found.weight
+    inverse = torch.linalg.pinv(reads.mT @ reads, rtol=LEAST_READ**2, hermitian=True)
+    change: Tensor = (rows(W) - found(h)) @ inverse @ (reads.mT @ centred)
     return change.view(h.shape).to(h)
 
 
@@ -201,52 +213,56 @@ def exact_change(model: Predictor, x: Tensor, y: Tensor, W: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def effect(site: Site, change: Tensor, wanted: Tensor, seed: int = 0) -> Effect:
-    """Writes a change and then a control into a place, and says how far each moves the predictions.
+def effect(site: Site, change: Tensor, control: Tensor, wanted: Tensor) -> Effect:
+    """Writes a change and then a control into a place, and says how predictions follow.
 
     Args:
         site: Where to write.
         change: What is added to h, (batch, ...).
+        control: The same of other weights than the wanted predictions are those of.
         wanted: Predictions at the query of the algorithm whose weights are written, (batch, d_y).
-        seed: Of the random directions.
 
     Raises:
-        ValueError: As `moved`.
+        ValueError: As `followed`.
     """
-    change = change.view(site.h.shape).to(site.h)
-    drawn = torch.randn(change.shape, generator=torch.Generator().manual_seed(seed)).to(change)
-    norms = (rows(part).norm(dim=1) for part in (change, drawn))
-    scale = torch.div(*norms).to(change).view(-1, *[1] * (change.ndim - 1))
     before = site.answer(site.h)
-    return Effect(
-        *(moved(before, site.answer(site.h + c), wanted) for c in (change, scale * drawn))
-    )
+    return Effect(*(followed(before, site.answer(site.h + c), wanted) for c in (change, control)))
 
 
-def moved(before: Tensor, after: Tensor, wanted: Tensor) -> Interval:
-    """sum <after - before, wanted - before> / sum |wanted - before|^2 with its 95 % interval.
+def followed(before: Tensor, after: Tensor, wanted: Tensor) -> Interval:
+    """b of the least squares fit p' = a p + b g, with its 95 % interval over episodes.
 
-    This is the mean over episodes of the projection of a change of the predictions onto the wanted
-    change, each episode weighted by the square of what it wants: where the predictions are almost
-    those that are wanted, a projection by itself has no finite variance.
+    A prediction p that becomes the wanted one g has 1, one that stays has 0. One that becomes zero,
+    or something that has nothing to do with g, has 0 as well. Sums are over episodes and
+    coordinates; episodes are independent, coordinates of one are not.
 
     Args:
-        before: Predictions, (batch, d_y).
-        after: Those of the changed model.
-        wanted: Those of the algorithm.
+        before: Predictions p, (batch, d_y).
+        after: Those of the changed model, p'.
+        wanted: Those of the algorithm, g.
 
     Raises:
-        ValueError: If shapes differ, or predictions are the wanted ones already in all episodes.
+        ValueError: If shapes differ, or the wanted predictions are a multiple of those before.
     """
     if not before.shape == after.shape == wanted.shape:
         raise ValueError(
             "predictions must have one shape, got "
             f"{tuple(before.shape)}, {tuple(after.shape)} and {tuple(wanted.shape)}"
         )
-    change, whole = rows(after) - rows(before), rows(wanted) - rows(before)
-    if not whole.any():
-        raise ValueError("the wanted predictions are those of the model: there is nothing to move")
-    return ratio_interval((change * whole).sum(1), whole.square().sum(1))
+    p, changed, g = rows(before), rows(after), rows(wanted)
+    # What is new in g, and is not in p.
+    new = g - ((p * g).sum() / p.square().sum() * p if p.any() else 0)
+    size = new.square().sum()
+    if not size > torch.finfo(before.dtype).eps * g.square().sum():
+        raise ValueError(
+            "the wanted predictions are those of the model, up to a factor: there is nothing to "
+            "follow"
+        )
+    b = (new * changed).sum() / size
+    left = changed - b * g
+    left = left - ((p * left).sum() / p.square().sum() * p if p.any() else 0)
+    ci95 = Z_95 * (new * left).sum(1).square().sum().sqrt() / size
+    return Interval(b.item(), ci95.item())
 
 
 class _Writer(Passage):

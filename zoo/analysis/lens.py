@@ -18,10 +18,10 @@ from zoo.models.online_learner import OnlineLearner
 from zoo.models.sequence import SequenceModel
 from zoo.predictor import Predictor
 from zoo.registry import create_solver
-from zoo.solvers.tuning import refined, tune
+from zoo.solvers.tuning import narrowed, tune
 
-# How often a grid becomes finer: neighbours are at last apart by the 1024th root of what they were.
-ROUNDS = 5
+# Of the way to neighbours in a grid, which are at last apart by the 128th root of what they were.
+HALVINGS = 7
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Candidate:
     Attributes:
         solver: Its registered name.
         fixed: Arguments that are settled, such as `num_steps`.
-        grid: Values of the arguments that are fitted to every layer, such as `step_size`. Of one
-            argument finer values are tried between the neighbours of the best.
+        grid: Values of the arguments that are fitted to every layer, such as `step_size`: first
+            those of the grid, then finer ones around the best, all arguments together.
     """
 
     solver: str
@@ -171,7 +171,7 @@ def nearest(
     found = {}
     for label, candidate in candidates.items():
         solver, arguments = match(candidate, layer, *fit_on)
-        found[label] = _nearness(of_layer, query_response(solver, *measure_on), arguments)
+        found[label] = nearness(of_layer, query_response(solver, *measure_on), arguments)
     return dict(sorted(found.items(), key=lambda item: -item[1].cosine))
 
 
@@ -201,14 +201,21 @@ def match(
         def best_of(grid: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
             return tune(name, grid, x, y, target, fixed=candidate.fixed)
 
-        arguments = refined(best_of, candidate.grid, ROUNDS)
+        arguments = narrowed(best_of, candidate.grid, HALVINGS)
     solver = create_solver(name, d_x=predictor.d_x, d_y=predictor.d_y, **arguments)
     if solver.output != predictor.output:
         raise ValueError(f"{name} predicts {solver.output}, the layer {predictor.output}")
     return solver, arguments
 
 
-def _nearness(f: QueryResponse, g: QueryResponse, arguments: dict[str, Any]) -> Nearness:
+def nearness(f: QueryResponse, g: QueryResponse, arguments: dict[str, Any]) -> Nearness:
+    """How near a layer and an algorithm are by their responses to the same episodes.
+
+    Args:
+        f: Of the layer.
+        g: Of the algorithm.
+        arguments: Those of the algorithm.
+    """
     a, b = f.prediction.double(), g.prediction.double()
     size, norms = a.square().sum().item(), (a.norm() * b.norm()).item()
     return Nearness(

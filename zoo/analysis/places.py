@@ -5,10 +5,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.analysis.hidden import hidden_states
+from zoo.analysis.hidden import hidden_states, state_parts
 from zoo.analysis.interventions import Site, at_layer, in_state
 from zoo.models.sequence import SequenceModel
-from zoo.models.transformer import Transformer
 from zoo.predictor import Predictor
 
 
@@ -29,51 +28,80 @@ class Place(NamedTuple):
         """As tables have it."""
         return f"{self.kind} {self.layer}"
 
+    @property
+    def is_state(self) -> bool:
+        """Whether it is a state, which may be an example behind."""
+        return self.kind == "state"
+
 
 def places(model: Predictor) -> list[Place]:
     """The residual stream after each block, and the states that do not grow.
 
-    A model without a residual stream has one state.
+    A model without a residual stream has one state. Attention, which keeps its examples, has none.
     """
-    if not isinstance(model, SequenceModel):
-        return [Place("state", 1)]
-    layers = range(1, len(model.blocks) + 1)
-    found = [Place("stream", layer) for layer in layers]
-    if not isinstance(model, Transformer):
-        found += [Place("state", layer) for layer in layers]
-    return found
+    streams = []
+    if isinstance(model, SequenceModel):
+        streams = [Place("stream", layer) for layer in range(1, len(model.blocks) + 1)]
+    return [*streams, *_parts(model)]
 
 
 def site(model: Predictor, x: Tensor, y: Tensor, place: Place) -> Site:
-    """A place in the computation of a model for x (batch, length, d_x) and y."""
+    """A place in the computation of a model for x (batch, length, d_x) and y.
+
+    Raises:
+        ValueError: If it is none of `places(model)`.
+    """
     if place.kind == "stream":
         assert isinstance(model, SequenceModel)
         return at_layer(model, x, y, place.layer, "example")
-    return in_state(model, x, y, _part(model, place.layer))
+    parts = _parts(model)
+    if place not in parts:
+        has = ", ".join(other.label for other in parts) or "no state that does not grow"
+        raise ValueError(f"{type(model).__name__} has {has}, got {place.label}")
+    return in_state(model, x, y, parts[place])
 
 
 @torch.no_grad()
 def features(model: Predictor, x: Tensor, y: Tensor) -> dict[Place, Tensor]:
-    """What a model has at each place after all examples but the query, (batch, ...)."""
+    """What a model has at each place after all examples but the query, (batch, ...).
+
+    Places are those of `num_seen`. Complex parts of a state are pairs of real numbers.
+    """
     found = {}
-    stream = hidden_states(model, x, y).examples if isinstance(model, SequenceModel) else None
-    for place in places(model):
-        if place.kind == "stream":
-            assert stream is not None
-            found[place] = stream[place.layer, :, -1]
-        else:
-            found[place] = site(model, x, y, place).h
-    return found
+    if isinstance(model, SequenceModel):
+        stream = hidden_states(model, x, y).examples
+        found = {place: stream[place.layer, :, -1] for place in places(model) if not place.is_state}
+    states = _states(model, x, y)
+    seen = num_seen(model, x.shape[1] - 1)
+    return found | {place: h for place, h in states.items() if place in seen}
 
 
-def num_seen(model: Predictor, place: Place, num_examples: int) -> int:
-    """How many of the examples a place has seen whole.
+@torch.no_grad()
+def num_seen(model: Predictor, num_examples: int) -> dict[Place, int]:
+    """How many of so many examples each place has seen whole: the last whose label changes it.
 
     With `shifted` tokens a label comes with the next input, and the products of a GD-SSM do so too:
-    the state is one example behind, and the query brings the last one.
+    the state is one example behind, and the query brings the last one. The weights of test-time
+    training change at the end of a mini-batch. What a state has seen is found by trying, on an
+    episode of random numbers; one that has seen nothing yet is left out.
     """
-    behind = place.kind == "state" and model.token_layout != "pairs"
-    return num_examples - behind
+    found = {place: num_examples for place in places(model) if not place.is_state}
+    like = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    x, y = (
+        torch.randn(1, num_examples + 1, width, generator=generator).to(like)
+        for width in (model.d_x, model.d_y)
+    )
+    before = _states(model, x, y)
+    for seen in range(num_examples, 0, -1):
+        if found.keys() >= before.keys():
+            break
+        other = y.clone()
+        other[:, seen - 1] += 1
+        for place, h in _states(model, x, other).items():
+            if place not in found and not torch.equal(h, before[place]):
+                found[place] = seen
+    return {place: found[place] for place in places(model) if place in found}
 
 
 @torch.no_grad()
@@ -92,10 +120,35 @@ def weights(predictor: Predictor, x: Tensor, y: Tensor) -> Tensor:
     return predictor.predict(state, torch.eye(x.shape[2]).to(x).expand(len(x), -1, -1))
 
 
-def _part(model: Predictor, layer: int) -> str:
-    """The part of a state that holds weights, where there are windows of convolutions beside it."""
-    if not isinstance(model, SequenceModel):
-        return "Z"
-    block: Any = model.blocks[layer - 1]
-    state = block.init_state(1, torch.device("cpu"), torch.float32)
-    return f"blocks.{layer - 1}.{len(state) - 1}"
+def _parts(model: Predictor) -> dict[Place, str]:
+    """The parts of a state that hold weights and do not grow with the examples, by place.
+
+    A model of one layer has them first. A block has them last among the parts with the most
+    dimensions: windows of convolutions stand before them, biases behind them.
+    """
+    like = next(model.parameters())
+    start: Any = model.init_state(1, device=like.device, dtype=like.dtype)
+    x, y = like.new_zeros(1, 1, model.d_x), like.new_zeros(1, 1, model.d_y)
+    after = dict(state_parts("", model.observe(start, x, y)))
+    of_layers: list[dict[str, Tensor]] = [dict(state_parts("", start))]
+    if isinstance(model, SequenceModel):
+        of_layers = [dict(state_parts(f"blocks.{i}", s)) for i, s in enumerate(start.blocks)]
+    found = {}
+    for layer, parts in enumerate(of_layers, start=1):
+        most = max(part.ndim for part in parts.values())
+        names = [name for name, part in parts.items() if part.ndim == most]
+        name = names[-1] if isinstance(model, SequenceModel) else names[0]
+        if after[name].shape == parts[name].shape:
+            found[Place("state", layer)] = name
+    return found
+
+
+def _states(model: Predictor, x: Tensor, y: Tensor) -> dict[Place, Tensor]:
+    """The states after all examples but the query."""
+    names = _parts(model)
+    if not names:
+        return {}
+    state = model.init_state(len(x), device=x.device, dtype=x.dtype)
+    parts = dict(state_parts("", model.observe(state, x[:, :-1], y[:, :-1])))
+    found = {place: parts[name] for place, name in names.items()}
+    return {place: torch.view_as_real(h) if h.is_complex() else h for place, h in found.items()}

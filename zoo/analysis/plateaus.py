@@ -1,14 +1,22 @@
 """Plateaus in the course of training: when a model leaves the zero predictor, and where it stands.
 
-A loss stands where it changes little over several validations in a row.
+A loss stands where it falls clearly slower than before and after, by more than its scatter.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean, linear_regression, median
 from typing import NamedTuple
 
 # Of the error of zero: what is below has left it.
 LEFT_ZERO = 0.95
+# Of the rates before and behind it: what falls slower stands.
+SLOWER = 0.25
+# Log losses of one stretch are apart by at most so many times their scatter, and rounding.
+APART, ROUNDING = 5.0, 1e-9
+# Standard errors by which that must be so.
+ERRORS = 4.0
 
 
 class Plateau(NamedTuple):
@@ -43,40 +51,83 @@ def leaves_zero(losses: Mapping[int, float], zero: float) -> int | None:
 
 
 def plateaus(
-    losses: Mapping[int, float], within: float = 0.05, least: int = 4, fall: float = 0.1
+    losses: Mapping[int, float], until: int | None = None, least: int = 4, fall: float = 0.1
 ) -> list[Plateau]:
     """The plateaus of a loss, in their order.
 
-    A plateau is a stretch of validations in a row whose largest loss is at most `1 + within` times
-    the smallest, as long as it can be from its first one on. It counts where there are `least` of
-    them and the loss later falls below its level by the share `fall`, or training ends in it.
+    A rate is the slope of the log loss over validations, by least squares, with its standard error
+    from the scatter between validations. A plateau is a stretch of `least` or more validations that
+    are apart by at most five times that scatter, in which the rate of falling, and four standard
+    errors, is below a quarter of the rates over the `least` validations before and behind it, less
+    four standard errors. What begins with the first validation has none before. And the loss must
+    fall below its level by the share `fall` later on.
+    A loss that falls evenly, however slowly, has no plateau, nor has one that levels off for good.
+    Of stretches that overlap the longest counts.
 
     Args:
         losses: In validation, by optimizer steps; above zero.
-        within: By how much losses of a plateau differ, as a share.
-        least: Validations in it.
+        until: Steps up to which losses are looked at, such as where the learning rate begins to
+            decay, which makes a loss fall by itself; None for all.
+        least: Validations in a plateau, and before and behind it; at least 3.
         fall: The share of its level by which the loss falls afterwards.
 
     Raises:
-        ValueError: If a loss is not above zero.
+        ValueError: If a loss is not above zero, or `least` is below 3.
     """
-    steps = sorted(losses)
+    if least < 3:
+        raise ValueError(f"a plateau needs at least 3 validations, got least = {least}")
+    steps = [step for step in sorted(losses) if until is None or step <= until]
     if any(not losses[step] > 0 for step in steps):
         raise ValueError("plateaus are those of losses above zero")
-    found, start = [], 0
-    while start < len(steps):
-        end, low, high = start, losses[steps[start]], losses[steps[start]]
-        while end + 1 < len(steps):
-            value = losses[steps[end + 1]]
-            if max(high, value) > (1 + within) * min(low, value):
-                break
-            end, low, high = end + 1, min(low, value), max(high, value)
-        stretch = steps[start : end + 1]
-        level = sum(losses[step] for step in stretch) / len(stretch)
-        later = [losses[step] for step in steps[end + 1 :]]
-        if len(stretch) >= least and (not later or min(later) < (1 - fall) * level):
-            found.append(Plateau(stretch[0], stretch[-1], level))
-            start = end + 1
-        else:
-            start += 1
-    return found
+    logs = [math.log(losses[step]) for step in steps]
+    scatter = _scatter(logs)
+    stretches = [
+        (start, end)
+        for start in range(len(steps))
+        for end in range(start + least - 1, len(steps) - 1)
+        if _stands(logs, start, end, scatter, least)
+    ]
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(stretches, key=lambda stretch: stretch[0] - stretch[1]):
+        level = math.exp(fmean(logs[start : end + 1]))
+        falls = math.exp(min(logs[end + 1 :])) < (1 - fall) * level
+        if falls and all(end < first or last < start for first, last in found):
+            found.append((start, end))
+    return [
+        Plateau(steps[i], steps[j], fmean(losses[step] for step in steps[i : j + 1]))
+        for i, j in sorted(found)
+    ]
+
+
+def _stands(logs: Sequence[float], start: int, end: int, scatter: float, least: int) -> bool:
+    """Whether a loss falls clearly slower from start to end than before and behind it."""
+    around = [logs[end : end + least + 1]]
+    if start:
+        around.append(logs[max(0, start - least) : start + 1])
+    part = logs[start : end + 1]
+    if max(part) - min(part) > APART * scatter + ROUNDING:
+        return False
+    inside = _rate(part)
+    most = inside + ERRORS * _error(end - start + 1, scatter)
+    return all(
+        most < SLOWER * (_rate(part) - ERRORS * _error(len(part), scatter)) for part in around
+    )
+
+
+def _rate(logs: Sequence[float]) -> float:
+    """By how much the log loss falls with each validation."""
+    return -linear_regression(range(len(logs)), logs).slope
+
+
+def _error(num: int, scatter: float) -> float:
+    """The standard error of a rate over so many validations."""
+    return scatter / math.sqrt(num * (num**2 - 1) / 12)
+
+
+def _scatter(logs: Sequence[float]) -> float:
+    """The standard deviation of log losses around their course, from second differences."""
+    if len(logs) < 3:
+        return 0.0
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(logs, logs[1:], logs[2:], strict=False)]
+    # A normal variable is by half within 0.6745 standard deviations; that of a bend is sqrt(6).
+    return median(bends) / (0.6745 * math.sqrt(6))

@@ -40,9 +40,10 @@ class ProbeScore(NamedTuple):
 
     Attributes:
         r2: R^2 of the targets.
-        shuffled: The control: R^2 of another probe of the same features, for which the targets of
-            the episodes have been exchanged, in training and in the test. It is near zero unless
-            the probe learns its training episodes by heart.
+        shuffled: R^2 of another probe of the same features, for which the targets of the episodes
+            have been exchanged, in training and in the test. It is zero or below whatever the
+            features hold: it checks the split and the scoring, and is no control of the model,
+            which the same model with a random start is.
         penalty: That of the probe.
     """
 
@@ -120,8 +121,9 @@ def fit_probe(
     """Ridge regression whose penalty is chosen on a quarter of the episodes.
 
     With the centred features H = U diag(s) V^T and targets T in float64, the weights are
-    V diag(s / (s^2 + lambda s_1^2)) U^T T. lambda is the penalty with the least squared error on
-    the last quarter of the episodes, fitted to the others; the fit with it is to all of them.
+    V diag(s / (s^2 + lambda s_1^2)) U^T T. lambda is chosen on the last quarter of the episodes,
+    with fits to the others, and the fit with it is to all of them: of the penalties whose squared
+    error is at most one standard error of the paired difference above the least, the largest.
     Singular values that are rounding count as zero.
 
     Args:
@@ -181,10 +183,20 @@ def _fit_all(
     fitted = []
     for t in map(rows, targets):
         tried = (part.ridge(t[:num_fitted], penalty) for penalty in penalties)
-        errors = [(f(h[num_fitted:]) - t[num_fitted:]).square().sum().item() for f in tried]
-        best = min(range(len(errors)), key=errors.__getitem__)
-        fitted.append(whole.ridge(t, penalties[best]))
+        errors = [(f(h[num_fitted:]) - t[num_fitted:]).square().sum(1) for f in tried]
+        fitted.append(whole.ridge(t, _chosen(penalties, errors)))
     return fitted
+
+
+def _chosen(penalties: tuple[float, ...], errors: list[Tensor]) -> float:
+    """The largest penalty whose errors are no clearer above the least than by a standard error."""
+    least = min(errors, key=lambda error: error.sum().item())
+    found = []
+    for penalty, error in zip(penalties, errors, strict=True):
+        more = error - least
+        if more.mean() <= more.std() / len(more) ** 0.5:
+            found.append(penalty)
+    return max(found)
 
 
 class _Decomposed(NamedTuple):

@@ -104,14 +104,12 @@ def best_of(
 def refined(
     search: Callable[[dict[str, tuple[Any, ...]]], dict[str, Any]],
     grid: Mapping[str, Sequence[Any]],
-    rounds: int = 1,
 ) -> dict[str, Any]:
     """The best of a grid; of a single argument, of finer values between its neighbours too.
 
     Args:
         search: From a grid to arguments, the best of it among them, as `tune` with all else given.
         grid: Values to try, for each argument. Those of a single one are positive and ascend.
-        rounds: How often they become finer, by a factor of four in the logarithm.
     """
     best = search({name: (*values,) for name, values in grid.items()})
     if len(grid) > 1:
@@ -121,11 +119,51 @@ def refined(
     low, high = values[max(0, i - 1)], values[min(len(values) - 1, i + 1)]
     if low == high:
         return best
-    for _ in range(rounds):
-        best = search({key: (best[key], *log_grid(low, high, REFINED))})
-        step = (high / low) ** (1 / (REFINED - 1))
-        low, high = max(low, best[key] / step), min(high, best[key] * step)
+    return search({key: (best[key], *log_grid(low, high, REFINED))})
+
+
+def narrowed(
+    search: Callable[[dict[str, tuple[Any, ...]]], dict[str, Any]],
+    grid: Mapping[str, Sequence[float]],
+    halvings: int,
+) -> dict[str, Any]:
+    """The best of a grid, then of an ever finer one around it.
+
+    Tried are three values of every argument, in all combinations: the best so far, and those half
+    the way to its neighbours. Where another one is better it is the next to be surrounded; where
+    none is, the way is halved again. Arguments that hang together, such as a step size and a
+    preconditioner, so become exact together.
+
+    Args:
+        search: As at `refined`.
+        grid: Positive values to try, for each argument; nothing beyond them is tried.
+        halvings: How many. Neighbours are at last apart by the 2^halvings-th root of what they
+            were.
+
+    Raises:
+        ValueError: If a value is not above zero.
+    """
+    if any(not value > 0 for values in grid.values() for value in values):
+        raise ValueError(f"only values above zero can be narrowed down, got {dict(grid)}")
+    best = search({name: (*values,) for name, values in grid.items()})
+    factors = {name: _widest(sorted(values)) ** 0.5 for name, values in grid.items()}
+    while halvings:
+        around = {}
+        for name, values in grid.items():
+            ends = best[name] / factors[name], best[name] * factors[name]
+            inside = (min(max(end, min(values)), max(values)) for end in ends)
+            around[name] = tuple(dict.fromkeys((best[name], *inside)))
+        found = search(around)
+        if found == best:
+            factors = {name: factor**0.5 for name, factor in factors.items()}
+            halvings -= 1
+        best = found
     return best
+
+
+def _widest(values: Sequence[float]) -> float:
+    """The largest factor between neighbours."""
+    return max((b / a for a, b in itertools.pairwise(values)), default=1.0)
 
 
 def loss_of(solver: Predictor, prediction: Tensor, target: Tensor) -> float:

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from datamodules import EpisodeSpec
 from datamodules.episodes import Episodes
-from zoo.analysis.lens import errors_by_layer, lens
+from zoo.analysis.lens import errors_by_layer, lens, nearness
 from zoo.analysis.places import features, num_seen, weights
 from zoo.analysis.probes import probe_all
+from zoo.metrics.alignment import query_response
 from zoo.metrics.errors import half_squared_error
 from zoo.predictor import Predictor
 from zoo.references import create_reference
+from zoo.registry import create_solver
 from zoo.training.module import LitPredictor
 
 
@@ -25,9 +27,11 @@ class LayerMonitor(pl.Callback):
     | `layers/error_l` | 0.5*MSE at the query after l layers, by the own readout, / that of zero |
     | `layers/ridge_stream_l`, `layers/ridge_state_l` | R^2 of a linear probe, weights of ridge |
     | `layers/B_stream_l`, `layers/B_state_l` | R^2 of a linear probe, B = sum x y^T |
+    | `layers/cosine_ridge_l` | `Nearness.cosine` to ridge after l layers, by the own readout |
+    | `layers/cosine_one_step_l` | the same to one step of gradient descent of any size |
 
-    Probes are fitted to the first validation episodes and scored on those that follow. Of several
-    seeds side by side nothing is logged.
+    Probes are fitted to the first validation episodes and scored on those that follow, which all
+    else is measured on.
 
     Args:
         num_to_fit: Episodes that probes are fitted to.
@@ -39,6 +43,11 @@ class LayerMonitor(pl.Callback):
         self.ridge: Predictor | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, LitPredictor):
+            raise ValueError(
+                "callbacks=inside looks into one model, got several seeds or learning rates side "
+                "by side; train them one after the other (-m seed=0,1)"
+            )
         spec: EpisodeSpec = trainer.datamodule.sampler.spec  # type: ignore[attr-defined]
         if spec.output != "value":
             raise ValueError(
@@ -56,8 +65,9 @@ class LayerMonitor(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not isinstance(pl_module, LitPredictor) or batch_idx > 0:
+        if batch_idx > 0:
             return
+        assert isinstance(pl_module, LitPredictor)
         assert self.ridge is not None
         num = self.num_to_fit + self.num_to_score
         if len(batch.x) < num:
@@ -66,7 +76,7 @@ class LayerMonitor(pl.Callback):
             )
         fit, test = batch.rows(0, self.num_to_fit), batch.rows(self.num_to_fit, num)
         ridge = self.ridge.to(batch.x.device)
-        found = _errors(pl_module.model, test) | _scores(pl_module.model, ridge, fit, test)
+        found = _of_lens(pl_module.model, ridge, test) | _scores(pl_module.model, ridge, fit, test)
         for name, value in found.items():
             pl_module.log(
                 f"layers/{name}",
@@ -77,20 +87,28 @@ class LayerMonitor(pl.Callback):
             )
 
 
-def _errors(model: Predictor, test: Episodes) -> dict[str, float]:
-    """The layer lens."""
-    target = test.target[:, -1]
+def _of_lens(model: Predictor, ridge: Predictor, test: Episodes) -> dict[str, float]:
+    """The layer lens: errors, and how near two algorithms are."""
+    target, lenses = test.target[:, -1], lens(model)
     zero = half_squared_error(torch.zeros_like(target), target).mean()
-    errors = errors_by_layer(lens(model), test.x, test.y, test.target)
-    return {f"error_{layer}": (e[:, -1].mean() / zero).item() for layer, e in errors.items()}
+    errors = errors_by_layer(lenses, test.x, test.y, test.target)
+    found = {f"error_{layer}": (e[:, -1].mean() / zero).item() for layer, e in errors.items()}
+    # A cosine does not depend on the size of the step.
+    one_step = create_solver("gradient_descent", d_x=model.d_x, d_y=model.d_y, step_size=1.0)
+    algorithms = {"ridge": ridge, "one_step": one_step.to(test.x.device)}
+    responses = {name: query_response(f, test.x, test.y) for name, f in algorithms.items()}
+    for layer, cut in lenses.items():
+        of_layer = query_response(cut, test.x, test.y)
+        for name, response in responses.items():
+            found[f"cosine_{name}_{layer}"] = nearness(of_layer, response, {}).cosine
+    return found
 
 
 def _scores(model: Predictor, ridge: Predictor, fit: Episodes, test: Episodes) -> dict[str, float]:
     """What probes find."""
     of_fit, of_test = (features(model, part.x, part.y) for part in (fit, test))
     found = {}
-    for place in of_test:
-        num = num_seen(model, place, test.x.shape[1] - 1)
+    for place, num in num_seen(model, test.x.shape[1] - 1).items():
         train = of_fit[place], _targets(ridge, fit, num)
         scores = probe_all(train, (of_test[place], _targets(ridge, test, num)))
         for name, score in scores.items():
