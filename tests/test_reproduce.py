@@ -235,7 +235,15 @@ def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> 
         assert page(STUDY, results, places) != places.page.read_text()
 
 
-SHIPPED = ["paper", "architectures", "recall", "state_tracking", "text", "inside"]
+SHIPPED = [
+    "paper",
+    "architectures",
+    "task_diversity",
+    "recall",
+    "state_tracking",
+    "text",
+    "inside",
+]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
