@@ -51,7 +51,7 @@ learns the pool; it is the same for all pools but those that the first captions 
 training diverged at it. Nothing here says where the threshold between the two algorithms lies after
 long training: these trainings have 111 times fewer steps than those that it was found in, and 889
 times fewer episodes than those of the small model there, 444 times fewer than those of the base
-model. No architecture is judged. All of it can be trained on two cores within an hour.
+model. No architecture is judged. All of it can be trained on two cores in an hour or two.
 """
 
 STUDY = Study(
