@@ -58,34 +58,32 @@ def push(directory: Path, target: str, collection: bool = False, replace: bool =
 
 def _push_to_hub(made: Checked, parts: HubAddress, collection: bool, replace: bool) -> str:
     target = str(parts)
-    where = {
-        "repo_id": parts.repository,
-        "repo_type": {"datasets/": "dataset", "spaces/": "space"}.get(parts.kind),
-    }
+    name, kind = parts.repository, {"datasets/": "dataset", "spaces/": "space"}.get(parts.kind)
     revision = parts.revision.replace("%2F", "/") or None
     with _writing_to(target):
         import huggingface_hub  # an extra
 
         api = huggingface_hub.HfApi()
-        is_new = not api.repo_exists(**where)
+        is_new = not api.repo_exists(name, repo_type=kind)
         if is_new and revision is not None:
             raise UploadError(
                 f"{target} names a revision, and {parts.repository} is not there yet: push to it "
                 "without one, which makes it"
             )
         if is_new:
-            api.create_repo(**where, exist_ok=True)
-        head = api.repo_info(**where, revision=revision).sha
+            api.create_repo(name, repo_type=kind, exist_ok=True)
+        head = api.repo_info(name, repo_type=kind, revision=revision).sha or ""
     # What is there is read in the commit that the new one follows.
     seen = of_revision(str(parts._replace(revision="")), head)
     place, files = _files(made, target, seen, collection, replace)
     with _writing_to(target):
         api.create_commit(
-            **where,
-            operations=[
-                huggingface_hub.CommitOperationAdd(join(parts.path, name).lstrip("/"), data)
-                for name, data in files.items()
+            name,
+            [
+                huggingface_hub.CommitOperationAdd(join(parts.path, file).lstrip("/"), data)
+                for file, data in files.items()
             ],
+            repo_type=kind,
             commit_message=f"{made.card.name}, pushed by icl-zoo",
             revision=revision,
             parent_commit=head,
