@@ -79,7 +79,7 @@ def _push_to_hub(made: Checked, parts: HubAddress, collection: bool, replace: bo
     with _writing_to(target):
         api.create_commit(
             name,
-            [
+            operations=[
                 huggingface_hub.CommitOperationAdd(join(parts.path, file).lstrip("/"), data)
                 for file, data in files.items()
             ],
