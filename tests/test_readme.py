@@ -64,7 +64,7 @@ def commands() -> list[Any]:
         lines = [
             line
             for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-            for line in block.splitlines()
+            for line in block.replace("\\\n", " ").splitlines()
         ]
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         lines += [" ".join(span.split()) for span in re.findall(r"`(python [^`]*)`", prose)]
@@ -129,7 +129,7 @@ def is_taken(*typed: str) -> bool:
 @pytest.mark.parametrize("code", blocks("sh"))
 def test_commands_exist(code: str) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for line in code.splitlines():
+    for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["make"]:
             assert words[1] in targets

@@ -378,7 +378,7 @@ def _level_of_caller() -> int:
     Those of scikit-learn, such as pipelines and `score`, are passed over as well.
     """
     frame, level = inspect.currentframe(), 0
-    while frame is not None and INNER.match(frame.f_globals["__name__"]):
+    while frame is not None and INNER.match(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
     return level
 
