@@ -100,6 +100,7 @@ def test_a_card_names_the_better_rates_at_which_seeds_diverged(runs: Path, tmp_p
     cell = CELLS[0]
     (best,) = (run for run in runs.glob("linear-gd_ssm-*/seed_0") if "rates" not in str(run))
     (best.parent / "seed_1" / "metrics.json").unlink()
+    write_json(best.parent / "metrics.json", {"diverged": [1]})
     *_, jobs = stages(cell.training(EFFORT), EFFORT, runs)
     assert "optim.lr=0.01" in jobs[0].overrides
     shutil.copytree(best.parent, jobs[0].place)

@@ -74,7 +74,7 @@ def make_runs(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> MakeRuns:
 
 def set_accuracy(run: Path, accuracy: float, verdict: str = "converged") -> None:
     measured = {
-        "convergence": {"verdict": verdict},
+        "convergence": {"verdict": verdict, "fall": 0.0 if verdict == "converged" else 0.1},
         "model": {"test/accuracy_query": {"value": accuracy}},
     }
     (run / "metrics.json").write_text(json.dumps(measured))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ import torch
 
 import zoo
 from tests.conftest import MakeCheckpoint
+from tests.forks import CONTEXT
 from zoo.files import sha256_of
 from zoo.hub import download as downloads
 from zoo.hub.addresses import readable
@@ -31,7 +31,6 @@ from zoo.hub.io import check_checkpoint, save_checkpoint
 NAME = "gd_ssm.test"
 # How long tests wait for a server. A sound answer must come in it on a machine that is busy.
 SHORT_S = 2.0
-PRELOAD = ["pytest", "zoo", "torch._dynamo", "filelock", "fsspec.implementations.http"]
 Answer = Callable[[SimpleHTTPRequestHandler, bytes], None]
 
 
@@ -538,10 +537,8 @@ def test_eight_processes_download_once(server: Server) -> None:
         whole(handler, content)
 
     server.faults["model.safetensors"] = [slow]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)  # torch is imported once, not eight times
     arguments = (str(cache_directory()), server.url)
-    processes = [context.Process(target=load_into, args=arguments) for _ in range(8)]
+    processes = [CONTEXT.Process(target=load_into, args=arguments) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
