@@ -185,6 +185,7 @@ class DMMSE(StreamingSolver):
     W = sum_j p_j W_j with p_j proportional to exp(-sum_i |x_i W_j - y_i|^2 / (2 sigma^2)), the best
     predictor for weights drawn uniformly from the `pool` of matrices W_j (d_x, d_y) and label noise
     of variance sigma^2 (`noise_variance`). Before the first example W is the mean of the pool.
+    Rounding moves the exponents by some 1e-16 sum_i |x_i|^2 |W_j|^2 / sigma^2.
 
     Raises:
         ValueError: If a member of the pool is not (d_x, d_y).
