@@ -14,15 +14,14 @@ quarter of the steps (with a curriculum for half of them, when episodes have gro
 of the ten dimensions); where the smallest or the largest is the best in validation, two more beyond
 it are tried, twice at most. All seeds then train at the best rate, with a constant rate and a decay
 over the last fifth of the steps. Where one diverges they train at the next best, and beyond that
-more are tried if it is at the edge, but for the rows of `gd_ssm_deep` that say so, which are from
-before this rule; and once where most end more than 10 % above what the trial had, which was luck
-then. That rate is shown even where it ends no lower. A trial that was unlucky is not noticed. Rates
-are those of the matrices; what a recurrence has of its own trains at `optim.ssm_lr` of its recipe.
-A seed has converged if its loss fell or rose by less than 2 % over the last third of the constant
-rate. One that has not may go on to fall. One that has may stand on a plateau or on the noise of its
-rate: beside the number of seeds that have converged stands how many are *at zero*, within 5 % of
-the error of the zero predictor, and by how much the loss fell in the decay, from the median of the
-last three validations before it, a median over seeds.
+more are tried if it is at the edge; and once where most end more than 10 % above what the trial
+had, which was luck then. That rate is shown even where it ends no lower. A trial that was unlucky
+is not noticed. Rates are those of the matrices; what a recurrence has of its own trains at
+`optim.ssm_lr` of its recipe. A seed has converged if its loss fell or rose by less than 2 % over
+the last third of the constant rate. One that has not may go on to fall. One that has may stand on a
+plateau or on the noise of its rate: beside the number of seeds that have converged stands how many
+are *at zero*, within 5 % of the error of the zero predictor, and by how much the loss fell in the
+decay, from the median of the last three validations before it, a median over seeds.
 
 Tokens and loss are part of a model, so they stand beside each. *Interleaved* tokens are x_1, y_1,
 x_2, y_2, ..., *pairs* are (x_i, y_i) and then (x, 0) for the query, and *shifted* are
