@@ -289,6 +289,65 @@ def test_errors_grow_by_what_a_part_did() -> None:
     assert [*error_increases(model, x, y, y, ["decay"])] == ["decay"]
 
 
+@pytest.mark.parametrize(
+    "wrong", [lambda t: t[:, -1], lambda t: t[..., 0], lambda t: t[:1], lambda t: t[..., :1]]
+)
+def test_a_target_of_another_shape_is_not_broadcast(wrong: Any) -> None:
+    model = step_model("gd_ssm", 2, 0.4)
+    x, y, _ = episodes("test", 20)
+    with pytest.raises(ValueError, match=re.escape("target must have the shape of y, (20, 7, 2)")):
+        error_increases(model, x, y, wrong(y))
+
+
+def test_numbers_that_are_not_finite_have_no_effect_and_no_errors() -> None:
+    model = constructed("delta_rule")
+    x, y, _ = episodes("test", 20)
+    W, wanted = solved(x, y)
+    site = in_state(model, x, y, "S")
+    change, bad = exact_change(model, x, y, W), torch.full_like(W, torch.nan)
+    for given in ((change * torch.nan, change, wanted), (change, change, wanted * torch.inf)):
+        with pytest.raises(ValueError, match="must be finite, got 40 of 40"):
+            effect(site, *given)
+    with pytest.raises(ValueError, match="W must be finite"):
+        exact_change(model, x, y, bad)
+    with pytest.raises(ValueError, match="W must be finite, got 120 of 120"):
+        probe_change(fit_probe(site.h, W), site.h, site.h, bad)
+    with pytest.raises(ValueError, match="x must be finite"):
+        error_increases(model, x * torch.nan, y, y)
+    with pytest.raises(ValueError, match="target must be finite"):
+        error_increases(model, x, y, y * torch.nan)
+
+
+def test_one_row_is_not_written_into_all_episodes() -> None:
+    model, deep = constructed("delta_rule"), create("transformer", "pairs", d_x=3)
+    x, y, _ = episodes("test", 20)
+    W, wanted = solved(x, y)
+    for site in (in_state(model, x, y, "S"), at_layer(deep, x, y, 1)):
+        one, zero = torch.ones_like(site.h[:1]), torch.zeros_like(site.h)
+        for given in ((one, zero), (zero, one)):
+            with pytest.raises(ValueError, match="must have the shape of Site.h"):
+                effect(site, *given, wanted)
+        with pytest.raises(ValueError, match="h must have the shape of Site.h"):
+            site.answer(one)
+    h = in_state(model, x, y, "S").h
+    with pytest.raises(ValueError, match="of the same episodes, got 20 and 1 of them"):
+        probe_change(fit_probe(h, W), h, h, W[:1])
+    with pytest.raises(ValueError, match="an effect needs at least 2 episodes, got 1"):
+        followed(wanted[:1], wanted[:1] + 1, wanted[:1])
+
+
+def test_a_change_of_complex_numbers_is_one_of_pairs() -> None:
+    h = torch.view_as_complex(torch.randn(40, 3, 2, generator=torch.Generator().manual_seed(0)))
+    W = h[:, 0].imag
+    found = fit_probe(h, W)
+    assert found.weight.shape == (6, 1)
+    change = probe_change(found, h, h, W + 1)
+    assert change.shape == (40, 3, 2)
+    torch.testing.assert_close(
+        found(torch.view_as_real(h) + change)[:, 0].float(), W + 1, rtol=0, atol=1e-4
+    )
+
+
 def test_a_refusal_names_what_there_is() -> None:
     model = create("transformer", "interleaved", num_heads=2)
     has = "Transformer has layer 1, head 1.1, head 1.2, layer 2, head 2.1, head 2.2, got 'decay 1'"

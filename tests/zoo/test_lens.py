@@ -242,6 +242,24 @@ def test_nothing_beyond_a_grid_is_tried() -> None:
         match(Candidate("ridge", grid={"penalty": (0.0, 1.0)}), ridge, *pairs("train"))
 
 
+@pytest.mark.parametrize("wrong", [lambda t: t[:, -1], lambda t: t[..., 0], lambda t: t[:1]])
+def test_a_target_of_another_shape_is_not_broadcast(wrong: Any) -> None:
+    x, y = pairs("test", 20)
+    with pytest.raises(ValueError, match="target must have the shape of y"):
+        errors_by_layer(lens(step_model("gd_ssm", 2, 0.4)), x, y, wrong(y))
+
+
+def test_predictions_that_are_not_finite_are_near_nothing() -> None:
+    model, (x, y) = step_model("gd_ssm", 2, 0.4), pairs("test", 20)
+    bad = x.clone()
+    bad[3, 2] = torch.nan
+    for name in ("ridge", "2 conjugate steps"):
+        with pytest.raises(ValueError, match="predictions of the layer must be finite, got 2 of"):
+            nearest(model, {name: OTHERS[name]}, pairs("train", 20), (bad, y))
+    with pytest.raises(ValueError, match="predictions of the layer must be finite, got 2 of 40"):
+        match(OTHERS["ridge"], model, bad, y)
+
+
 def test_what_has_no_layers_or_no_such_predictions_is_refused() -> None:
     with pytest.raises(ValueError, match="only models have layers, got Ridge"):
         lens(zoo.create_solver("ridge", d_x=3, d_y=2, penalty=1.0))

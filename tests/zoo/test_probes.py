@@ -1,5 +1,6 @@
 """Hidden states are those of the forward pass, and probes find in them what was put there."""
 
+import math
 from typing import Any
 
 import pytest
@@ -307,6 +308,35 @@ def test_features_that_are_always_the_same_tell_nothing() -> None:
         assert torch.isfinite(torch.tensor(found.r2))[0]
 
 
+def test_imaginary_parts_are_told_as_well() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.randn(80, 3, 2, generator=generator, dtype=torch.float64)
+    h, t = torch.view_as_complex(pairs), pairs[..., 1]
+    found = probe((h[:40], t[:40]), (h[40:], t[40:]))
+    assert found.r2.value == pytest.approx(1)
+    assert found == probe((pairs[:40], t[:40]), (pairs[40:], t[40:]))
+    assert probe((t[:40], h[:40]), (t[40:], h[40:])).r2.value < 0.9  # not the real parts
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda h, t: (h, t[:, :1]), "reads 2 numbers from 3 features, got 1 and 3"),
+        (lambda h, t: (h[:, :1], t), "reads 2 numbers from 3 features, got 2 and 1"),
+        (lambda h, t: (h, t[:1]), "same episodes, at least 2 of them, got 20 and 1"),
+        (lambda h, t: (h[:1], t[:1]), "same episodes, at least 2 of them, got 1 and 1"),
+        (lambda h, t: (h[:0], t[:0]), "same episodes, at least 2 of them, got 0 and 0"),
+        (lambda h, t: (h, t * torch.nan), "targets must be finite, got 40 of 40"),
+        (lambda h, t: (h / 0, t), "features must be finite, got 60 of 60"),
+    ],
+)
+def test_a_probe_is_scored_on_what_it_was_fitted_to(wrong: Any, said: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    h, t = torch.rand(20, 3, generator=generator), torch.rand(20, 2, generator=generator)
+    with pytest.raises(ValueError, match=said):
+        r_squared(fit_probe(h, t), *wrong(h, t))
+
+
 def test_what_cannot_be_probed_is_refused() -> None:
     h = torch.zeros(10, 2)
     with pytest.raises(ValueError, match="same episodes, at least 8 of them, got 10 and 9"):
@@ -315,5 +345,14 @@ def test_what_cannot_be_probed_is_refused() -> None:
         fit_probe(h[:7], torch.zeros(7))
     with pytest.raises(ValueError, match="penalties must be one or more numbers from 0 on"):
         fit_probe(h, torch.zeros(10), ())
+    for penalties in (0.1, (-1.0,), (math.nan,)):
+        with pytest.raises(ValueError, match="penalties must be one or more numbers from 0 on"):
+            fit_probe(h, torch.zeros(10), penalties)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="features must be finite, got 20 of 20"):
+        fit_probe(h / 0, torch.zeros(10))
+    with pytest.raises(ValueError, match="targets must be finite, got 10 of 10"):
+        fit_probe(h, torch.zeros(10) / 0)
+    with pytest.raises(ValueError, match="at least one feature and one target"):
+        fit_probe(h[:, :0], torch.zeros(10))
     with pytest.raises(ValueError, match="targets do not vary"):
         probe((h, torch.zeros(10)), (h, torch.zeros(10)))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.analysis.checks import check_finite, check_shape
 from zoo.analysis.hidden import Passage, apart
 from zoo.layers.attention import TransformerBlock
 from zoo.layers.gd_ssm import DescentLayer
@@ -121,8 +122,13 @@ def error_increases(
         Mean and 95 % interval of the paired differences to the whole model, by part.
 
     Raises:
-        ValueError: If the model has no such part, or there are fewer than two episodes.
+        ValueError: If the model has no such part, the target is not of the shape of y or not
+            finite, or there are fewer than two episodes.
     """
+    if isinstance(parts, str):
+        raise ValueError(f"parts must be several names, such as [{parts!r}], got {parts!r}")
+    check_shape("target", target, tuple(y.shape), "y")
+    check_finite(x=x, y=y[:, :-1], target=target[:, -1])
     measure = cross_entropy if model.output == "logits" else half_squared_error
     whole = measure(model.predict_query(x, y), target[:, -1])
     found = {}

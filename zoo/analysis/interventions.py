@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.analysis.checks import check_finite, check_shape
 from zoo.analysis.hidden import Passage, apart, state_parts
 from zoo.analysis.probes import LinearProbe, rows
 from zoo.layers.block import BlockState
@@ -27,7 +28,8 @@ class Site:
     Attributes:
         h: What the model has there after the examples of each episode, (batch, ...). Complex parts
             of a state are pairs of real numbers.
-        answer: From any h of that shape to the predictions at the query, (batch, d_y).
+        answer: From any h of that shape to the predictions at the query, (batch, d_y). Another
+            shape is a ValueError.
     """
 
     h: Tensor
@@ -83,12 +85,15 @@ def at_layer(
     writer, cut = _Writer(-1 if own else -2), apart(model)
     cut.blocks = nn.ModuleList([*model.blocks[:layer], writer, *model.blocks[layer:]])
 
+    cut.predict_query(x, y)
+    seen = writer.seen
+
     def answer(h: Tensor) -> Tensor:
+        check_shape("h", h, tuple(seen.shape), "Site.h")
         writer.written = h
         return cut.predict_query(x, y)
 
-    cut.predict_query(x, y)
-    return Site(writer.seen, answer)
+    return Site(seen, answer)
 
 
 @torch.no_grad()
@@ -112,12 +117,14 @@ def in_state(predictor: Predictor, x: Tensor, y: Tensor, part: str) -> Site:
             f"the state of {type(predictor).__name__} has {', '.join(parts)}, got {part!r}"
         )
     found = parts[part]
+    seen = torch.view_as_real(found) if found.is_complex() else found
 
     def answer(h: Tensor) -> Tensor:
+        check_shape("h", h, tuple(seen.shape), "Site.h")
         value = torch.view_as_complex(h) if found.is_complex() else h
         return predictor.predict(_replaced(state, part.split("."), value), x[:, -1:])[:, 0]
 
-    return Site(torch.view_as_real(found) if found.is_complex() else found, answer)
+    return Site(seen, answer)
 
 
 def probe_change(found: LinearProbe, features: Tensor, h: Tensor, W: Tensor) -> Tensor:
@@ -138,17 +145,23 @@ def probe_change(found: LinearProbe, features: Tensor, h: Tensor, W: Tensor) -> 
         W: Targets to write, (batch, ...), of the size that the probe was fitted to.
 
     Returns:
-        Of the shape and type of h.
+        Of the shape and type of h, complex numbers as pairs of real ones.
 
     Raises:
-        ValueError: If features, h or W have other sizes than the probe.
+        ValueError: If features, h or W have other sizes than the probe, h and W are of other
+            numbers of episodes, or a number is not finite.
     """
+    if h.is_complex():
+        h = torch.view_as_real(h)
     sizes = rows(h).shape[1], rows(W).shape[1]
     if sizes != found.weight.shape or rows(features).shape[1] != sizes[0]:
         raise ValueError(
             f"the probe reads {found.weight.shape[1]} numbers from {found.weight.shape[0]} "
             f"features, got {sizes[1]} and {sizes[0]}, fitted to {rows(features).shape[1]}"
         )
+    if len(h) != len(W):
+        raise ValueError(f"h and W must be of the same episodes, got {len(h)} and {len(W)} of them")
+    check_finite(features=features, h=h, W=W)
     centred = rows(features) - found.feature_mean
     reads = centred @ found.weight
     inverse = torch.linalg.pinv(reads.mT @ reads, rtol=LEAST_READ**2, hermitian=True)
@@ -175,7 +188,8 @@ def exact_change(model: Predictor, x: Tensor, y: Tensor, W: Tensor) -> Tensor:
         A change of `in_state(model, x, y, "S").h`, or that of `"Z"`.
 
     Raises:
-        ValueError: If it is another model, shapes do not fit, or no state answers with W.
+        ValueError: If it is another model, shapes do not fit, W is not finite, or no state answers
+            with W.
     """
     if not isinstance(model, OnlineLearner | GDSSM):
         raise ValueError(
@@ -186,6 +200,7 @@ def exact_change(model: Predictor, x: Tensor, y: Tensor, W: Tensor) -> Tensor:
             f"W must be ({len(x)}, {model.d_x}, {model.d_y}), of episodes of at least one example, "
             f"got {tuple(W.shape)} of {x.shape[1] - 1} examples"
         )
+    check_finite(W=W)
     part = "S" if isinstance(model, OnlineLearner) else "Z"
     state: Any = model.init_state(len(x), device=x.device, dtype=x.dtype)
     state = model.observe(state, x[:, :-1], y[:, :-1])
@@ -223,8 +238,10 @@ def effect(site: Site, change: Tensor, control: Tensor, wanted: Tensor) -> Effec
         wanted: Predictions at the query of the algorithm whose weights are written, (batch, d_y).
 
     Raises:
-        ValueError: As `followed`.
+        ValueError: If a change is not of the shape of h, and as `followed`.
     """
+    check_shape("change", change, tuple(site.h.shape), "Site.h")
+    check_shape("control", control, tuple(site.h.shape), "Site.h")
     before = site.answer(site.h)
     return Effect(*(followed(before, site.answer(site.h + c), wanted) for c in (change, control)))
 
@@ -242,13 +259,17 @@ def followed(before: Tensor, after: Tensor, wanted: Tensor) -> Interval:
         wanted: Those of the algorithm, g.
 
     Raises:
-        ValueError: If shapes differ, or the wanted predictions are a multiple of those before.
+        ValueError: If shapes differ, there are fewer than two episodes, a number is not finite, or
+            the wanted predictions are a multiple of those before.
     """
     if not before.shape == after.shape == wanted.shape:
         raise ValueError(
             "predictions must have one shape, got "
             f"{tuple(before.shape)}, {tuple(after.shape)} and {tuple(wanted.shape)}"
         )
+    if len(before) < 2:
+        raise ValueError(f"an effect needs at least 2 episodes, got {len(before)}")
+    check_finite(predictions_before=before, predictions_after=after, wanted=wanted)
     p, changed, g = rows(before), rows(after), rows(wanted)
     # What is new in g, and is not in p.
     new = g - ((p * g).sum() / p.square().sum() * p if p.any() else 0)

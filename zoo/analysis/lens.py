@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.analysis.checks import check_finite, check_shape
 from zoo.analysis.hidden import Passage, apart, hidden_states
 from zoo.analysis.probes import PENALTIES, fit_probe
 from zoo.layers.gd_ssm_steps import GDSSMStepsLayer
@@ -140,7 +141,11 @@ def errors_by_layer(
         x: (num_episodes, length, d_x).
         y: (num_episodes, length, d_y).
         target: (num_episodes, length, d_y).
+
+    Raises:
+        ValueError: If the target is not of the shape of y.
     """
+    check_shape("target", target, tuple(y.shape), "y")
     return {layer: half_squared_error(cut(x, y), target) for layer, cut in lenses.items()}
 
 
@@ -162,8 +167,8 @@ def nearest(
         measure_on: x and y of other episodes.
 
     Raises:
-        ValueError: If there is no candidate, one of them is unknown, or its predictions are of
-            another kind than the layer's.
+        ValueError: If there is no candidate, one of them is unknown, its predictions are of
+            another kind than the layer's, or predictions are not finite.
     """
     if not candidates:
         raise ValueError("nearest needs at least one candidate, got none")
@@ -191,12 +196,14 @@ def match(
         The solver, and its arguments.
 
     Raises:
-        ValueError: If it predicts values and the predictor logits, or the other way round.
+        ValueError: If it predicts values and the predictor logits, or the other way round, or the
+            predictions of the predictor are not finite.
     """
     arguments, name = dict(candidate.fixed), candidate.solver
     if candidate.grid:
         target = torch.zeros_like(y)
         target[:, -1] = predictor.predict_query(x, y)
+        check_finite(predictions_of_the_layer=target[:, -1])
 
         def best_of(grid: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
             return tune(name, grid, x, y, target, fixed=candidate.fixed)
@@ -215,7 +222,12 @@ def nearness(f: QueryResponse, g: QueryResponse, arguments: dict[str, Any]) -> N
         f: Of the layer.
         g: Of the algorithm.
         arguments: Those of the algorithm.
+
+    Raises:
+        ValueError: If predictions or Jacobians are not finite.
     """
+    check_finite(predictions_of_the_layer=f.prediction, jacobians_of_the_layer=f.jacobian)
+    check_finite(predictions_of_the_algorithm=g.prediction, jacobians_of_the_algorithm=g.jacobian)
     a, b = f.prediction.double(), g.prediction.double()
     size, norms = a.square().sum().item(), (a.norm() * b.norm()).item()
     return Nearness(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.analysis.checks import check_finite
 from zoo.metrics.errors import Interval, ratio_interval
 
 # Penalties that are tried, as fractions of the largest squared singular value of the features; the
@@ -61,7 +62,8 @@ def probe(
     """Fits a probe on one set of episodes and scores it on another.
 
     Rows are independent episodes, at one layer and position; features and targets may have any
-    further shape, which is flattened. A class is a target as one-hot vector.
+    further shape, which is flattened; complex numbers are pairs of real ones. A class is a target
+    as one-hot vector.
 
     Args:
         train: Features (num_train, ...) and targets (num_train, ...).
@@ -132,7 +134,8 @@ def fit_probe(
         penalties: Values of lambda, at or above zero.
 
     Raises:
-        ValueError: If numbers of episodes differ or are below 8, or there is no penalty.
+        ValueError: If numbers of episodes differ or are below 8, there is no feature or no target,
+            a number is not finite, or there is no penalty.
     """
     return _fit_all(features, [targets], penalties)[0]
 
@@ -149,19 +152,32 @@ def r_squared(found: LinearProbe, features: Tensor, targets: Tensor) -> Interval
         targets: (num, ...).
 
     Raises:
-        ValueError: If the targets do not vary.
+        ValueError: If numbers of episodes differ or are below 2, features or targets have another
+            size than those of the probe, a number is not finite, or the targets do not vary.
     """
-    t = rows(targets)
+    h, t = rows(features), rows(targets)
+    if len(h) != len(t) or len(h) < 2:
+        raise ValueError(
+            "a probe is scored on features and targets of the same episodes, at least 2 of them, "
+            f"got {len(h)} and {len(t)}"
+        )
+    if (h.shape[1], t.shape[1]) != found.weight.shape:
+        raise ValueError(
+            f"the probe reads {found.weight.shape[1]} numbers from {found.weight.shape[0]} "
+            f"features, got {t.shape[1]} and {h.shape[1]}"
+        )
+    check_finite(features=h, targets=t)
     varied = (t - found.target_mean).square().sum(1)
     if not varied.any():
         raise ValueError("targets do not vary: there is nothing to tell")
-    share = ratio_interval((t - found(features)).square().sum(1), varied)
+    share = ratio_interval((t - found(h)).square().sum(1), varied)
     return Interval(1 - share.value, share.ci95)
 
 
 def rows(values: Tensor) -> Tensor:
-    """(num, ...) as float64 (num, size)."""
-    return values.reshape(len(values), -1).double()
+    """(num, ...) as float64 (num, size); complex numbers are pairs of real ones."""
+    real = torch.view_as_real(values) if values.is_complex() else values
+    return real.flatten(1).double() if real.ndim > 1 else real[:, None].double()
 
 
 @torch.no_grad()
@@ -169,19 +185,25 @@ def _fit_all(
     features: Tensor, targets: Sequence[Tensor], penalties: tuple[float, ...]
 ) -> list[LinearProbe]:
     """`fit_probe` for each of the targets."""
-    h = rows(features)
-    for t in targets:
+    h, of_targets = rows(features), [rows(t) for t in targets]
+    for t in of_targets:
         if len(h) != len(t) or len(h) < 8:
             raise ValueError(
                 "a probe needs features and targets of the same episodes, at least 8 of them, "
                 f"got {len(h)} and {len(t)}"
             )
-    if not penalties or min(penalties) < 0:
+        if not h.shape[1] or not t.shape[1]:
+            raise ValueError(
+                "a probe needs at least one feature and one target, got "
+                f"{tuple(features.shape)} and {t.shape[1]} targets"
+            )
+        check_finite(features=h, targets=t)
+    if not isinstance(penalties, Sequence) or not penalties or not min(penalties) >= 0:
         raise ValueError(f"penalties must be one or more numbers from 0 on, got {penalties}")
     num_fitted = len(h) - int(HELD_OUT * len(h))
     part, whole = _Decomposed.of(h[:num_fitted]), _Decomposed.of(h)
     fitted = []
-    for t in map(rows, targets):
+    for t in of_targets:
         tried = (part.ridge(t[:num_fitted], penalty) for penalty in penalties)
         errors = [(f(h[num_fitted:]) - t[num_fitted:]).square().sum(1) for f in tried]
         fitted.append(whole.ridge(t, _chosen(penalties, errors)))
