@@ -67,12 +67,35 @@ def test_a_run_without_streams_logs_what_there_is(recipe: str, tmp_path: Path) -
     assert list(of_state) == ([10, 20] if recipe == "online_learner" else [])
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_episodes_of_several_batches_are_looked_at_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of large episodes a batch has few: those of recall come 400 at a time."""
+    found = []
+    for size in (200, 60):
+        monkeypatch.setattr(EpisodeSpec, "set_batch", size)
+        directory = tmp_path / str(size)
+        config = config_of("recipe=online_learner", *SMALL, *INSIDE, f"run_dir={directory}")
+        train(config, directory, Console(quiet=True), [])
+        found.append({n: history(directory, f"layers/{n}") for n in ("error_1", "ridge_state_1")})
+    assert list(found[0]["error_1"]) == [10, 20]
+    for name, values in found[0].items():
+        assert found[1][name] == pytest.approx(values, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (("data=classification",), "where labels are values, got"),
         (("seeds=2",), "looks into one model, got several seeds"),
-        (("callbacks.layers.num_to_fit=151",), "needs 201 validation episodes at a time, got 200"),
+        (
+            ("callbacks.layers.num_to_fit=151",),
+            r"= 151 \+ 50 validation episodes on every device, got eval_episodes = 200 on 1",
+        ),
+        (("callbacks.layers.num_to_fit=7",), "num_to_fit must be at least 8, got 7"),
+        (("callbacks.layers.num_to_score=1",), "num_to_score must be at least 2, got 1"),
+        (("val_every=21",), "val_every must be at most max_steps = 20, got 21"),
     ],
 )
 def test_what_cannot_be_looked_into_is_refused(
@@ -81,3 +104,4 @@ def test_what_cannot_be_looked_into_is_refused(
     config = config_of(*SMALL, *INSIDE, *overrides, f"run_dir={tmp_path}")
     with pytest.raises(ValueError, match=said):
         train(config, tmp_path, Console(quiet=True), [])
+    assert not list(tmp_path.glob("**/metrics.csv"))  # before a step was trained

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from datamodules import EpisodeSpec
+from datamodules.datamodule import EpisodeSets
 from datamodules.episodes import Episodes
 from zoo.analysis.lens import errors_by_layer, lens, nearness
 from zoo.analysis.places import features, num_seen, weights
@@ -36,11 +36,23 @@ class LayerMonitor(pl.Callback):
     Args:
         num_to_fit: Episodes that probes are fitted to.
         num_to_score: Episodes behind every number.
+
+    Raises:
+        ValueError: Before training, if one of them is too small, there are fewer validation
+            episodes on a device or no validation at all, labels are no values, or several models
+            are trained side by side.
     """
 
     def __init__(self, num_to_fit: int = 500, num_to_score: int = 300) -> None:
+        for name, value, least in (
+            ("num_to_fit", num_to_fit, 8),
+            ("num_to_score", num_to_score, 2),
+        ):
+            if value < least:
+                raise ValueError(f"callbacks.layers.{name} must be at least {least}, got {value}")
         self.num_to_fit, self.num_to_score = num_to_fit, num_to_score
         self.ridge: Predictor | None = None
+        self.seen: list[Episodes] = []  # of the validation under way
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, LitPredictor):
@@ -48,13 +60,34 @@ class LayerMonitor(pl.Callback):
                 "callbacks=inside looks into one model, got several seeds or learning rates side "
                 "by side; train them one after the other (-m seed=0,1)"
             )
-        spec: EpisodeSpec = trainer.datamodule.sampler.spec  # type: ignore[attr-defined]
+        sets: EpisodeSets = trainer.datamodule  # type: ignore[attr-defined]
+        spec = sets.sampler.spec
         if spec.output != "value":
             raise ValueError(
                 f"layers are looked into where labels are values, got {spec.function.name}, whose "
                 f"labels are {spec.output}"
             )
+        if self._num > sets.eval_episodes // trainer.world_size:
+            raise ValueError(
+                f"callbacks.layers needs num_to_fit + num_to_score = {self.num_to_fit} + "
+                f"{self.num_to_score} validation episodes on every device, got eval_episodes = "
+                f"{sets.eval_episodes} on {trainer.world_size}"
+            )
+        every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
+        if stage == "fit" and 0 <= trainer.max_steps < every:
+            raise ValueError(
+                "callbacks=inside looks in at every validation, of which there is none: val_every "
+                f"must be at most max_steps = {trainer.max_steps}, got {every}"
+            )
         self.ridge = create_reference("ridge", spec, {})
+
+    @property
+    def _num(self) -> int:
+        """Episodes that are looked at."""
+        return self.num_to_fit + self.num_to_score
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen = []
 
     def on_validation_batch_end(
         self,
@@ -65,16 +98,17 @@ class LayerMonitor(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx > 0:
+        missing = self._num - sum(len(part.x) for part in self.seen)
+        if not missing:
+            return
+        self.seen.append(batch.rows(0, missing))
+        if len(batch.x) < missing:
             return
         assert isinstance(pl_module, LitPredictor)
         assert self.ridge is not None
-        num = self.num_to_fit + self.num_to_score
-        if len(batch.x) < num:
-            raise ValueError(
-                f"callbacks.layers needs {num} validation episodes at a time, got {len(batch.x)}"
-            )
-        fit, test = batch.rows(0, self.num_to_fit), batch.rows(self.num_to_fit, num)
+        episodes = Episodes.joined(self.seen)
+        fit = episodes.rows(0, self.num_to_fit)
+        test = episodes.rows(self.num_to_fit, self._num)
         ridge = self.ridge.to(batch.x.device)
         found = _of_lens(pl_module.model, ridge, test) | _scores(pl_module.model, ridge, fit, test)
         for name, value in found.items():
