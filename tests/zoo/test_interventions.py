@@ -201,6 +201,13 @@ def test_what_cannot_be_written_is_refused(make_pairs: MakePairs) -> None:
     deep = create("transformer", "pairs", d_x=3)
     with pytest.raises(ValueError, match="from 0 to 2, got 3"):
         at_layer(deep, x, y, 3)
+    for layer in (1.0, "1", True):
+        with pytest.raises(ValueError, match=f"whole number from 0 to 2, got {layer!r}"):
+            at_layer(deep, x, y, layer)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=re.escape("such as ['layer 1'], got 'layer 1'")):
+        error_increases(deep, x, y, y, "layer 1")
+    with pytest.raises(ValueError, match="at least 2 episodes, got 1"):
+        error_increases(deep, x[:1], y[:1], y[:1], ["layer 1"])
     with pytest.raises(ValueError, match="that of a SequenceModel, got OnlineLearner"):
         at_layer(model, x, y, 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one example"):

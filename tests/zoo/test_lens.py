@@ -260,12 +260,30 @@ def test_predictions_that_are_not_finite_are_near_nothing() -> None:
         match(OTHERS["ridge"], model, bad, y)
 
 
+@pytest.mark.parametrize(
+    ("fixed", "grid", "said"),
+    [
+        ({}, {"penalty": 1.0}, "one value or more of penalty, got 1.0"),
+        ({}, {"penalty": ()}, r"one value or more of penalty, got \(\)"),
+        ({"penalty": 1.0}, {"penalty": (1.0, 2.0)}, r"either fixed or fitted, got both of \['pen"),
+        ({}, {"num_steps": (1, 2, 4)}, "such as fixed={'num_steps': 1}"),
+    ],
+)
+def test_what_cannot_be_fitted_is_no_candidate(
+    fixed: dict[str, Any], grid: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        Candidate("ridge", fixed, grid)
+
+
 def test_what_has_no_layers_or_no_such_predictions_is_refused() -> None:
     with pytest.raises(ValueError, match="only models have layers, got Ridge"):
         lens(zoo.create_solver("ridge", d_x=3, d_y=2, penalty=1.0))
     model = create_small("s5")
     with pytest.raises(ValueError, match="needs at least one candidate"):
         nearest(model, {}, pairs("train", 20), pairs("test", 20))
+    with pytest.raises(ValueError, match=r"such as Candidate\(.*, got 'ridge' as 'a'"):
+        nearest(model, {"a": "ridge"}, pairs("train", 20), pairs("test", 20))  # type: ignore[dict-item]
     classes = Candidate("softmax_gradient_descent", {"step_size": 0.1})
     with pytest.raises(ValueError, match="predicts logits, the layer value"):
         nearest(model, {"": classes}, pairs("train", 20), pairs("test", 20))

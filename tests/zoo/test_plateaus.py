@@ -46,6 +46,17 @@ def test_a_loss_that_falls_evenly_has_none(rate: float, noise: float) -> None:
     assert len(found) <= (1 if noise else 0)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
+def test_a_loss_that_falls_slowly_on_it_stands_however_little_it_scatters(noise: float) -> None:
+    """By 0.01 a validation on the plateau, and by 0.3 before and behind it."""
+    for seed in range(20):
+        draws = random.Random(seed)
+        falls = [0.3] * 6 + [0.01] * 8 + [0.3] * 6
+        losses = {step: math.exp(-sum(falls[:step]) + draws.gauss(0, noise)) for step in range(21)}
+        (found,) = plateaus(losses)
+        assert (found.first, found.last) == (6, 14)
+
+
 def test_a_loss_that_levels_off_has_none() -> None:
     """Neither where it converges, nor where only a decaying learning rate lets it fall again."""
     levels_off = [1.0, 0.6, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
@@ -69,3 +80,6 @@ def test_losses_without_a_logarithm_are_refused() -> None:
         plateaus({0: 1.0, 1: 0.0})
     with pytest.raises(ValueError, match="at least 3 validations, got least = 2"):
         plateaus({0: 1.0}, least=2)
+    for fall in (2, 1, -1):
+        with pytest.raises(ValueError, match=f"from 0 to below 1, got {fall}"):
+            plateaus({0: 1.0}, fall=fall)

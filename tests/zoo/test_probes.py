@@ -115,7 +115,12 @@ def test_a_growing_state_and_a_model_without_a_stream_are_refused(make_pairs: Ma
     x, y = make_pairs(4, 2, 5)
     with pytest.raises(ValueError, match="state of Transformer grows with the examples"):
         streaming_states(create("transformer", "interleaved"), x, y)
-    with pytest.raises(ValueError, match="those of a SequenceModel, got GDSSM"):
+    with pytest.raises(ValueError, match="state of Transformer grows with the examples"):
+        streaming_states(create("transformer", "interleaved"), x[:, :1], y[:, :1])
+    found = streaming_states(zoo.create_model("gd_ssm", d_x=4, d_y=2).double(), x[:, :1], y[:, :1])
+    assert found["Z"].shape[:2] == (3, 1)
+    assert not found["Z"].any()
+    with pytest.raises(ValueError, match="those of a SequenceModel, got GDSSM; streaming_states"):
         hidden_states(zoo.create_model("gd_ssm", d_x=4, d_y=2).double(), x, y)  # type: ignore[arg-type]
 
 
@@ -350,6 +355,8 @@ def test_what_cannot_be_probed_is_refused() -> None:
             fit_probe(h, torch.zeros(10), penalties)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="features must be finite, got 20 of 20"):
         fit_probe(h / 0, torch.zeros(10))
+    with pytest.raises(ValueError, match=r"the same names, got \['a'\] and \['b'\]"):
+        probe_all((h, {"a": h}), (h, {"b": h}))
     with pytest.raises(ValueError, match="targets must be finite, got 10 of 10"):
         fit_probe(h, torch.zeros(10) / 0)
     with pytest.raises(ValueError, match="at least one feature and one target"):

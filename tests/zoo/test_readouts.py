@@ -152,5 +152,18 @@ def test_what_cannot_be_read_out_is_refused() -> None:
     solver = zoo.create_solver("ridge", d_x=3, d_y=2, penalty=1.0)
     with pytest.raises(ValueError, match="width 3 need at least as many queries, got 2"):
         read_out(solver, x, y, queries()[:, :2])
+    one, two = queries()[:, :1].expand(-1, 12, -1), queries().clone()
+    two[7, :, 2] = two[7, :, 1]
+    for wrong, said in (
+        (one, "span 3 directions in every episode, got some that span 1"),
+        (two, "span 3 directions in every episode, got some that span 2"),
+        (0 * one, "got some that span 0"),
+        (queries()[:1], "queries must be .20, num_query, 3. as x is, got .1, 12, 3."),
+        (queries()[0], "queries must be"),
+        (queries() / 0, "queries must be finite, got 720 of 720"),
+    ):
+        for measure in (read_out, implicit_weights):
+            with pytest.raises(ValueError, match=said):
+                measure(solver, x, y, wrong)
     with pytest.raises(ValueError, match="both weights must be"):
         in_time(torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 5, 4))

@@ -42,8 +42,8 @@ def hidden_states(model: SequenceModel, x: Tensor, y: Tensor) -> HiddenStates:
     """
     if not isinstance(model, SequenceModel):
         raise ValueError(
-            f"hidden states are those of a SequenceModel, got {type(model).__name__}, whose state "
-            "streaming_states has"
+            f"hidden states are those of a SequenceModel, got {type(model).__name__}; "
+            "streaming_states takes predictors whose state does not grow with the examples"
         )
     taps = [_Tap() for _ in range(len(model.blocks) + 1)]
     blocks: list[nn.Module] = [taps[0]]
@@ -82,7 +82,7 @@ def streaming_states(predictor: Predictor, x: Tensor, y: Tensor) -> dict[str, Te
     predictor.check_pairs(x, y)
     state = predictor.init_state(len(x), device=x.device, dtype=x.dtype)
     seen = [dict(state_parts("", state))]
-    for i in range(x.shape[1] - 1):
+    for i in range(max(1, x.shape[1] - 1)):  # one at least, to see whether the state grows
         state = predictor.observe(state, x[:, i : i + 1], y[:, i : i + 1])
         seen.append(dict(state_parts("", state)))
     for name, part in seen[-1].items():
@@ -91,6 +91,7 @@ def streaming_states(predictor: Predictor, x: Tensor, y: Tensor) -> dict[str, Te
                 f"the state of {type(predictor).__name__} grows with the examples: {name} was "
                 f"{tuple(seen[0][name].shape)} and is {tuple(part.shape)}"
             )
+    seen = seen[: x.shape[1]]
     return {name: torch.stack([parts[name] for parts in seen], dim=1) for name in seen[0]}
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.analysis.checks import check_finite
 from zoo.metrics.alignment import (
     Agreement,
     QueryResponse,
@@ -104,22 +105,51 @@ def implicit_weights(
         batch_size: Episodes at once.
 
     Raises:
-        ValueError: If there are too few queries.
+        ValueError: As `inverse_of`.
     """
-    if queries.shape[1] < x.shape[2]:
-        raise ValueError(
-            f"weights of width {x.shape[2]} need at least as many queries, got {queries.shape[1]}"
-        )
-    found = []
-    for x_part, y_part, q in zip(
-        *(torch.split(part, batch_size) for part in (x, y, queries)), strict=True
+    inverse, found = inverse_of(queries, x), []
+    for x_part, y_part, q, inverse_part in zip(
+        *(torch.split(part, batch_size) for part in (x, y, queries, inverse)), strict=True
     ):
         state = predictor.init_state(len(x_part), device=x.device, dtype=x.dtype)
         if x.shape[1] > 1:
             state = predictor.observe(state, x_part[:, :-1], y_part[:, :-1])
         predictions = predictor.predict(state, q)
-        found.append(torch.linalg.pinv(q.double()) @ predictions.double())
+        found.append(inverse_part @ predictions.double())
     return torch.cat(found)
+
+
+def inverse_of(queries: Tensor, x: Tensor) -> Tensor:
+    """The pseudoinverse of the queries of each episode, (num_episodes, d_x, num_query), float64.
+
+    Args:
+        queries: (num_episodes, num_query, d_x).
+        x: (num_episodes, length, d_x).
+
+    Raises:
+        ValueError: If shapes do not fit, a number is not finite, or queries do not span all
+            directions of an input, as fewer than d_x of them never do.
+    """
+    num, _, d_x = x.shape
+    if queries.ndim != 3 or (len(queries), queries.shape[2]) != (num, d_x):
+        raise ValueError(
+            f"queries must be ({num}, num_query, {d_x}) as x is, got {tuple(queries.shape)}"
+        )
+    if queries.shape[1] < d_x:
+        raise ValueError(
+            f"weights of width {d_x} need at least as many queries, got {queries.shape[1]}"
+        )
+    check_finite(queries=queries)
+    q = queries.double()
+    inverse: Tensor = torch.linalg.pinv(q)
+    # Their product is the projection on what the queries span.
+    rank = (inverse * q.mT).sum((1, 2)).min().round().int().item()
+    if rank < d_x:
+        raise ValueError(
+            f"weights of width {d_x} need queries that span {d_x} directions in every episode, "
+            f"got some that span {rank}"
+        )
+    return inverse
 
 
 def likeness(f: Behaviour, g: Behaviour, target: Tensor) -> Likeness:

@@ -72,11 +72,13 @@ def at_layer(
     """
     if not isinstance(model, SequenceModel):
         raise ValueError(
-            f"a layer is that of a SequenceModel, got {type(model).__name__}, whose state in_state "
-            "has"
+            f"a layer is that of a SequenceModel, got {type(model).__name__}; in_state takes parts "
+            "of its state"
         )
-    if not 0 <= layer <= len(model.blocks):
-        raise ValueError(f"layer must be from 0 to {len(model.blocks)}, got {layer}")
+    if type(layer) is not int or not 0 <= layer <= len(model.blocks):
+        raise ValueError(
+            f"layer must be a whole number from 0 to {len(model.blocks)}, got {layer!r}"
+        )
     if token not in ("query", "example"):
         raise ValueError(f"token must be 'query' or 'example', got {token!r}")
     if token == "example" and x.shape[1] < 2:

@@ -33,12 +33,30 @@ class Candidate:
         solver: Its registered name.
         fixed: Arguments that are settled, such as `num_steps`.
         grid: Values of the arguments that are fitted to every layer, such as `step_size`: first
-            those of the grid, then finer ones around the best, all arguments together.
+            those of the grid, then finer ones around the best, all arguments together. What must be
+            a whole number is settled, in a candidate of its own for each.
+
+    Raises:
+        ValueError: If an argument is both settled and fitted, or the grid has no values, or whole
+            numbers alone, of one.
     """
 
     solver: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if both := sorted(self.fixed.keys() & self.grid.keys()):
+            raise ValueError(f"an argument is either fixed or fitted, got both of {both}")
+        for name, values in self.grid.items():
+            if not isinstance(values, Sequence) or not values:
+                raise ValueError(f"grid must have one value or more of {name}, got {values!r}")
+            if all(isinstance(value, int) for value in values):
+                raise ValueError(
+                    f"values between those of a grid are tried as well, got {name} = {values!r}; "
+                    f"if 1.5 is a {name}, write {float(values[0])}; if not, make a candidate for "
+                    f"each, such as fixed={{{name!r}: {values[0]}}}"
+                )
 
 
 class Nearness(NamedTuple):
@@ -172,6 +190,12 @@ def nearest(
     """
     if not candidates:
         raise ValueError("nearest needs at least one candidate, got none")
+    for label, candidate in candidates.items():
+        if not isinstance(candidate, Candidate):
+            raise ValueError(
+                f"candidates must be such as Candidate('least_squares'), got {candidate!r} as "
+                f"{label!r}"
+            )
     of_layer = query_response(layer, *measure_on)
     found = {}
     for label, candidate in candidates.items():

@@ -13,8 +13,9 @@ from typing import NamedTuple
 LEFT_ZERO = 0.95
 # Of the rates before and behind it: what falls slower stands.
 SLOWER = 0.25
-# Log losses of one stretch are apart by at most so many times their scatter, and rounding.
-APART, ROUNDING = 5.0, 1e-9
+# Log losses of one stretch are apart from an even course by at most so many times their scatter,
+# and by what the slowest fall that is too fast falls with one validation.
+APART = 5.0
 # Standard errors by which that must be so.
 ERRORS = 4.0
 
@@ -56,11 +57,12 @@ def plateaus(
     """The plateaus of a loss, in their order.
 
     A rate is the slope of the log loss over validations, by least squares, with its standard error
-    from the scatter between validations. A plateau is a stretch of `least` or more validations that
-    are apart by at most five times that scatter, in which the rate of falling, and four standard
-    errors, is below a quarter of the rates over the `least` validations before and behind it, less
-    four standard errors. What begins with the first validation has none before. And the loss must
-    fall below its level by the share `fall` later on.
+    from the scatter between validations. A plateau is a stretch of `least` or more validations in
+    which the rate of falling, and four standard errors, is below a quarter of the rates over the
+    `least` validations before and behind it, less four standard errors. What begins with the first
+    validation has none before. There is no step in it: without its slope, log losses are apart by
+    at most five times the scatter and that quarter. And the loss must fall below its level by the
+    share `fall` later on.
     A loss that falls evenly, however slowly, has no plateau, nor has one that levels off for good.
     Of stretches that overlap the longest counts.
 
@@ -72,10 +74,12 @@ def plateaus(
         fall: The share of its level by which the loss falls afterwards.
 
     Raises:
-        ValueError: If a loss is not above zero, or `least` is below 3.
+        ValueError: If a loss is not above zero, `least` is below 3, or `fall` is no share.
     """
     if least < 3:
         raise ValueError(f"a plateau needs at least 3 validations, got least = {least}")
+    if not 0 <= fall < 1:
+        raise ValueError(f"fall must be a share, from 0 to below 1, got {fall}")
     steps = [step for step in sorted(losses) if until is None or step <= until]
     if any(not losses[step] > 0 for step in steps):
         raise ValueError("plateaus are those of losses above zero")
@@ -105,13 +109,13 @@ def _stands(logs: Sequence[float], start: int, end: int, scatter: float, least: 
     if start:
         around.append(logs[max(0, start - least) : start + 1])
     part = logs[start : end + 1]
-    if max(part) - min(part) > APART * scatter + ROUNDING:
+    # The rate at which a stretch would fall too fast.
+    fast = SLOWER * min(_rate(side) - ERRORS * _error(len(side), scatter) for side in around)
+    rate = _rate(part)
+    if not rate + ERRORS * _error(len(part), scatter) < fast:
         return False
-    inside = _rate(part)
-    most = inside + ERRORS * _error(end - start + 1, scatter)
-    return all(
-        most < SLOWER * (_rate(part) - ERRORS * _error(len(part), scatter)) for part in around
-    )
+    bent = [log + rate * i for i, log in enumerate(part)]
+    return max(bent) - min(bent) <= APART * scatter + fast
 
 
 def _rate(logs: Sequence[float]) -> float:

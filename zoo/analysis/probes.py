@@ -93,8 +93,13 @@ def probe_all(
         seed: As at `probe`.
 
     Raises:
-        ValueError: As `fit_probe` and `r_squared`.
+        ValueError: If names differ, and as `fit_probe` and `r_squared`.
     """
+    if train[1].keys() != test[1].keys():
+        raise ValueError(
+            f"targets of training and test must have the same names, got {sorted(train[1])} and "
+            f"{sorted(test[1])}"
+        )
     generator = torch.Generator().manual_seed(seed)
 
     def exchanged(targets: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.analysis.imitation import inverse_of
 from zoo.metrics.alignment import cosines, mean_cosine
 from zoo.metrics.errors import Summary
 from zoo.predictor import Predictor
@@ -57,14 +58,9 @@ def read_out(predictor: Predictor, x: Tensor, y: Tensor, queries: Tensor) -> Rea
         queries: (batch, num_query, d_x) with num_query >= d_x, such as 4 d_x draws of an input.
 
     Raises:
-        ValueError: If there are too few queries.
+        ValueError: As `inverse_of`.
     """
-    if queries.shape[1] < x.shape[2]:
-        raise ValueError(
-            f"weights of width {x.shape[2]} need at least as many queries, got {queries.shape[1]}"
-        )
-    q = queries.double()
-    inverse = torch.linalg.pinv(q)
+    q, inverse = queries.double(), inverse_of(queries, x)
     state = predictor.init_state(len(x), device=x.device, dtype=x.dtype)
     weights, nonlinear = [], []
     for i in range(x.shape[1]):
