@@ -36,7 +36,8 @@ NOISY = "linear_noisy"
 SAME = 0.0005
 # Where a probe has a smaller R2 in any seed there are no directions to write along.
 LEAST_KNOWN = 0.1
-# An algorithm whose squared difference to a layer is a larger part of its answers is not named.
+# An algorithm whose squared difference to a layer is in a seed a larger part of its answers is not
+# named.
 FAR = 0.5
 
 
@@ -176,7 +177,7 @@ def _told(found: Sequence[Lenses], layer: int) -> dict[str, str]:
     known = [value for value in differences if value is not None]
     if not known:
         return empty
-    if fmean(known) > FAR:
+    if max(known) > FAR:
         return empty | {"difference": f"above {FAR}"}
     told = [f"{name} ({text(cosines)})" for name, cosines in {**near, **others}.items()]
     return {
@@ -193,8 +194,8 @@ Cosines = dict[str, list[float]]
 def _nearest(found: Sequence[Lenses], layer: int) -> tuple[Cosines, Cosines]:
     """Cosines of each seed by algorithm: of those that are nearest, and of the others.
 
-    The nearest of the mean is first, or one with fewer fitted numbers whose mean reads the same: a
-    schedule of several steps can do what one step does. As near are those whose paired difference
+    First is the first of all whose mean reads the same as the highest: a schedule of several steps
+    can do what one step does, and stands behind it. As near are those whose paired difference
     to it has an interval over seeds with zero in it, or whose mean reads the same.
     """
     cosines = {
@@ -253,6 +254,7 @@ def _followed(label: str, effects: Sequence[Effect], sizes: Sequence[float]) -> 
         f"{label}: effect of another episode's weights",
         over_seeds([e.written.value for e in effects]),
         also={
+            "over episodes": f"± {fmean(e.written.ci95 for e in effects):.2g}",
             "of a third episode's": text([e.control.value for e in effects]),
             "size of the change": text(sizes) if sizes else "",
         },

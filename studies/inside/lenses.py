@@ -5,7 +5,7 @@ from torch import Tensor
 
 from datamodules.episodes import Episodes
 from studies.inside.shipped import NUM_TO_FIT, episodes
-from zoo.analysis.lens import Candidate, Nearness, lens, nearest, tuned_lens
+from zoo.analysis.lens import Candidate, Nearness, lens, match, nearest, tuned_lens
 from zoo.metrics.errors import half_squared_error
 from zoo.models.sequence import SequenceModel
 from zoo.predictor import Predictor
@@ -30,8 +30,8 @@ class Lenses:
         own: The error at the query after each layer, by the readout of the model, divided by that
             of zero.
         tuned: The same by a readout of each layer; of models without a residual stream the same.
-        nearest: Algorithms beside the tuned readout of each layer but the embedding, the one with
-            the fewest fitted numbers first.
+        nearest: Algorithms beside the tuned readout of each layer but the embedding, in the order
+            of `candidates`.
     """
 
     def __init__(self, model: Predictor, task: str, num_episodes: int) -> None:
@@ -50,36 +50,42 @@ class Lenses:
 
 
 def candidates(layer: Predictor, x: Tensor, y: Tensor) -> dict[str, Candidate]:
-    """The algorithms that a layer is compared with, the one with the fewest fitted numbers first.
+    """The algorithms that a layer is compared with, none behind one with more fitted numbers.
 
     Args:
         layer: The schedules are those that are nearest to it.
         x: (num_episodes, length, d_x).
         y: (num_episodes, length, d_y).
     """
-    unit = _unit(x)
-    sizes = {"step_size": log_grid(0.05, 5.0, 7, unit)}
-    of_both = sizes | {"gamma": log_grid(0.02, 2.0, 7, unit)}
-    found = {
-        _steps("gradient descent", k): Candidate("gradient_descent", {"num_steps": k}, sizes)
-        for k in STEPS
-    }
-    found["delta rule"] = Candidate("online_gradient_descent", grid=sizes)
-    found["ridge"] = Candidate("ridge", grid={"penalty": log_grid(1e-3, 1e3, 7)})
-    for k in STEPS[1:]:
-        two = Candidate("gradient_descent_plus_plus", {"num_steps": k}, of_both)
-        found[_steps("GD++", k)] = two
+    found = grids(_unit(x))
     for k in STEPS[1:]:
         schedule = {"step_sizes": fitted_schedule(layer, k, x, y)}
         found[_steps("scheduled descent", k)] = Candidate("scheduled_gradient_descent", schedule)
     return found
 
 
+def grids(unit: float) -> dict[str, Candidate]:
+    """The algorithms whose arguments are fitted on a grid.
+
+    Args:
+        unit: The scale of a step size, the inverse of the mean eigenvalue of A.
+    """
+    found = {_steps("gradient descent", k): _descent(k, unit) for k in STEPS}
+    found["delta rule"] = Candidate("online_gradient_descent", grid=_sizes(1, unit))
+    found["ridge"] = Candidate("ridge", grid={"penalty": log_grid(1e-3, 1e3, 7)})
+    for k in STEPS[1:]:
+        of_both = _sizes(k, unit) | {"gamma": log_grid(0.001, 2.0, 9, unit)}
+        two = Candidate("gradient_descent_plus_plus", {"num_steps": k}, of_both)
+        found[_steps("GD++", k)] = two
+    return found
+
+
 def fitted_schedule(layer: Predictor, num_steps: int, x: Tensor, y: Tensor) -> tuple[float, ...]:
     """Step sizes of the gradient descent that is nearest to a layer at the query.
 
-    The mean squared difference is made small by L-BFGS over the logarithms of the sizes, which
-    start apart: equal ones would stay equal.
+    The mean squared difference is made small by L-BFGS over the logarithms of the sizes. They start
+    around the size of the steps that are nearest when all are equal, and apart: equal ones would
+    stay equal.
 
     Args:
         layer: Any predictor.
@@ -91,7 +97,8 @@ def fitted_schedule(layer: Predictor, num_steps: int, x: Tensor, y: Tensor) -> t
         wanted = layer.predict_query(x, y).double()
     example_x, example_y, query = x[:, :-1].double(), y[:, :-1].double(), x[:, -1:].double()
     spread = torch.logspace(-0.3, 0.3, num_steps, dtype=torch.float64)
-    logs = (spread * _unit(x) / num_steps**0.5).log().requires_grad_()
+    _, equal = match(_descent(num_steps, _unit(x)), layer, x, y)
+    logs = (spread * equal["step_size"]).log().requires_grad_()
     optimizer = torch.optim.LBFGS([logs], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -106,6 +113,15 @@ def fitted_schedule(layer: Predictor, num_steps: int, x: Tensor, y: Tensor) -> t
 
     optimizer.step(loss)
     return tuple(logs.detach().exp().clamp(1e-12).tolist())
+
+
+def _descent(num_steps: int, unit: float) -> Candidate:
+    return Candidate("gradient_descent", {"num_steps": num_steps}, _sizes(num_steps, unit))
+
+
+def _sizes(num_steps: int, unit: float) -> dict[str, tuple[float, ...]]:
+    """A grid of step sizes: of several steps each is smaller, and layers may answer little."""
+    return {"step_size": log_grid(0.005, 20.0, 11, unit / num_steps)}
 
 
 def _unit(x: Tensor) -> float:

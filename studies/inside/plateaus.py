@@ -68,10 +68,14 @@ def stands(runs: Runs, effort: Effort) -> Found:
             left = leaves_zero(losses, zero)
             told = {place.label: _ridge(run, place) for place in PLACES[name]}
             decay = round((1 - DECAYS) * max(losses))
-            # Beside each plateau and the leaving of zero what was known just before, and the end.
-            shown = [_at(losses, _before(losses, left))] if left is not None else []
+            # Beside each plateau and the leaving of zero the validations around it, and the end.
+            shown: list[Plateau] = []
+            if left is not None:
+                shown += [_at(losses, _before(losses, left)), _at(losses, left)]
             for plateau in plateaus(losses, until=decay):
-                shown += [_at(losses, _before(losses, plateau.first)), plateau]
+                behind = min(step for step in losses if step > plateau.last)
+                before = _at(losses, _before(losses, plateau.first))
+                shown += [before, plateau, _at(losses, behind)]
             shown.append(_at(losses, max(losses)))
             for stretch in dict.fromkeys(shown):
                 claims.append(

@@ -114,13 +114,15 @@ def algorithms(spec: EpisodeSpec) -> list[Candidate]:
     """One of every family that a layer may be constructed to be, with all else left open."""
     unit = 1 / (spec.num_context * spec.input_variance)
     sizes, penalties = log_grid(0.1, 10, 9, unit), log_grid(1e-2, 1e2, 9)
+    # A step of longhorn is never too large: however large, it goes to the example and no further.
+    longhorn = log_grid(0.1, 1000, 13, unit)
     forgetting = {"forgetting": FORGETTING}
     return [
         Candidate(OF_GD_SSM, {}, {"step_size": sizes, **forgetting}),
         Candidate("online_gradient_descent", {}, {"step_size": sizes, **forgetting}),
         Candidate("online_gradient_descent", {"num_passes": 2}, {"step_size": sizes, **forgetting}),
         Candidate("minibatch_gradient_descent", {"window": 4}, {"step_size": sizes}),
-        Candidate("longhorn", {}, {"step_size": sizes}),
+        Candidate("longhorn", {}, {"step_size": longhorn}),
         Candidate("ridge", {}, {"penalty": penalties, **forgetting}),
     ]
 

@@ -1,5 +1,7 @@
 """What becomes of predictions where other weights are written, or a part is taken away."""
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -7,14 +9,16 @@ from torch import Tensor
 
 from studies.inside.shipped import BEST, NUM_TO_FIT, episodes, solver
 from zoo.analysis.ablations import error_increases
-from zoo.analysis.interventions import Effect, effect, exact_change, probe_change
+from zoo.analysis.interventions import Effect, Site, effect, exact_change, probe_change
 from zoo.analysis.places import Place, features, num_seen, site, weights
 from zoo.analysis.probes import fit_probe, r_squared
-from zoo.metrics.errors import half_squared_error
+from zoo.metrics.errors import Interval, half_squared_error
 from zoo.models.gd_ssm import GDSSM
 from zoo.models.sequence import SequenceModel
 from zoo.predictor import Predictor
 
+# The third episode whose weights the control has is so many behind; controls are averaged.
+THIRD = (2, 3, 4, 5)
 # Errors that grow by more than so many times that of zero are written as that.
 MOST = 10.0
 
@@ -24,7 +28,8 @@ class Written(NamedTuple):
 
     Attributes:
         r2: That of the probe along whose directions they are written, on test episodes.
-        effect: How predictions follow; the control has those of a third episode.
+        effect: How predictions follow; the control, a mean over several, has those of a third
+            episode.
         size: Of the change, beside how far features are from their mean.
         exact: As `effect`, of the change that needs no probe; of a `gd_ssm`.
     """
@@ -44,21 +49,30 @@ def written(model: Predictor, task: str, num_episodes: int) -> dict[Place, Writt
             continue
         probe = fit_probe(known[place], weights(best, fit.x[:, :num], fit.y[:, :num]))
         at, W = site(model, test.x, test.y, place), weights(best, test.x[:, :num], test.y[:, :num])
-        other, third = W.roll(1, dims=0), W.roll(2, dims=0)
+        other, thirds = W.roll(1, dims=0), [W.roll(k, dims=0) for k in THIRD]
         wanted = torch.einsum("bp,bpq->bq", test.x[:, -1], other)
-        change, control = (probe_change(probe, known[place], at.h, V) for V in (other, third))
+        change, *controls = (probe_change(probe, known[place], at.h, V) for V in (other, *thirds))
         exact = None
         if isinstance(model, GDSSM):
-            by_other, by_third = (exact_change(model, test.x, test.y, V) for V in (other, third))
-            exact = effect(at, by_other, by_third, wanted)
+            of_other, *of_thirds = (
+                exact_change(model, test.x, test.y, V) for V in (other, *thirds)
+            )
+            exact = _effect(at, of_other, of_thirds, wanted)
         apart = at.h - at.h.mean(0)
         found[place] = Written(
             r2=r_squared(probe, at.h, W).value,
-            effect=effect(at, change, control, wanted),
+            effect=_effect(at, change, controls, wanted),
             size=(change.norm() / apart.norm()).item(),
             exact=exact,
         )
     return found
+
+
+def _effect(at: Site, change: Tensor, controls: Sequence[Tensor], wanted: Tensor) -> Effect:
+    """With the mean of the controls, whose interval is the mean one: they share their episodes."""
+    found = [effect(at, change, control, wanted) for control in controls]
+    value, ci95 = (fmean(getattr(e.control, part) for e in found) for part in ("value", "ci95"))
+    return Effect(found[0].written, Interval(value, ci95))
 
 
 def _is_read(model: Predictor, place: Place) -> bool:
