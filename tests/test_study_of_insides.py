@@ -208,6 +208,10 @@ def test_written_weights_move_the_prediction_of_a_layer_that_answers_with_them()
     assert found.exact is not None
     assert found.exact.written == pytest.approx((1, 0), abs=1e-3)
     assert abs(found.exact.control.value) < 0.2
+    # These it answers with: by a probe they are followed as far, those of the best are not.
+    assert found.one_step is not None
+    assert abs(found.one_step.written.value - 1) < abs(found.effect.written.value - 1)
+    assert found.one_step.written.value == pytest.approx(1, abs=0.1)
 
 
 def test_an_effect_has_its_interval_over_episodes_and_a_control_that_is_a_mean(
@@ -287,7 +291,14 @@ def test_kinds_are_as_they_say_and_none_is_there_twice() -> None:
     [
         ("probes", ["delta_net, state 2: R2 of W of the best", "gd_ssm, state 1: R2"]),
         ("lens", ["delta_net, layer 0: error", "gd_ssm, layer 1: error"]),
-        ("use", ["gd_ssm, state 1, exact: effect of", "gd_ssm, layer 1: error without it, more"]),
+        (
+            "use",
+            [
+                "gd_ssm, state 1, exact: effect",
+                "gd_ssm, state 1, W of one step: effect",
+                "gd_ssm, layer 1: error without it, more",
+            ],
+        ),
     ],
 )
 def test_figures_have_a_row_for_every_place_or_layer(

@@ -241,8 +241,10 @@ def interventions(runs: Runs, effort: Effort) -> Found:
                 }
                 claims.append(_followed(f"{task}, {label}", effects, [f.size for f in of_place]))
                 exact = [f.exact for f in of_place if f.exact]
-                if exact:
-                    claims.append(_followed(f"{task}, {label}, exact", exact, []))
+                one_step = [f.one_step for f in of_place if f.one_step]
+                for name, of_kind in (("exact", exact), ("W of one step", one_step)):
+                    if of_kind:
+                        claims.append(_followed(f"{task}, {label}, {name}", of_kind, []))
     for task in TASKS:
         for architecture in architectures(effort, *CONTROLS):
             claims += _without(architecture, task, effort)

@@ -89,7 +89,10 @@ CAPTION = (
     "For each architecture: the error at the query in validation, divided by that of zero, a line "
     "for each seed; and the R2 of the weights of ridge at every place, means over seeds."
 )
-NONE = "No plateau was found."
+NONE = (
+    "No plateau was found, which says little: where validations scatter by more than a few "
+    "percent, a short plateau is not seen."
+)
 
 
 def _row(

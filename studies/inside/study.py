@@ -37,20 +37,23 @@ triangle as target. The noise level is told from episodes of three levels.
 Section *lens*: a layer is compared with gradient descent of one, two and four steps, the delta
 rule, ridge, GD++ of two and four steps, and descent with a schedule of two or four sizes,
 everything that is open fitted to the layer as its tuned readout has it. The cosine is the mean of
-that of predictions and that of Jacobians. Named is the nearest, and in its place one with fewer
-fitted numbers whose cosine is the same to 0.0005. *As near* are those whose cosine differs from it
+that of predictions and that of Jacobians. Named is the first of this list whose cosine is within
+0.0005 of the highest. *As near* are those whose cosine differs from it
 by a number with zero in its interval over seeds, or by less than 0.0005; *then* comes the nearest
 of the others. *Difference* is the squared difference to the one that is named, divided by the
-square of the layer's answers. Where it is above 0.5 none is named.
+square of the layer's answers. Where it is above 0.5 in a seed none is named.
 
 Section *use*: the weights of the best algorithm in another episode are written into a place, along
 the directions of a probe, and predictions at the query are explained as a times the old ones and b
 times those of the written weights; *effect* is b. Beside it stands b, for the same weights, where
-those of a third episode are written. Rows are places whose probe has an R2 of 0.1 or more in every
+those of a third episode are written, a mean over four of them, and the interval of b over test
+episodes, which all seeds share. Rows are places whose probe has an R2 of 0.1 or more in every
 seed. Of `gd_ssm` also the exact change is written, which needs no probe. With shifted tokens, and
-in `gd_ssm`, the query still brings the last example, so that what is written by a probe is changed
-once more and 1 is not the ceiling: `gd_ssm`, which answers from nothing but its state, says where
-it is. An effect that is small where the probe has a high R2 says that the model does not answer
+in `gd_ssm`, the query still brings the last example, which changes a little what is written. Where
+the R2 of a probe is below 1, the state answers with other weights than those that are written: 1 is
+no ceiling then. `gd_ssm` answers from nothing but its state, with W of one step, which is written
+as well; how far the effect of the best weights is from that one is for this reason alone. An
+effect that is small where the probe has a high R2 says that the model does not answer
 from what the probe reads, or not from that alone. Below stands by how much the error grows without
 a part, divided by the error of zero, at most 10. Of heads and of places of a window it is the
 largest number, with the mean over all of them in brackets.
@@ -64,8 +67,11 @@ Section *plateaus* trains two of the architectures, at the rate and with the los
 validation. A plateau is a stretch of four or more validations in which the loss falls clearly
 slower than before and behind it (`docs/inside.md`), and after which it falls by more than a tenth
 before the learning rate decays. Zero is left at the first of two validations in a row below 0.95 of
-its error. Rows stand for the validation before zero is left, the one before each plateau, the mean
-over the plateau, and the end.
+its error. Rows stand for the validation before zero is left and the one where it is; for the one
+before each plateau, the mean over the plateau and the one behind it; and for the end. Where
+validations scatter few plateaus are found: of flat stretches of six validations with a fall of 0.1
+in the log loss each before and behind them, all where the log loss scatters by 0.01, one of eight
+at 0.037 and one of thirty at 0.06.
 """
 
 READING = """\

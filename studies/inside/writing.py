@@ -1,6 +1,7 @@
 """What becomes of predictions where other weights are written, or a part is taken away."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -32,45 +33,59 @@ class Written(NamedTuple):
             episode.
         size: Of the change, beside how far features are from their mean.
         exact: As `effect`, of the change that needs no probe; of a `gd_ssm`.
+        one_step: As `effect`, of the weights of one step of gradient descent, with a probe of its
+            own; of a `gd_ssm`, which answers with these.
     """
 
     r2: float
     effect: Effect
     size: float
     exact: Effect | None
+    one_step: Effect | None
 
 
 def written(model: Predictor, task: str, num_episodes: int) -> dict[Place, Written]:
     """Writes weights at every place that the query reads, and says how predictions follow."""
     fit, test = episodes(task, "tune", NUM_TO_FIT), episodes(task, "test", num_episodes)
     known, best, found = features(model, fit.x, fit.y), solver(BEST[task], task), {}
+    query = test.x[:, -1]
     for place, num in num_seen(model, test.x.shape[1] - 1).items():
         if not _is_read(model, place):
             continue
-        probe = fit_probe(known[place], weights(best, fit.x[:, :num], fit.y[:, :num]))
-        at, W = site(model, test.x, test.y, place), weights(best, test.x[:, :num], test.y[:, :num])
-        other, thirds = W.roll(1, dims=0), [W.roll(k, dims=0) for k in THIRD]
-        wanted = torch.einsum("bp,bpq->bq", test.x[:, -1], other)
-        change, *controls = (probe_change(probe, known[place], at.h, V) for V in (other, *thirds))
-        exact = None
+        at, h = site(model, test.x, test.y, place), known[place]
+
+        def of(algorithm: Predictor, num: int = num) -> tuple[Tensor, Tensor]:
+            """What it has learned of the episodes of both sets."""
+            W, V = (weights(algorithm, part.x[:, :num], part.y[:, :num]) for part in (fit, test))
+            return W, V
+
+        W_fit, W = of(best)
+        probe = fit_probe(h, W_fit)
+        change = partial(probe_change, probe, h, at.h)
+        exact = one_step = None
         if isinstance(model, GDSSM):
-            of_other, *of_thirds = (
-                exact_change(model, test.x, test.y, V) for V in (other, *thirds)
-            )
-            exact = _effect(at, of_other, of_thirds, wanted)
+            exact = _effect(at, partial(exact_change, model, test.x, test.y), W, query)
+            V_fit, V = of(solver("gradient_descent", task, 1))
+            one_step = _effect(at, partial(probe_change, fit_probe(h, V_fit), h, at.h), V, query)
         apart = at.h - at.h.mean(0)
         found[place] = Written(
             r2=r_squared(probe, at.h, W).value,
-            effect=_effect(at, change, controls, wanted),
-            size=(change.norm() / apart.norm()).item(),
+            effect=_effect(at, change, W, query),
+            size=(change(W.roll(1, dims=0)).norm() / apart.norm()).item(),
             exact=exact,
+            one_step=one_step,
         )
     return found
 
 
-def _effect(at: Site, change: Tensor, controls: Sequence[Tensor], wanted: Tensor) -> Effect:
-    """With the mean of the controls, whose interval is the mean one: they share their episodes."""
-    found = [effect(at, change, control, wanted) for control in controls]
+def _effect(at: Site, change: Callable[[Tensor], Tensor], W: Tensor, query: Tensor) -> Effect:
+    """Of weights of another episode, and as control the mean of those of several third ones.
+
+    Controls share their episodes: their interval is the mean one.
+    """
+    other = W.roll(1, dims=0)
+    wanted = torch.einsum("bp,bpq->bq", query, other)
+    found = [effect(at, change(other), change(W.roll(k, dims=0)), wanted) for k in THIRD]
     value, ci95 = (fmean(getattr(e.control, part) for e in found) for part in ("value", "ci95"))
     return Effect(found[0].written, Interval(value, ci95))
 

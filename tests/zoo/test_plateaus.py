@@ -57,6 +57,19 @@ def test_a_loss_that_falls_slowly_on_it_stands_however_little_it_scatters(noise:
         assert (found.first, found.last) == (6, 14)
 
 
+@pytest.mark.parametrize(("noise", "low", "high"), [(0.01, 99, 100), (0.037, 5, 20), (0.06, 0, 8)])
+def test_where_validations_scatter_a_short_plateau_is_not_seen(
+    noise: float, low: int, high: int
+) -> None:
+    """A flat stretch of six between falls of 0.1 a validation; the page says how often."""
+    falls, found = [0.1] * 6 + [0.0] * 6 + [0.1] * 17, 0
+    for seed in range(100):
+        draws = random.Random(seed)
+        losses = {i: math.exp(-sum(falls[:i]) + draws.gauss(0, noise)) for i in range(30)}
+        found += bool(plateaus(losses))
+    assert low <= found <= high
+
+
 def test_a_loss_that_levels_off_has_none() -> None:
     """Neither where it converges, nor where only a decaying learning rate lets it fall again."""
     levels_off = [1.0, 0.6, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
