@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from studies.plan import Job
+from studies.jobs import Job
 
 # About how long a figure takes to measure and draw, in seconds.
 FIGURE_S = 20.0

@@ -15,19 +15,12 @@ import torch
 from rich.console import Console
 
 import zoo
+from studies.jobs import Job, run_dirs
 from studies.page import LAYOUT, read_results, write_page
-from studies.plan import (
-    Effort,
-    GivenUp,
-    Job,
-    Training,
-    finished_jobs,
-    rates_given_up,
-    run_dirs,
-    stages,
-)
+from studies.plan import Effort, Training
 from studies.progress import Progress
 from studies.runner import Runner, Train, TrainingFailed, train_all
+from studies.stages import GivenUp, finished_jobs, rates_given_up, stages
 from studies.study import Places, Study
 from studies.trainings import seconds_of, seconds_of_lost, training_row
 from zoo.files import sole_writer, write_figure, write_json

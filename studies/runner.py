@@ -14,8 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
-from studies.plan import DIVERGED, Effort, Job, Training, seconds_of_training, stages
+from studies.jobs import DIVERGED, Job, seconds_of_training
+from studies.plan import Effort, Training
 from studies.progress import Progress
+from studies.stages import stages
 from zoo.errors import first_line
 from zoo.files import refuse_links, write_text
 from zoo.terminal import StoppedBySignal, ending_signals

@@ -14,7 +14,9 @@ from typing import Any
 
 import hydra
 
-from studies.plan import Effort, Job, errors_of_rates, finished_jobs, rates_given_up, stages
+from studies.jobs import Job, errors_of_rates
+from studies.plan import Effort
+from studies.stages import finished_jobs, rates_given_up, stages
 from studies.study import Shipped, Study, load_study
 from zoo.errors import unknown
 from zoo.files import CONFIGS

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from studies.history import history
-from studies.plan import NEAR, GivenUp, Job, errors_of_rates, run_dirs
+from studies.jobs import Job, errors_of_rates, run_dirs
+from studies.stages import NEAR, GivenUp
 from zoo.hub.card import Card
 from zoo.hub.directory import read_card
 from zoo.metrics.text import place_text, plain

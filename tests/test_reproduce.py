@@ -12,23 +12,17 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from studies.claims import Claim, Found, OverSeeds, compared, over_seeds
+from studies.jobs import Job, overrides_of, run_dirs
 from studies.measure import histories, metrics_of, model_of, of_each
 from studies.page import claims_of, page, read_results, summary_rows, write_page
 from studies.paper.more_steps import numbers_of_steps
 from studies.paper.sources import V1
 from studies.paper.study import STUDY
-from studies.plan import (
-    FULL,
-    Effort,
-    Job,
-    Training,
-    overrides_of,
-    run_dirs,
-    stages,
-)
+from studies.plan import FULL, Effort, Training
 from studies.progress import Progress
 from studies.reproduction import measured, reproduce
 from studies.runner import Runner, Train, train_all
+from studies.stages import stages
 from studies.study import Places, Study, list_studies, load_study
 from zoo.commands import train  # registers the resolvers of the configs
 from zoo.commands.reproduce import train_job

@@ -14,9 +14,11 @@ import zoo
 from studies.architectures.cells import Cell, deep, of_task, with_curriculum
 from studies.architectures.shipped import ships
 from studies.claims import Found
+from studies.jobs import TRIAL_SEED
 from studies.measure import Runs
-from studies.plan import TRIAL_SEED, Effort, Training, stages
+from studies.plan import Effort, Training
 from studies.ship import main, ship
+from studies.stages import stages
 from studies.study import Shipped, Study, StudyFigure
 from zoo.files import CONFIGS, write_json
 from zoo.hub.card import CheckpointName

@@ -17,9 +17,10 @@ import zoo
 from studies.ablations import rates as rates_of_learners
 from studies.claims import Claim, Found, compared, over_seeds
 from studies.drawing import bars, new_figure
+from studies.jobs import Job
 from studies.measure import Runs, of_each, validations
 from studies.page import claims_of, page, read_results, wrapped
-from studies.plan import QUICK, Effort, Job, Training
+from studies.plan import QUICK, Effort, Training
 from studies.reproduction import reproduce
 from studies.runner import Runner, TrainingFailed
 from studies.study import Places, Study, StudyFigure, list_studies, load_study

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from datamodules import EpisodeSpec
 from studies.claims import Found
-from studies.plan import Effort, Training, overrides_of
+from studies.jobs import overrides_of
+from studies.plan import Effort, Training
 from studies.recall import figures as recall
 from studies.recall.learners import (
     DECAYING_MESA,

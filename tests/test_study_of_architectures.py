@@ -18,8 +18,9 @@ from studies.architectures.cells import Cell
 from studies.architectures.figures import CURRICULUM, DRIFT, NOISY, ONE_LAYER, SCALAR, Task
 from studies.architectures.study import STUDY
 from studies.claims import Claim, Found
+from studies.jobs import overrides_of
 from studies.page import page
-from studies.plan import Effort, overrides_of
+from studies.plan import Effort
 from tests.forks import Forked
 from zoo.files import ROOT
 from zoo.metrics.text import plain

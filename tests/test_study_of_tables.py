@@ -15,7 +15,8 @@ from rich.console import Console
 
 from datamodules import EpisodeSpec
 from studies.claims import Claim
-from studies.plan import Effort, overrides_of
+from studies.jobs import overrides_of
+from studies.plan import Effort
 from studies.reproduction import reproduce
 from studies.runner import Runner
 from studies.study import Places, Study

@@ -18,9 +18,10 @@ from datamodules.inputs import Gaussian
 from datamodules.linear import Linear, LinearPool
 from studies.claims import Claim, OverSeeds
 from studies.history import history
+from studies.jobs import TRIAL_SEED, overrides_of
 from studies.measure import Runs
 from studies.page import claims_of
-from studies.plan import TRIAL_SEED, Effort, overrides_of
+from studies.plan import Effort
 from studies.reproduction import reproduce
 from studies.runner import Runner
 from studies.study import Places

@@ -21,24 +21,12 @@ from hydra import initialize_config_dir
 from rich.console import Console
 
 from studies.history import history
-from studies.plan import (
-    MOST_EXTENSIONS,
-    OVERHEAD,
-    TRIAL_SEED,
-    Effort,
-    GivenUp,
-    Job,
-    Training,
-    Trial,
-    errors_of_rates,
-    finished_jobs,
-    rates_given_up,
-    run_dirs,
-    stages,
-)
+from studies.jobs import OVERHEAD, TRIAL_SEED, Job, errors_of_rates, run_dirs
+from studies.plan import Effort, Training, Trial
 from studies.progress import Progress
 from studies.reproduction import trainings_of
 from studies.runner import TIME_IS_UP, Runner, TrainingFailed, known, train_all
+from studies.stages import MOST_EXTENSIONS, GivenUp, finished_jobs, rates_given_up, stages
 from studies.trainings import TrainingRow, seconds_of, table, text_of, training_row
 from tests.forks import Forked
 from zoo.commands import train

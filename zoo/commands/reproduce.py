@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from studies.jobs import Job
 from studies.page import summary_rows
-from studies.plan import Job
 from studies.reproduction import reproduce
 from studies.runner import Runner, TrainingFailed
 from studies.study import Study, load_study

@@ -1,0 +1,150 @@
+"""In which order a training is done: rates that are tried, then all seeds at the best."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from studies.history import history
+from studies.jobs import Job, errors_of_rates, job_of_trial, jobs_of_seeds, run_dirs
+from studies.plan import Effort, Training, Trial
+
+# How often the rates that are tried for a part of the steps may be extended, each time by two.
+MOST_EXTENSIONS = 2
+# Validation errors that are less apart, by this factor, are taken for equal.
+NEAR = 1.1
+# What a run logs of its error, of models of values.
+VALIDATED = "val/half_mse_query"
+
+
+class GivenUp(NamedTuple):
+    """A rate that was better in the trial than the one that was kept.
+
+    Attributes:
+        jobs: What trained all seeds at it.
+        diverged: How many of the seeds did.
+        above: How many ended clearly above the error of the trial; zero where one has diverged.
+        ended: The mean error in validation that they ended with; None where one has diverged.
+    """
+
+    jobs: list[Job]
+    diverged: int
+    above: int
+    ended: float | None = None
+
+
+def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]]:
+    """The jobs of a training, in the order in which they are done.
+
+    The next are known once those before are finished: rates that are tried, then perhaps more of
+    them, then all seeds at the best, or where one of them diverged at the next best, which may be
+    at the edge of those that were tried, so that more are. Those of the last stage are what is
+    measured.
+
+    Runs are kept in `runs/NAME-KEY/seed_SEED`. The key is that of the whole configuration but the
+    seed, so what was trained with other settings, or before a default changed, is not found.
+
+    Needs Hydra initialised with the directory `configs`.
+    """
+    for jobs, _ in _stages(training, effort, runs):
+        yield jobs
+
+
+def rates_given_up(training: Training, effort: Effort, runs: Path) -> dict[float, GivenUp]:
+    """Rates that were better in the trial, at which seeds then diverged or fell short of it.
+
+    Needs the trial of the training to have ended.
+    """
+    *_, (_, given_up) = _stages(training, effort, runs)
+    return given_up
+
+
+def finished_jobs(training: Training, effort: Effort, runs: Path) -> list[Job] | None:
+    """The jobs of the last stage, which are measured; None while something is not finished."""
+    jobs: list[Job] = []
+    for jobs in stages(training, effort, runs):
+        if not all(job.finished for job in jobs):
+            return None
+    return jobs
+
+
+def errors_of_trial(training: Training, effort: Effort, runs: Path) -> dict[float, float]:
+    """The errors in validation at the rates that were tried; empty where there is no trial."""
+    if training.trial is None:
+        return {}
+    *trials, _ = stages(training, effort, runs)
+    errors = {rate: e for (job,) in trials for rate, e in errors_of_rates(job).items()}
+    return dict(sorted(errors.items()))
+
+
+def _stages(
+    training: Training, effort: Effort, runs: Path
+) -> Iterator[tuple[list[Job], dict[float, GivenUp]]]:
+    """The stages, each with the rates that have been given up by then.
+
+    Whoever walks through them again comes the same way: what is decided depends on nothing but
+    what had ended by then.
+    """
+    trial = training.trial
+    if trial is None:
+        yield jobs_of_seeds(training, effort, runs), {}
+        return
+    errors: dict[float, float] = {}
+    given_up: dict[float, GivenUp] = {}
+    best, left, rates, must_hold = math.nan, set[float](), trial.rates, trial.must_hold
+    while True:
+        if rates:
+            job = job_of_trial(training, trial, rates, effort, runs)
+            yield [job], given_up
+            errors |= errors_of_rates(job)
+        else:
+            jobs = jobs_of_seeds(training, effort, runs, best)
+            lost = _lost(jobs, errors[best] if must_hold else math.inf) if len(left) > 1 else None
+            if lost is None:
+                yield jobs, given_up
+                return
+            given_up[best] = lost
+            must_hold = must_hold and lost.diverged > 0
+        left = {rate for rate, e in errors.items() if math.isfinite(e)} - given_up.keys()
+        # Where all have diverged, one smaller than all may not.
+        best = min(left or errors, key=errors.__getitem__)
+        rates = _beyond(best, errors, trial, effort)
+
+
+def _lost(jobs: list[Job], error: float) -> GivenUp | None:
+    """Why a rate is given up whose error in the trial was this; None if it is not."""
+    diverged = sum(len(job.diverged) for job in jobs)
+    ended = [] if diverged else _ended(jobs)
+    above = sum(one > NEAR * error for one in ended)
+    if not diverged and above <= len(run_dirs(jobs)) / 2:
+        return None
+    return GivenUp(jobs, diverged, above, fmean(ended) if ended else None)
+
+
+def _ended(jobs: list[Job]) -> list[float]:
+    """The last errors in validation of the seeds of finished jobs, as far as they are logged."""
+    if not all(job.finished for job in jobs):
+        return []
+    # Seeds that one process trained are logged beside each other.
+    ended = [
+        history(job.place, f"seed_{seed}/{VALIDATED}" if len(job.seeds) > 1 else VALIDATED)
+        for job in jobs
+        for seed in job.seeds
+    ]
+    return [found[max(found)] for found in ended if found]
+
+
+def _beyond(
+    best: float, errors: Mapping[float, float], trial: Trial, effort: Effort
+) -> tuple[float, ...]:
+    """Two rates beyond the best, if that is at the edge of those that were tried."""
+    rates = sorted(errors)
+    extended = (len(rates) - len(trial.rates)) / 2
+    if effort.fewer_settings or extended >= MOST_EXTENSIONS:
+        return ()
+    for edge, inner in ((rates[0], rates[1]), (rates[-1], rates[-2])):
+        if best == edge:
+            # To two digits: what is typed, tabulated and kept is the same number.
+            return tuple(float(f"{edge * (edge / inner) ** k:.2g}") for k in (1, 2))
+    return ()
