@@ -51,7 +51,10 @@ def pairs(split: Any, num: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("configs")
-def test_a_study_that_trains_nothing_has_a_page_that_speaks_of_no_training(tmp_path: Path) -> None:
+def test_a_study_that_trains_nothing_has_a_page_that_speaks_of_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["reproduce.py"])  # what was typed is on the page
     made = StudyFigure(
         "X",
         figures.nothing,
