@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -312,6 +313,36 @@ def test_huggingface_hub_takes_what_its_double_takes() -> None:
         inspect.signature(getattr(real.HfApi, name)).bind(**dict.fromkeys(taken))
     inspect.signature(real.CommitOperationAdd).bind("card.json", b"")
     assert "sha" in inspect.get_annotations(real.ModelInfo)
+
+
+class HfHubHTTPError(OSError):
+    """As of the hub: the status is that of the answer."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("a long page of what went wrong")
+        self.response = SimpleNamespace(status_code=status)
+
+
+def refuse(status: int, *arguments: Any, **options: Any) -> None:
+    raise HfHubHTTPError(status)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_the_hub_refuses_is_said_by_its_status_at_once(
+    hub: HuggingFace, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    push(checkpoint, "hf://user/zoo")
+    monkeypatch.setattr(hub, "create_commit", partial(refuse, status))
+    with pytest.raises(CheckpointError, match=f"the server answers with status {status}$"):
+        push(checkpoint, "hf://user/zoo", replace=True)
+    monkeypatch.setattr(file_systems["hf"], "_open", partial(refuse, status))
+    with pytest.raises(CheckpointError, match=f"card.json is refused with status {status}$"):
+        zoo.from_pretrained("hf://user/zoo")
+
+
+def test_the_hub_has_the_status_in_its_answer() -> None:
+    errors = pytest.importorskip("huggingface_hub.errors")
+    assert "response" in inspect.signature(errors.HfHubHTTPError).parameters
 
 
 def test_a_repository_is_made_and_gets_one_commit(hub: HuggingFace, checkpoint: Path) -> None:

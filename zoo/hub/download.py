@@ -376,9 +376,9 @@ def _chunks(address: str, max_bytes: int) -> Iterator[bytes]:
     except ImportError as error:
         raise DownloadError(f"{address} needs another package: {error}") from None
     except Exception as error:
-        status = getattr(error, "status", None)
+        status = status_of(error)
         cause = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-        if isinstance(status, int):
+        if status is not None:
             if status < 500 and status not in (408, 429):
                 raise DownloadError(f"{address} is refused with status {status}") from None
             raise _Interrupted(f"is answered with status {status}") from None
@@ -389,6 +389,18 @@ def _chunks(address: str, max_bytes: int) -> Iterator[bytes]:
         if received < 0:
             raise _Interrupted(f"cannot be reached: {cause}") from None
         raise _Interrupted(f"was interrupted after {received} bytes: {cause}") from None
+
+
+def status_of(error: Exception) -> int | None:
+    """The status that a server has answered with, if that is what an error says.
+
+    aiohttp has it in `status`, the hub of Hugging Face in the answer that comes with its errors.
+    """
+    answer = getattr(error, "response", None)
+    for status in (getattr(error, "status", None), getattr(answer, "status_code", None)):
+        if isinstance(status, int):
+            return status
+    return None
 
 
 def _is_refusal(error: BaseException | None) -> bool:

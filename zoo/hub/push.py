@@ -8,7 +8,7 @@ from zoo.files import write_directory
 from zoo.hub.addresses import HubAddress, hub_address, is_elsewhere, join, of_revision
 from zoo.hub.card import SCHEMA_VERSION, CheckpointError
 from zoo.hub.directory import CARD, WEIGHTS
-from zoo.hub.download import OFFLINE_VARIABLE, exists, index_at, is_offline, web
+from zoo.hub.download import OFFLINE_VARIABLE, exists, index_at, is_offline, status_of, web
 from zoo.hub.export import README, Checked, Export, checked, export
 from zoo.hub.index import INDEX, Index, index_bytes
 from zoo.hub.pages import model_card
@@ -166,8 +166,8 @@ def _writing_to(target: str) -> Iterator[None]:
     except ImportError as error:
         raise UploadError(f"{target} needs another package: {error}") from None
     except Exception as error:  # every file system has errors of its own kinds
-        status = getattr(error, "status", None)
-        answer = f"the server answers with status {status}" if isinstance(status, int) else ""
+        status = status_of(error)
+        answer = f"the server answers with status {status}" if status is not None else ""
         cause = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         raise UploadError(f"{target} cannot be written: {answer or cause}") from None
 
