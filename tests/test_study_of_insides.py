@@ -13,8 +13,9 @@ from hydra import initialize_config_dir
 from rich.console import Console
 
 import zoo
+from datamodules import EpisodeSpec
 from studies.claims import Claim, Found, over_seeds
-from studies.inside import figures, lenses, plateaus, probing, shipped, states, writing
+from studies.inside import figures, lenses, plateaus, probing, shipped, states, task, writing
 from studies.inside.study import STUDY
 from studies.plan import Effort
 from studies.reproduction import reproduce
@@ -29,6 +30,7 @@ from zoo.files import CONFIGS
 from zoo.metrics.errors import Interval
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 
+LINEAR = shipped.task_of("linear")
 FEW = Effort(seeds=(0,), num_episodes=60, fewer_settings=True)
 
 
@@ -46,7 +48,7 @@ def one_step() -> GDSSM:
 
 
 def pairs(split: Any, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    drawn = shipped.episodes("linear", split, num)
+    drawn = task.episodes(LINEAR, split, num)
     return drawn.x, drawn.y
 
 
@@ -78,9 +80,9 @@ def test_a_study_that_trains_nothing_has_a_page_that_speaks_of_no_training(
 
 
 def test_three_seeds_of_every_deep_model_are_shipped() -> None:
-    for task in shipped.TASKS:
+    for episodes in shipped.TASKS:
         for architecture in (*shipped.DEEP, shipped.CONTROLS[0]):
-            assert shipped.seeds_of(architecture, task, STUDY.full) == (0, 1, 2)
+            assert shipped.seeds_of(architecture, episodes, STUDY.full) == (0, 1, 2)
 
 
 def test_a_state_is_one_example_behind_and_tells_all_of_those_before() -> None:
@@ -90,7 +92,7 @@ def test_a_state_is_one_example_behind_and_tells_all_of_those_before() -> None:
     sets = []
     for split in ("tune", "test"):
         x, y = pairs(split, 200)
-        targets = probing._targets("linear", split, 200, 9)
+        targets = probing._targets(LINEAR, split, 200, 9)
         sets.append((places.features(model, x, y)[place], targets[probing.TARGETS.one_step]))
     assert probe(*sets).r2.value == pytest.approx(1, abs=1e-6)
 
@@ -108,7 +110,7 @@ def test_the_stream_is_that_of_the_token_by_which_the_last_example_has_been_seen
 
 
 def test_noise_levels_belong_to_their_episodes() -> None:
-    drawn, levels = probing._of_noise("linear_noisy", "test", 300)
+    drawn, levels = probing._of_noise(shipped.task_of("linear_noisy"), "test", 300)
     for level in probing.NOISE_LEVELS:
         noise = (drawn.y - drawn.target)[levels == level]
         assert noise[:, :-1].std().item() == pytest.approx(level, rel=0.1)
@@ -136,7 +138,7 @@ def test_a_schedule_is_found_in_a_layer_that_answers_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "task", "layer", "name"),
+    ("architecture", "episodes", "layer", "name"),
     [
         ("transformer", "linear_noisy", 3, "GD++, 4 steps"),
         ("transformer", "linear_noisy", 3, "gradient descent, 4 steps"),
@@ -144,10 +146,10 @@ def test_a_schedule_is_found_in_a_layer_that_answers_little() -> None:
     ],
 )
 def test_arguments_that_are_fitted_to_a_layer_are_within_their_grid(
-    architecture: str, task: str, layer: int, name: str
+    architecture: str, episodes: str, layer: int, name: str
 ) -> None:
-    fit = shipped.episodes(task, "tune", 200)
-    tuned = tuned_lens(shipped.shipped(architecture, task, 0), fit.x, fit.y)[layer]  # type: ignore[arg-type]
+    fit = task.episodes(shipped.task_of(episodes), "tune", 200)
+    tuned = tuned_lens(shipped.shipped(architecture, episodes, 0), fit.x, fit.y)[layer]  # type: ignore[arg-type]
     pairs = fit.x[:60], fit.y[:60]
     grid = lenses.grids(lenses._unit(pairs[0]))[name]
     _, arguments = match(grid, tuned, *pairs)
@@ -192,19 +194,19 @@ def test_algorithms_whose_differences_have_zero_in_their_interval_are_as_near() 
     near, others = figures._nearest(seeds, 1)  # type: ignore[arg-type]
     assert [*near] == ["two", "one"]
     assert [*others] == ["three"]
-    told = figures._told(seeds, 1)  # type: ignore[arg-type]
+    told = figures.told(seeds, 1)  # type: ignore[arg-type]
     assert told["nearest (cosine)"].startswith("two (0.923")
     assert told["as near"] == "one"
     assert told["then"].startswith("three (0.82")
     assert told["difference"].startswith("0.20")
     seeds[0].nearest[1]["two"].difference = 0.6  # in one seed, of a mean of 0.37
-    told = figures._told(seeds, 1)  # type: ignore[arg-type]
+    told = figures.told(seeds, 1)  # type: ignore[arg-type]
     assert (told["nearest (cosine)"], told["difference"]) == ("", "above 0.5")
-    assert set(figures._told(seeds, 0).values()) == {""}  # type: ignore[arg-type]
+    assert set(figures.told(seeds, 0).values()) == {""}  # type: ignore[arg-type]
 
 
 def test_written_weights_move_the_prediction_of_a_layer_that_answers_with_them() -> None:
-    (found,) = writing.written(one_step(), "linear", 100).values()
+    (found,) = writing.written(one_step(), LINEAR, 100).values()
     # The query brings the last example, which the weights are changed by.
     assert 0.7 < found.effect.written.value < 1.3
     assert abs(found.effect.control.value) < 0.2
@@ -226,7 +228,7 @@ def test_an_effect_has_its_interval_over_episodes_and_a_control_that_is_a_mean(
     monkeypatch.setattr(
         writing, "effect", lambda *_: Effect(Interval(1, 0), Interval(next(values), 0.2))
     )
-    (found,) = writing.written(one_step(), "linear", 40).values()
+    (found,) = writing.written(one_step(), LINEAR, 40).values()
     assert found.effect.control == pytest.approx((0.1, 0.2))
 
 
@@ -243,11 +245,11 @@ def test_what_the_query_does_not_read_is_not_written() -> None:
 
 def test_parts_are_told_by_layer_and_kind() -> None:
     model = shipped.shipped("linear_transformer", "linear", 0)
-    found = writing.needed(model, "linear", 50)
+    found = writing.needed(model, LINEAR, 50)
     assert list(found) == [1, 2, 3, 4]
     assert found[1]["layer"] == found[1]["head"]
     assert 0 < found[4]["layer"][0] < found[1]["layer"][0] == writing.MOST
-    one = writing.needed(shipped.shipped("gd_ssm", "linear", 0), "linear", 50)
+    one = writing.needed(shipped.shipped("gd_ssm", "linear", 0), LINEAR, 50)
     assert one.keys() == {1}
     assert {kind: len(values) for kind, values in one[1].items()} == {
         "layer": 1,
@@ -393,3 +395,22 @@ def test_where_no_plateau_is_found_the_page_says_so(tmp_path: Path) -> None:
     ]
     assert found.figures["plateaus"][1].endswith(plateaus.NONE)
     assert {claim.also["leaves zero"] for claim in found.claims} == {"before 50"}
+
+
+@pytest.mark.parametrize(
+    ("data", "best", "is_exact"),
+    [
+        ({}, "least_squares", True),
+        ({"noise": 0.5}, "ridge", True),
+        ({"function": {"name": "linear_drift"}}, "kalman_filter", True),
+        ({"function": {"name": "linear_pool"}, "noise": 0.5}, "dmmse", True),
+        ({"function": {"name": "sparse_linear"}}, "least_squares", False),
+        ({"function": {"name": "relu_network"}}, "ridge", False),
+        ({"outliers": {"probability": 0.1}}, "ridge", False),
+    ],
+)
+def test_the_best_algorithm_of_episodes_is_known(
+    data: dict[str, Any], best: str, is_exact: bool
+) -> None:
+    of_kind = task.Task(EpisodeSpec(**data))
+    assert (of_kind.best, of_kind.is_exact) == (best, is_exact)

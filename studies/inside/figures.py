@@ -18,6 +18,7 @@ from studies.inside.shipped import (
     random_start,
     seeds_of,
     shipped,
+    task_of,
     untrained,
 )
 from studies.inside.states import LEARNERS, beside
@@ -26,6 +27,7 @@ from studies.measure import Runs
 from studies.plan import Effort, Training
 from zoo.analysis.interventions import Effect
 from zoo.analysis.readouts import mean_by_position
+from zoo.hub.find import find_card
 from zoo.metrics.drawing import marked, style_of, styles_of
 from zoo.metrics.errors import Interval, Summary
 from zoo.metrics.text import with_interval
@@ -84,7 +86,7 @@ def probes(runs: Runs, effort: Effort) -> Found:
                 }
                 claims.append(_known(f"{task}, {label}", trained, random, shuffled))
     for name in DRIFTING[:1] if effort.fewer_settings else DRIFTING:
-        models = [zoo.load(name)], [random_start(name, 0)]
+        models = [zoo.load(name)], [random_start(find_card(name), 0)]
         for place, found in _of_places(*models, DRIFT, effort.num_episodes).items():
             claims.append(_known(f"{name}, {place}", *found))
     return Found({"r2": (dots(panels, "R2 on test episodes", -0.05, 1.0), PROBES)}, claims)
@@ -98,12 +100,13 @@ def _of_places(
 ) -> dict[str, tuple[Scores, Scores, float]]:
     """R2 by target of trained models and of random ones, and of shuffled targets the extreme."""
     found, control = (
-        [scores(model, task, num_episodes) for model in models] for models in (trained, random)
+        [scores(model, task_of(task), num_episodes) for model in models]
+        for models in (trained, random)
     )
     if task == NOISY:
         for models, of_models in ((trained, found), (random, control)):
             for model, of_model in zip(models, of_models, strict=True):
-                for place, score in noise_scores(model, task, num_episodes).items():
+                for place, score in noise_scores(model, task_of(task), num_episodes).items():
                     of_model[place][NOISE] = score
     told = {}
     for place in found[0]:
@@ -143,19 +146,19 @@ def lenses(runs: Runs, effort: Effort) -> Found:
     for task, ax in zip(TASKS, axes, strict=True):
         for architecture in architectures(effort, *CONTROLS):
             found = [
-                Lenses(shipped(architecture, task, seed), task, effort.num_episodes)
+                Lenses(shipped(architecture, task, seed), task_of(task), effort.num_episodes)
                 for seed in seeds_of(architecture, task, effort)
             ]
             layers, style = list(found[0].own), style_of(architecture)
-            means = [fmean(f.tuned[layer] for f in found) for layer in layers]
+            means = [fmean(f.tuned[layer].value for f in found) for layer in layers]
             ax.plot(layers, means, label=architecture, **marked(style))
             for layer in layers:
                 claims.append(
                     Claim(
                         f"{task}, {architecture}, layer {layer}: error / that of zero",
-                        over_seeds([f.own[layer] for f in found]),
-                        also={"tuned readout": text([f.tuned[layer] for f in found])}
-                        | _told(found, layer),
+                        over_seeds([f.own[layer].value for f in found]),
+                        also={"tuned readout": text([f.tuned[layer].value for f in found])}
+                        | told(found, layer),
                     )
                 )
         ax.set_yscale("log")
@@ -166,8 +169,13 @@ def lenses(runs: Runs, effort: Effort) -> Found:
     return Found({"errors": (figure, LENSES)}, claims)
 
 
-def _told(found: Sequence[Lenses], layer: int) -> dict[str, str]:
-    """The cells that name algorithms; empty of the embedding, and where all are far."""
+def told(found: Sequence[Lenses], layer: int) -> dict[str, str]:
+    """The cells that name algorithms; empty of the embedding, and where all are far.
+
+    Args:
+        found: Of the seeds of a model.
+        layer: From 0, the embedding.
+    """
     empty = dict.fromkeys(("nearest (cosine)", "as near", "then", "difference"), "")
     if not layer:
         return empty
@@ -228,7 +236,7 @@ def interventions(runs: Runs, effort: Effort) -> Found:
         for architecture in architectures(effort, "gd_ssm"):
             seeds = seeds_of(architecture, task, effort)
             models = [shipped(architecture, task, seed) for seed in seeds]
-            found = [written(model, task, effort.num_episodes) for model in models]
+            found = [written(model, task_of(task), effort.num_episodes) for model in models]
             for place in found[0]:
                 of_place = [f[place] for f in found]
                 if min(f.r2 for f in of_place) < LEAST_KNOWN:
@@ -279,7 +287,7 @@ KINDS = {
 def _without(architecture: str, task: str, effort: Effort) -> list[Claim]:
     """A row for each layer of an architecture."""
     found = [
-        needed(shipped(architecture, task, seed), task, effort.num_episodes)
+        needed(shipped(architecture, task, seed), task_of(task), effort.num_episodes)
         for seed in seeds_of(architecture, task, effort)
     ]
     claims = []

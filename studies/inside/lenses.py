@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from datamodules.episodes import Episodes
-from studies.inside.shipped import NUM_TO_FIT, episodes
+from studies.inside.task import NUM_TO_FIT, Task, episodes
 from zoo.analysis.lens import Candidate, Nearness, lens, match, nearest, tuned_lens
-from zoo.metrics.errors import half_squared_error
+from zoo.metrics.errors import Interval, half_squared_error, ratio_interval
 from zoo.models.sequence import SequenceModel
 from zoo.predictor import Predictor
 from zoo.solvers.tuning import log_grid
@@ -22,19 +22,19 @@ class Lenses:
     """The layers of a model, decoded.
 
     Args:
-        model: A shipped one.
+        model: Any one that predicts values.
         task: Of whose episodes.
         num_episodes: In the test.
 
     Attributes:
         own: The error at the query after each layer, by the readout of the model, divided by that
-            of zero.
+            of zero, with its interval over episodes.
         tuned: The same by a readout of each layer; of models without a residual stream the same.
         nearest: Algorithms beside the tuned readout of each layer but the embedding, in the order
             of `candidates`.
     """
 
-    def __init__(self, model: Predictor, task: str, num_episodes: int) -> None:
+    def __init__(self, model: Predictor, task: Task, num_episodes: int) -> None:
         fit, test = episodes(task, "tune", NUM_TO_FIT), episodes(task, "test", num_episodes)
         own = lens(model)
         tuned = tuned_lens(model, fit.x, fit.y) if isinstance(model, SequenceModel) else own
@@ -134,7 +134,7 @@ def _steps(name: str, num: int) -> str:
 
 
 @torch.no_grad()
-def _error(predictor: Predictor, test: Episodes) -> float:
+def _error(predictor: Predictor, test: Episodes) -> Interval:
     errors = half_squared_error(predictor.predict_query(test.x, test.y), test.target[:, -1])
     zero = half_squared_error(torch.zeros_like(test.target[:, -1]), test.target[:, -1])
-    return (errors.mean() / zero.mean()).item()
+    return ratio_interval(errors, zero)

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules import create_sampler
 from datamodules.episodes import Episodes
 from datamodules.stream import EVAL_SEED, Generators, Split
-from studies.inside.shipped import BEST, NUM_TO_FIT, episodes, solver, spec_of
+from studies.inside.task import NUM_TO_FIT, Task, episodes, solver
 from zoo.analysis.places import Place, features, num_seen, weights
 from zoo.analysis.probes import ProbeScore, probe_all
 from zoo.predictor import Predictor
@@ -34,7 +34,7 @@ TARGETS = Target()
 NOISE = "noise level"
 
 
-def scores(model: Predictor, task: str, num_episodes: int) -> dict[Place, dict[str, ProbeScore]]:
+def scores(model: Predictor, task: Task, num_episodes: int) -> dict[Place, dict[str, ProbeScore]]:
     """R^2 of every quantity at every place, on test episodes.
 
     Args:
@@ -57,13 +57,13 @@ def scores(model: Predictor, task: str, num_episodes: int) -> dict[Place, dict[s
 
 
 @cache
-def _targets(task: str, split: Split, num: int, num_examples: int) -> Mapping[str, Tensor]:
+def _targets(task: Task, split: Split, num: int, num_examples: int) -> Mapping[str, Tensor]:
     """The quantities after so many examples; B is W of one step divided by the step size."""
     drawn = episodes(task, split, num)
     x, y = drawn.x[:, :num_examples], drawn.y[:, :num_examples]
     above = torch.triu(torch.ones(x.shape[2], x.shape[2])).bool()
     return {
-        TARGETS.best: weights(solver(BEST[task], task), x, y),
+        TARGETS.best: weights(solver(task.best, task), x, y),
         TARGETS.steps: weights(solver("gradient_descent", task, NUM_STEPS), x, y),
         TARGETS.online: weights(solver("online_gradient_descent", task), x, y),
         TARGETS.one_step: x.mT @ y,
@@ -71,7 +71,7 @@ def _targets(task: str, split: Split, num: int, num_examples: int) -> Mapping[st
     }
 
 
-def noise_scores(model: Predictor, task: str, num_episodes: int) -> dict[Place, ProbeScore]:
+def noise_scores(model: Predictor, task: Task, num_episodes: int) -> dict[Place, ProbeScore]:
     """R^2 of the noise level, on episodes that differ in it."""
     sets = []
     for split, num in (("tune", NUM_TO_FIT), ("test", num_episodes)):
@@ -84,11 +84,11 @@ def noise_scores(model: Predictor, task: str, num_episodes: int) -> dict[Place, 
 
 
 @cache
-def _of_noise(task: str, split: Split, num: int) -> tuple[Episodes, Tensor]:
+def _of_noise(task: Task, split: Split, num: int) -> tuple[Episodes, Tensor]:
     """Episodes of several noise levels, in turn, and the level of each."""
     parts = []
     for i, level in enumerate(NOISE_LEVELS):
-        sampler = create_sampler(spec_of(task).model_copy(update={"noise": level}))
+        sampler = create_sampler(task.spec.model_copy(update={"noise": level}))
         share = num // len(NOISE_LEVELS) + (i < num % len(NOISE_LEVELS))
         parts.append(sampler.sample(share, Generators(EVAL_SEED, split, i + 1, "cpu")))
     levels = torch.cat(

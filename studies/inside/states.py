@@ -92,10 +92,7 @@ def beside(name: str, num_episodes: int) -> Beside:
     found, nearest, nonlinear = {}, {}, 0.0
     for kind, of_kind in kinds(spec).items():
         x, y = drawn(kind, of_kind, "test", num_episodes)
-        queries = torch.randn(
-            num_episodes, QUERIES * spec.d_x, spec.d_x, generator=torch.Generator().manual_seed(0)
-        )
-        queries = queries * x.std()
+        queries = queries_of(x)
         of_model, of_solver = (read_out(f, x, y, queries) for f in (model, algorithm))
         found[kind] = in_time(of_model.W, of_solver.W)
         cosines = {
@@ -159,6 +156,17 @@ def drawn(kind: str, spec: EpisodeSpec, split: Split, num: int) -> tuple[Tensor,
         x, y = x.clone(), y.clone()
         x[:, half : 2 * half], y[:, half : 2 * half] = x[:, :half], y[:, :half].roll(1, dims=0)
     return x, y
+
+
+def queries_of(x: Tensor) -> Tensor:
+    """What weights are read out with: gaussian queries of the size of x (batch, length, d_x).
+
+    Returns:
+        (batch, 4 d_x, d_x), always the same directions.
+    """
+    num, _, d_x = x.shape
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(num, QUERIES * d_x, d_x, generator=generator) * x.std()
 
 
 def _label(name: str, arguments: Mapping[str, Any]) -> str:

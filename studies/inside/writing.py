@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from studies.inside.shipped import BEST, NUM_TO_FIT, episodes, solver
+from studies.inside.task import NUM_TO_FIT, Task, episodes, solver
 from zoo.analysis.ablations import error_increases
 from zoo.analysis.interventions import Effect, Site, effect, exact_change, probe_change
 from zoo.analysis.places import Place, features, num_seen, site, weights
@@ -44,10 +44,10 @@ class Written(NamedTuple):
     one_step: Effect | None
 
 
-def written(model: Predictor, task: str, num_episodes: int) -> dict[Place, Written]:
+def written(model: Predictor, task: Task, num_episodes: int) -> dict[Place, Written]:
     """Writes weights at every place that the query reads, and says how predictions follow."""
     fit, test = episodes(task, "tune", NUM_TO_FIT), episodes(task, "test", num_episodes)
-    known, best, found = features(model, fit.x, fit.y), solver(BEST[task], task), {}
+    known, best, found = features(model, fit.x, fit.y), solver(task.best, task), {}
     query = test.x[:, -1]
     for place, num in num_seen(model, test.x.shape[1] - 1).items():
         if not _is_read(model, place):
@@ -96,7 +96,7 @@ def _is_read(model: Predictor, place: Place) -> bool:
     return place.is_state or not last or model.token_layout == "shifted"
 
 
-def needed(model: Predictor, task: str, num_episodes: int) -> dict[int, dict[str, list[float]]]:
+def needed(model: Predictor, task: Task, num_episodes: int) -> dict[int, dict[str, list[float]]]:
     """How much the error at the query grows without each part, divided by that of zero.
 
     Args:
@@ -108,16 +108,31 @@ def needed(model: Predictor, task: str, num_episodes: int) -> dict[int, dict[str
         By layer from 1, and by the kind of the part: `layer`, `head`, `place`, `decay`, `gate`. Of
         several heads or places there are several numbers. None is above `MOST`.
     """
-    test = episodes(task, "test", num_episodes)
-    zero = _mean_error(torch.zeros_like(test.target[:, -1]), test.target[:, -1])
     found: dict[int, dict[str, list[float]]] = {}
-    for part, more in error_increases(model, test.x, test.y, test.target).items():
+    for part, more in without(model, task, num_episodes).items():
         kind, _, number = part.partition(" ")
         # A model of one recurrence has its places without the number of a layer.
         layer = 1 if isinstance(model, GDSSM) else int(number.partition(".")[0])
         of_kind = found.setdefault(layer, {}).setdefault(kind, [])
-        of_kind.append(min(more.value / zero, MOST))
+        of_kind.append(min(more.value, MOST))
     return found
+
+
+def without(model: Predictor, task: Task, num_episodes: int) -> dict[str, Interval]:
+    """How much the error at the query grows without each part, divided by that of zero.
+
+    Args:
+        model: Any model that predicts values.
+        task: Of whose episodes.
+        num_episodes: In the test.
+
+    Returns:
+        By the name of the part, as `ablations` has it.
+    """
+    test = episodes(task, "test", num_episodes)
+    zero = _mean_error(torch.zeros_like(test.target[:, -1]), test.target[:, -1])
+    found = error_increases(model, test.x, test.y, test.target)
+    return {part: Interval(more.value / zero, more.ci95 / zero) for part, more in found.items()}
 
 
 def _mean_error(prediction: Tensor, target: Tensor) -> float:
