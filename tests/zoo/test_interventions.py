@@ -1,5 +1,6 @@
 """What is written into a model moves its prediction as far as it must, and parts can be taken."""
 
+import math
 import re
 from contextlib import suppress
 from typing import Any
@@ -350,6 +351,7 @@ def test_a_change_of_complex_numbers_is_one_of_pairs() -> None:
     assert found.weight.shape == (6, 1)
     change = probe_change(found, h, h, W + 1)
     assert change.shape == (40, 3, 2)
+    assert probe_change(found, h.conj(), h.conj(), W).shape == (40, 3, 2)
     torch.testing.assert_close(
         found(torch.view_as_real(h) + change)[:, 0].float(), W + 1, rtol=0, atol=1e-4
     )
@@ -362,3 +364,21 @@ def test_a_refusal_names_what_there_is() -> None:
         pass
     with pytest.raises(ValueError, match="only models have parts, got Ridge"):
         ablations(zoo.create_solver("ridge", d_x=3, d_y=2, penalty=1.0))
+
+
+def test_a_model_that_overflows_has_no_errors_that_grow() -> None:
+    model = step_model("gd_ssm", 2, 1e200)
+    x, y, _ = episodes("test", 20)
+    with pytest.raises(ValueError, match="predictions of the whole model must be finite, got"):
+        error_increases(model, x, y, y, ["layer 1"])
+
+
+def test_the_error_grows_infinitely_where_a_model_without_a_part_overflows() -> None:
+    """Steps that are far too large, held by a decay that is as small."""
+    model = learner(3, 2, rule="gated_delta_rule", decay="head")
+    construct_solver_(model, step_size=1e60, forgetting=1e-60)
+    x, y, _ = episodes("test", 20)
+    assert model.predict_query(x, y).isfinite().all()
+    found = error_increases(model, x, y, y, ["layer 1", "decay"])
+    assert found["decay"] == (math.inf, math.inf)
+    assert math.isfinite(found["layer 1"].value)

@@ -12,7 +12,9 @@ from tests.zoo.test_online_learner import CONSTRUCTIONS, learner
 from tests.zoo.test_probes import episodes
 from tests.zoo.test_token_layouts import DEEP, LAYOUTS, create
 from zoo.analysis.hidden import hidden_states
-from zoo.analysis.lens import Candidate, errors_by_layer, lens, match, nearest, tuned_lens
+from zoo.analysis.lens import Candidate, errors_by_layer, lens, match, nearest, nearness, tuned_lens
+from zoo.metrics.alignment import QueryResponse, query_response
+from zoo.metrics.classification import cross_entropy
 from zoo.metrics.errors import half_squared_error
 from zoo.models.gd_ssm import construct_gradient_descent_
 from zoo.models.linear_transformer import LinearTransformer
@@ -264,14 +266,15 @@ def test_predictions_that_are_not_finite_are_near_nothing() -> None:
     ("fixed", "grid", "said"),
     [
         ({}, {"penalty": 1.0}, "one value or more of penalty, got 1.0"),
+        ({}, {"penalty": torch.ones(2)}, "a tuple or a list of one value or more of penalty"),
+        ({}, 1.0, r"grid must have arguments by name, such as {'penalty': ...}, got 1.0"),
+        (2, {}, "fixed must have arguments by name, .*, got 2"),
         ({}, {"penalty": ()}, r"one value or more of penalty, got \(\)"),
         ({"penalty": 1.0}, {"penalty": (1.0, 2.0)}, r"either fixed or fitted, got both of \['pen"),
         ({}, {"num_steps": (1, 2, 4)}, "such as fixed={'num_steps': 1}"),
     ],
 )
-def test_what_cannot_be_fitted_is_no_candidate(
-    fixed: dict[str, Any], grid: dict[str, Any], said: str
-) -> None:
+def test_what_cannot_be_fitted_is_no_candidate(fixed: Any, grid: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Candidate("ridge", fixed, grid)
 
@@ -287,3 +290,24 @@ def test_what_has_no_layers_or_no_such_predictions_is_refused() -> None:
     classes = Candidate("softmax_gradient_descent", {"step_size": 0.1})
     with pytest.raises(ValueError, match="predicts logits, the layer value"):
         nearest(model, {"": classes}, pairs("train", 20), pairs("test", 20))
+
+
+def test_responses_of_one_episode_are_not_broadcast() -> None:
+    x, y = pairs("test", 40)
+    f = query_response(step_model("gd_ssm", 2, 0.4), x, y)
+    g = query_response(zoo.create_solver("ridge", d_x=3, d_y=2, penalty=1.0), x, y)
+    for name, wrong in (
+        ("predictions", QueryResponse(g.prediction[:1], g.jacobian)),
+        ("Jacobians", QueryResponse(g.prediction, g.jacobian[:1])),
+    ):
+        with pytest.raises(ValueError, match=f"{name} of the algorithm must have the shape of"):
+            nearness(f, wrong, {})
+
+
+def test_errors_of_logits_are_cross_entropies() -> None:
+    model = create("transformer", "interleaved", d_x=3, d_model=16, output="logits")
+    x, y = pairs("test", 20)
+    y = torch.nn.functional.one_hot(y.argmax(-1), 2).to(x)
+    errors = errors_by_layer(lens(model), x, y, y)
+    torch.testing.assert_close(errors[2], cross_entropy(model(x, y), y))
+    assert errors[0].shape == (20, 7)

@@ -79,9 +79,9 @@ def test_attention_keeps_its_examples_and_has_no_state(make_pairs: MakePairs) ->
     assert last_label_changes(causal, make_pairs) == {Place("state", 1): True}
     model = small("hybrid", "pairs")
     x, y = make_pairs(4, 2, NUM + 1)
-    with pytest.raises(ValueError, match="Hybrid has state 1, got state 2"):
+    with pytest.raises(ValueError, match="Hybrid has stream 1, stream 2, state 1, got state 2"):
         site(model, x, y, Place("state", 2))
-    with pytest.raises(ValueError, match="LinearTransformer has no state that does not grow"):
+    with pytest.raises(ValueError, match="LinearTransformer has no stream and no state"):
         site(full, x, y, Place("state", 1))
 
 
@@ -103,3 +103,46 @@ def test_weights_that_have_not_changed_yet_are_left_out(make_pairs: MakePairs) -
     model = create("ttt_linear", "pairs", d_model=16, mini_batch=8)
     x, y = make_pairs(4, 2, NUM + 1)
     assert [place.kind for place in features(model, x, y)] == ["stream", "stream"]
+
+
+def test_what_has_no_places_is_refused(make_pairs: MakePairs) -> None:
+    x, y = make_pairs(4, 2, NUM + 1)
+    ridge = zoo.create_solver("ridge", d_x=4, d_y=2, penalty=1.0)
+    for ask in (
+        lambda: places(ridge),
+        lambda: num_seen(ridge, NUM),
+        lambda: features(ridge, x, y),
+        lambda: site(ridge, x, y, Place("state", 1)),
+    ):
+        with pytest.raises(ValueError, match="only models have places, got Ridge"):
+            ask()
+
+
+@pytest.mark.parametrize("place", [Place("stream", 1), Place("state", 0), Place("state", 2)])
+def test_a_place_that_a_model_has_not_is_refused(place: Place, make_pairs: MakePairs) -> None:
+    x, y = make_pairs(4, 2, NUM + 1)
+    model = zoo.create_model("gd_ssm", d_x=4, d_y=2).double()
+    with pytest.raises(ValueError, match=f"GDSSM has state 1, got {place.label}"):
+        site(model, x, y, place)
+    deep = small("delta_net", "pairs")
+    for layer in (0, 3):
+        with pytest.raises(ValueError, match=f"state 1, state 2, got stream {layer}"):
+            site(deep, x, y, Place("stream", layer))
+
+
+def test_places_need_an_example(make_pairs: MakePairs) -> None:
+    x, y = make_pairs(4, 2, 1)
+    for model in (small("delta_net", "pairs"), zoo.create_model("gd_ssm", d_x=4, d_y=2).double()):
+        with pytest.raises(ValueError, match="at least one example, got num_examples = 0"):
+            features(model, x, y)
+        with pytest.raises(ValueError, match="at least one example, got num_examples = -1"):
+            num_seen(model, -1)
+
+
+def test_a_state_that_is_not_finite_has_not_seen_all() -> None:
+    model = zoo.create_model("online_learner", d_x=4, d_y=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(ValueError, match="state 1 must be finite"):
+        num_seen(model, NUM)

@@ -15,7 +15,7 @@ from tests.conftest import MakePairs
 from tests.zoo.test_online_learner import learner
 from tests.zoo.test_token_layouts import DEEP, LAYOUTS, create
 from zoo.analysis.hidden import apart, hidden_states, streaming_states
-from zoo.analysis.probes import fit_probe, probe, probe_all, r_squared
+from zoo.analysis.probes import fit_probe, probe, probe_all, r_squared, rows
 from zoo.models.gd_ssm import construct_gradient_descent_
 from zoo.models.online_learner import construct_solver_
 from zoo.models.sequence import SequenceModel
@@ -321,6 +321,9 @@ def test_imaginary_parts_are_told_as_well() -> None:
     assert found.r2.value == pytest.approx(1)
     assert found == probe((pairs[:40], t[:40]), (pairs[40:], t[40:]))
     assert probe((t[:40], h[:40]), (t[40:], h[40:])).r2.value < 0.9  # not the real parts
+    conjugate = h.conj()  # which torch has not computed yet
+    torch.testing.assert_close(rows(conjugate)[:, 1::2], -rows(h)[:, 1::2])
+    assert probe((conjugate[:40], t[:40]), (conjugate[40:], t[40:])).r2.value == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +353,7 @@ def test_what_cannot_be_probed_is_refused() -> None:
         fit_probe(h[:7], torch.zeros(7))
     with pytest.raises(ValueError, match="penalties must be one or more numbers from 0 on"):
         fit_probe(h, torch.zeros(10), ())
-    for penalties in (0.1, (-1.0,), (math.nan,)):
+    for penalties in (0.1, (-1.0,), (math.nan,), (0.0, math.nan), (0.0, math.inf)):
         with pytest.raises(ValueError, match="penalties must be one or more numbers from 0 on"):
             fit_probe(h, torch.zeros(10), penalties)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="features must be finite, got 20 of 20"):

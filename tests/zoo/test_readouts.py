@@ -11,8 +11,15 @@ from tests.conftest import MakePairs
 from tests.zoo.test_online_learner import CONSTRUCTIONS, learner
 from tests.zoo.test_probes import episodes
 from zoo.analysis.hidden import streaming_states
-from zoo.analysis.imitation import implicit_weights
+from zoo.analysis.imitation import (
+    Behaviour,
+    behaviour,
+    best_matching,
+    implicit_weights,
+    likeness,
+)
 from zoo.analysis.readouts import in_time, mean_by_position, read_out
+from zoo.metrics.alignment import QueryResponse
 from zoo.models.gd_ssm import GDSSM, construct_gradient_descent_
 from zoo.models.online_learner import construct_solver_
 from zoo.predictor import Predictor
@@ -167,3 +174,77 @@ def test_what_cannot_be_read_out_is_refused() -> None:
                 measure(solver, x, y, wrong)
     with pytest.raises(ValueError, match="both weights must be"):
         in_time(torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 5, 4))
+
+
+def test_answers_and_weights_that_are_not_finite_are_not_left_out() -> None:
+    x, y = drift()
+    solver = zoo.create_solver("ridge", d_x=3, d_y=2, penalty=1.0)
+    W = read_out(solver, x, y, queries()).W
+    bad = W.clone()
+    bad[:5, 3, 0, 0] = torch.nan
+    for given, name in (((bad, W), "W"), ((W, bad / 0), "V")):
+        with pytest.raises(ValueError, match=f"^{name} must be finite"):
+            in_time(*given)
+    x[:5, 1] = torch.nan  # of a quarter of the episodes
+    with pytest.raises(ValueError, match="answers must be finite, got 120 of 480"):
+        read_out(solver, x, y, queries())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_queries_that_span_a_plane_up_to_rounding_are_refused(dtype: torch.dtype) -> None:
+    """Their products in float32 leave the plane by what is rounded, which float64 sees."""
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(NUM, 12, 2, generator=generator, dtype=dtype)
+    flat = flat @ torch.randn(2, 3, generator=generator, dtype=dtype)
+    x, y = (part.to(dtype) for part in drift())
+    solver = zoo.create_solver("ridge", d_x=3, d_y=2, penalty=1.0)
+    for measure in (read_out, implicit_weights):
+        with pytest.raises(ValueError, match="span 3 directions in every episode, got some that"):
+            measure(solver, x, y, flat)
+        measure(solver, x, y, queries().to(dtype))
+
+
+def behaviours() -> tuple[Behaviour, Behaviour, Tensor]:
+    """Of two solvers, and targets at the query."""
+    x, y = drift()
+    solvers = (zoo.create_solver("ridge", d_x=3, d_y=2, penalty=p) for p in (0.1, 1.0))
+    f, g = (behaviour(solver, x, y, queries()) for solver in solvers)
+    return f, g, y[:, -1]
+
+
+def test_likeness_broadcasts_nothing_and_leaves_out_nothing() -> None:
+    f, g, target = behaviours()
+    for wrong in (target[:, :1], target[:1], target[..., None]):
+        with pytest.raises(ValueError, match="target must have the shape of the predictions of f"):
+            likeness(f, g, wrong)
+    for other, name in (
+        (Behaviour(QueryResponse(g.response.prediction[:1], g.response.jacobian), g.weights), "pr"),
+        (Behaviour(QueryResponse(g.response.prediction, g.response.jacobian[:1]), g.weights), "Ja"),
+        (Behaviour(g.response, g.weights[:1]), "weights"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.* of g must have the shape of those of f"):
+            likeness(f, other, target)
+    for given, said in (
+        ((f, Behaviour(g.response, g.weights / 0), target), "weights of g must be finite"),
+        ((f, g, target * torch.nan), "target must be finite"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            likeness(*given)
+
+
+def test_a_candidate_that_overflows_is_not_the_best_matching() -> None:
+    x, y = drift()
+
+    def steps(size: float, num: int = 1) -> Predictor:
+        return zoo.create_solver("gradient_descent", d_x=3, d_y=2, num_steps=num, step_size=size)
+
+    model, near, bad = steps(0.2), steps(0.3), steps(1e60, 8)
+    assert not bad.predict_query(x, y).isfinite().any()
+    for candidates in ({1: bad, 2: near}, {2: near, 1: bad}):
+        assert best_matching(model, candidates, [(x, y)]) == 2
+    with pytest.raises(ValueError, match="no candidate predicts finite numbers alone, got .1."):
+        best_matching(model, {1: bad}, [(x, y)])
+    with pytest.raises(ValueError, match="at least one candidate, got none"):
+        best_matching(model, {}, [(x, y)])
+    with pytest.raises(ValueError, match="predictions of the model must be finite"):
+        best_matching(bad, {2: near}, [(x, y)])

@@ -119,22 +119,28 @@ def error_increases(
         parts: Of `ablations(model)`; all of them unless given.
 
     Returns:
-        Mean and 95 % interval of the paired differences to the whole model, by part.
+        Mean and 95 % interval of the paired differences to the whole model, by part. Both are
+        infinite where the model without the part predicts NaN or an infinite number.
 
     Raises:
         ValueError: If the model has no such part, the target is not of the shape of y or not
-            finite, or there are fewer than two episodes.
+            finite, a prediction of the whole model is not, or there are fewer than two episodes.
     """
     if isinstance(parts, str):
         raise ValueError(f"parts must be several names, such as [{parts!r}], got {parts!r}")
     check_shape("target", target, tuple(y.shape), "y")
     check_finite(x=x, y=y[:, :-1], target=target[:, -1])
     measure = cross_entropy if model.output == "logits" else half_squared_error
-    whole = measure(model.predict_query(x, y), target[:, -1])
+    wanted, prediction = target[:, -1].double(), model.predict_query(x, y)
+    check_finite(predictions_of_the_whole_model=prediction)
+    whole = measure(prediction.double(), wanted)
     found = {}
     for part in ablations(model) if parts is None else parts:
         with ablated(model, part):
-            found[part] = mean_interval(measure(model.predict_query(x, y), target[:, -1]) - whole)
+            prediction = model.predict_query(x, y)
+        found[part] = Interval(math.inf, math.inf)
+        if prediction.isfinite().all():
+            found[part] = mean_interval(measure(prediction.double(), wanted) - whole)
     return found
 
 

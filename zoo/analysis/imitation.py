@@ -1,12 +1,13 @@
 """How much of a model an algorithm explains: predictions, sensitivities, errors, weights, steps."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoo.analysis.checks import check_finite
+from zoo.analysis.checks import check_finite, check_shape
 from zoo.metrics.alignment import (
     Agreement,
     QueryResponse,
@@ -128,7 +129,8 @@ def inverse_of(queries: Tensor, x: Tensor) -> Tensor:
 
     Raises:
         ValueError: If shapes do not fit, a number is not finite, or queries do not span all
-            directions of an input, as fewer than d_x of them never do.
+            directions of an input by more than they are rounded, as fewer than d_x of them never
+            do.
     """
     num, _, d_x = x.shape
     if queries.ndim != 3 or (len(queries), queries.shape[2]) != (num, d_x):
@@ -141,7 +143,9 @@ def inverse_of(queries: Tensor, x: Tensor) -> Tensor:
         )
     check_finite(queries=queries)
     q = queries.double()
-    inverse: Tensor = torch.linalg.pinv(q)
+    # What float32 queries span beyond their rounding, not beyond that of float64.
+    rounding = max(q.shape[1:]) * torch.finfo(queries.dtype).eps
+    inverse: Tensor = torch.linalg.pinv(q, rtol=rounding)
     # Their product is the projection on what the queries span.
     rank = (inverse * q.mT).sum((1, 2)).min().round().int().item()
     if rank < d_x:
@@ -159,7 +163,20 @@ def likeness(f: Behaviour, g: Behaviour, target: Tensor) -> Likeness:
         f: The model.
         g: The algorithm.
         target: At the query, (num_episodes, d_y).
+
+    Raises:
+        ValueError: If the target or what g is measured by is not of the shape of that of f, or a
+            number is not finite.
     """
+    check_shape("target", target, tuple(f.response.prediction.shape), "the predictions of f")
+    for name, of_f, of_g in (
+        ("predictions", f.response.prediction, g.response.prediction),
+        ("Jacobians", f.response.jacobian, g.response.jacobian),
+        ("weights", f.weights, g.weights),
+    ):
+        check_shape(f"{name} of g", of_g, tuple(of_f.shape), "those of f")
+        check_finite(**{f"{name}_of_f": of_f, f"{name}_of_g": of_g})
+    check_finite(target=target)
     errors = ((part.response.prediction - target).double() for part in (f, g))
     return Likeness(
         agreement(f.response, g.response),
@@ -206,12 +223,31 @@ def best_matching(
         candidates: By a number.
         batches: x and y of episodes.
         batch_size: Episodes at once.
+
+    Returns:
+        The key of the first of the nearest. A candidate that predicts NaN or an infinite number is
+        infinitely far.
+
+    Raises:
+        ValueError: If there is no candidate, or none that predicts finite numbers alone, or a
+            prediction of the model is not finite.
     """
+    if not candidates:
+        raise ValueError("best_matching needs at least one candidate, got none")
     distances = dict.fromkeys(candidates, 0.0)
     for x, y in batches:
         for pair in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
             prediction = model.predict_query(*pair)
+            check_finite(predictions_of_the_model=prediction)
             for key, candidate in candidates.items():
                 difference = prediction - candidate.predict_query(*pair)
                 distances[key] += difference.double().square().sum().item()
-    return min(distances, key=distances.__getitem__)
+    best = min(distances, key=lambda key: _or_infinite(distances[key]))
+    if not math.isfinite(distances[best]):
+        raise ValueError(f"no candidate predicts finite numbers alone, got {[*candidates]}")
+    return best
+
+
+def _or_infinite(distance: float) -> float:
+    """A distance, infinite where it is NaN."""
+    return math.inf if math.isnan(distance) else distance

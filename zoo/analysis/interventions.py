@@ -154,7 +154,7 @@ def probe_change(found: LinearProbe, features: Tensor, h: Tensor, W: Tensor) -> 
             numbers of episodes, or a number is not finite.
     """
     if h.is_complex():
-        h = torch.view_as_real(h)
+        h = torch.view_as_real(h.resolve_conj())
     sizes = rows(h).shape[1], rows(W).shape[1]
     if sizes != found.weight.shape or rows(features).shape[1] != sizes[0]:
         raise ValueError(

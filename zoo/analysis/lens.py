@@ -12,6 +12,7 @@ from zoo.analysis.hidden import Passage, apart, hidden_states
 from zoo.analysis.probes import PENALTIES, fit_probe
 from zoo.layers.gd_ssm_steps import GDSSMStepsLayer
 from zoo.metrics.alignment import QueryResponse, agreement, mean_cosine, query_response
+from zoo.metrics.classification import cross_entropy
 from zoo.metrics.errors import Summary, half_squared_error
 from zoo.models.gd_ssm_base import WindowedPredictor
 from zoo.models.linear_transformer import LinearTransformer
@@ -37,8 +38,8 @@ class Candidate:
             a whole number is settled, in a candidate of its own for each.
 
     Raises:
-        ValueError: If an argument is both settled and fitted, or the grid has no values, or whole
-            numbers alone, of one.
+        ValueError: If `fixed` or `grid` is no mapping, an argument is both settled and fitted, or
+            the grid has no values, or whole numbers alone, of one.
     """
 
     solver: str
@@ -46,11 +47,19 @@ class Candidate:
     grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, given in (("fixed", self.fixed), ("grid", self.grid)):
+            if not isinstance(given, Mapping):
+                raise ValueError(
+                    f"{name} must have arguments by name, such as {{'penalty': ...}}, got {given!r}"
+                )
         if both := sorted(self.fixed.keys() & self.grid.keys()):
             raise ValueError(f"an argument is either fixed or fitted, got both of {both}")
         for name, values in self.grid.items():
             if not isinstance(values, Sequence) or not values:
-                raise ValueError(f"grid must have one value or more of {name}, got {values!r}")
+                raise ValueError(
+                    f"grid must have a tuple or a list of one value or more of {name}, got "
+                    f"{values!r}"
+                )
             if all(isinstance(value, int) for value in values):
                 raise ValueError(
                     f"values between those of a grid are tried as well, got {name} = {values!r}; "
@@ -152,7 +161,9 @@ def tuned_lens(
 def errors_by_layer(
     lenses: Mapping[int, Predictor], x: Tensor, y: Tensor, target: Tensor
 ) -> dict[int, Tensor]:
-    """0.5*MSE of each layer, (num_episodes, length), averaged over the coordinates of the label.
+    """The error of each layer, (num_episodes, length).
+
+    It is 0.5*MSE, averaged over the coordinates of the label; of logits the cross entropy.
 
     Args:
         lenses: Of `lens` or `tuned_lens`.
@@ -164,7 +175,11 @@ def errors_by_layer(
         ValueError: If the target is not of the shape of y.
     """
     check_shape("target", target, tuple(y.shape), "y")
-    return {layer: half_squared_error(cut(x, y), target) for layer, cut in lenses.items()}
+    errors = {}
+    for layer, cut in lenses.items():
+        measure = cross_entropy if cut.output == "logits" else half_squared_error
+        errors[layer] = measure(cut(x, y), target)
+    return errors
 
 
 def nearest(
@@ -248,8 +263,13 @@ def nearness(f: QueryResponse, g: QueryResponse, arguments: dict[str, Any]) -> N
         arguments: Those of the algorithm.
 
     Raises:
-        ValueError: If predictions or Jacobians are not finite.
+        ValueError: If predictions or Jacobians of both differ in their shapes or are not finite.
     """
+    for name, of_f, of_g in (
+        ("predictions", f.prediction, g.prediction),
+        ("Jacobians", f.jacobian, g.jacobian),
+    ):
+        check_shape(f"{name} of the algorithm", of_g, tuple(of_f.shape), "those of the layer")
     check_finite(predictions_of_the_layer=f.prediction, jacobians_of_the_layer=f.jacobian)
     check_finite(predictions_of_the_algorithm=g.prediction, jacobians_of_the_algorithm=g.jacobian)
     a, b = f.prediction.double(), g.prediction.double()

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.analysis.checks import check_finite
 from zoo.analysis.hidden import hidden_states, state_parts
 from zoo.analysis.interventions import Site, at_layer, in_state
 from zoo.models.sequence import SequenceModel
@@ -38,6 +39,9 @@ def places(model: Predictor) -> list[Place]:
     """The residual stream after each block, and the states that do not grow.
 
     A model without a residual stream has one state. Attention, which keeps its examples, has none.
+
+    Raises:
+        ValueError: If it is no model.
     """
     streams = []
     if isinstance(model, SequenceModel):
@@ -49,16 +53,16 @@ def site(model: Predictor, x: Tensor, y: Tensor, place: Place) -> Site:
     """A place in the computation of a model for x (batch, length, d_x) and y.
 
     Raises:
-        ValueError: If it is none of `places(model)`.
+        ValueError: If it is none of `places(model)`, it is no model, or a stream is asked for of
+            episodes without an example.
     """
-    if place.kind == "stream":
-        assert isinstance(model, SequenceModel)
-        return at_layer(model, x, y, place.layer, "example")
-    parts = _parts(model)
-    if place not in parts:
-        has = ", ".join(other.label for other in parts) or "no state that does not grow"
+    known = places(model)
+    if place not in known:
+        has = ", ".join(other.label for other in known) or "no stream and no state of constant size"
         raise ValueError(f"{type(model).__name__} has {has}, got {place.label}")
-    return in_state(model, x, y, parts[place])
+    if isinstance(model, SequenceModel) and not place.is_state:
+        return at_layer(model, x, y, place.layer, "example")
+    return in_state(model, x, y, _parts(model)[place])
 
 
 @torch.no_grad()
@@ -66,13 +70,20 @@ def features(model: Predictor, x: Tensor, y: Tensor) -> dict[Place, Tensor]:
     """What a model has at each place after all examples but the query, (batch, ...).
 
     Places are those of `num_seen`. Complex parts of a state are pairs of real numbers.
+
+    Args:
+        model: Any model.
+        x: (batch, length, d_x), of at least one example and the query.
+        y: (batch, length, d_y).
+
+    Raises:
+        ValueError: As `num_seen`.
     """
-    found = {}
+    seen, found = num_seen(model, x.shape[1] - 1), {}
     if isinstance(model, SequenceModel):
         stream = hidden_states(model, x, y).examples
         found = {place: stream[place.layer, :, -1] for place in places(model) if not place.is_state}
     states = _states(model, x, y)
-    seen = num_seen(model, x.shape[1] - 1)
     return found | {place: h for place, h in states.items() if place in seen}
 
 
@@ -84,7 +95,16 @@ def num_seen(model: Predictor, num_examples: int) -> dict[Place, int]:
     the state is one example behind, and the query brings the last one. The weights of test-time
     training change at the end of a mini-batch. What a state has seen is found by trying, on an
     episode of random numbers; one that has seen nothing yet is left out.
+
+    Args:
+        model: Any model.
+        num_examples: At least one.
+
+    Raises:
+        ValueError: If there is no example, it is no model, or a state is not finite.
     """
+    if num_examples < 1:
+        raise ValueError(f"places need at least one example, got num_examples = {num_examples}")
     found = {place: num_examples for place in places(model) if not place.is_state}
     like = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
@@ -93,6 +113,8 @@ def num_seen(model: Predictor, num_examples: int) -> dict[Place, int]:
         for width in (model.d_x, model.d_y)
     )
     before = _states(model, x, y)
+    for place, h in before.items():
+        check_finite(**{place.label: h})
     for seen in range(num_examples, 0, -1):
         if found.keys() >= before.keys():
             break
@@ -126,7 +148,9 @@ def _parts(model: Predictor) -> dict[Place, str]:
     A model of one layer has them first. A block has them last among the parts with the most
     dimensions: windows of convolutions stand before them, biases behind them.
     """
-    like = next(model.parameters())
+    like = next(model.parameters(), None)
+    if like is None:
+        raise ValueError(f"only models have places, got {type(model).__name__}")
     start: Any = model.init_state(1, device=like.device, dtype=like.dtype)
     x, y = like.new_zeros(1, 1, model.d_x), like.new_zeros(1, 1, model.d_y)
     after = dict(state_parts("", model.observe(start, x, y)))

@@ -43,8 +43,14 @@ def leaves_zero(losses: Mapping[int, float], zero: float) -> int | None:
 
     Returns:
         Its optimizer steps, None if there is none.
+
+    Raises:
+        ValueError: If a loss, or that of zero, is not finite.
     """
     steps = sorted(losses)
+    _check_finite(losses, steps)
+    if not math.isfinite(zero):
+        raise ValueError(f"the loss of zero must be finite, got {zero}")
     for one, two in pairwise(steps):
         if max(losses[one], losses[two]) < LEFT_ZERO * zero:
             return one
@@ -74,15 +80,20 @@ def plateaus(
         fall: The share of its level by which the loss falls afterwards.
 
     Raises:
-        ValueError: If a loss is not above zero, `least` is below 3, or `fall` is no share.
+        ValueError: If a loss is not above zero or not finite, `least` is below 3, or `fall` is no
+            share.
     """
     if least < 3:
         raise ValueError(f"a plateau needs at least 3 validations, got least = {least}")
     if not 0 <= fall < 1:
         raise ValueError(f"fall must be a share, from 0 to below 1, got {fall}")
     steps = [step for step in sorted(losses) if until is None or step <= until]
-    if any(not losses[step] > 0 for step in steps):
-        raise ValueError("plateaus are those of losses above zero")
+    _check_finite(losses, steps)
+    for step in steps:
+        if losses[step] <= 0:
+            raise ValueError(
+                f"plateaus are those of losses above zero, got {losses[step]} at step {step}"
+            )
     logs = [math.log(losses[step]) for step in steps]
     scatter = _scatter(logs)
     stretches = [
@@ -101,6 +112,12 @@ def plateaus(
         Plateau(steps[i], steps[j], fmean(losses[step] for step in steps[i : j + 1]))
         for i, j in sorted(found)
     ]
+
+
+def _check_finite(losses: Mapping[int, float], steps: Sequence[int]) -> None:
+    for step in steps:
+        if not math.isfinite(losses[step]):
+            raise ValueError(f"losses must be finite, got {losses[step]} at step {step}")
 
 
 def _stands(logs: Sequence[float], start: int, end: int, scatter: float, least: int) -> bool:

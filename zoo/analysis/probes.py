@@ -1,5 +1,6 @@
 """Linear probes: how well hidden states and streaming states tell a quantity."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -140,7 +141,7 @@ def fit_probe(
 
     Raises:
         ValueError: If numbers of episodes differ or are below 8, there is no feature or no target,
-            a number is not finite, or there is no penalty.
+            a number is not finite, there is no penalty, or one is below zero or not finite.
     """
     return _fit_all(features, [targets], penalties)[0]
 
@@ -181,7 +182,7 @@ def r_squared(found: LinearProbe, features: Tensor, targets: Tensor) -> Interval
 
 def rows(values: Tensor) -> Tensor:
     """(num, ...) as float64 (num, size); complex numbers are pairs of real ones."""
-    real = torch.view_as_real(values) if values.is_complex() else values
+    real = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     return real.flatten(1).double() if real.ndim > 1 else real[:, None].double()
 
 
@@ -203,7 +204,8 @@ def _fit_all(
                 f"{tuple(features.shape)} and {t.shape[1]} targets"
             )
         check_finite(features=h, targets=t)
-    if not isinstance(penalties, Sequence) or not penalties or not min(penalties) >= 0:
+    given = isinstance(penalties, Sequence) and len(penalties) > 0
+    if not given or not all(0 <= penalty < math.inf for penalty in penalties):
         raise ValueError(f"penalties must be one or more numbers from 0 on, got {penalties}")
     num_fitted = len(h) - int(HELD_OUT * len(h))
     part, whole = _Decomposed.of(h[:num_fitted]), _Decomposed.of(h)

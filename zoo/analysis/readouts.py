@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.analysis.checks import check_finite
 from zoo.analysis.imitation import inverse_of
 from zoo.metrics.alignment import cosines, mean_cosine
 from zoo.metrics.errors import Summary
@@ -58,13 +59,14 @@ def read_out(predictor: Predictor, x: Tensor, y: Tensor, queries: Tensor) -> Rea
         queries: (batch, num_query, d_x) with num_query >= d_x, such as 4 d_x draws of an input.
 
     Raises:
-        ValueError: As `inverse_of`.
+        ValueError: As `inverse_of`, and if an answer is not finite.
     """
     q, inverse = queries.double(), inverse_of(queries, x)
     state = predictor.init_state(len(x), device=x.device, dtype=x.dtype)
     weights, nonlinear = [], []
     for i in range(x.shape[1]):
         answers = predictor.predict(state, queries).double()
+        check_finite(answers=answers)
         weights.append(inverse @ answers)
         left = (answers - q @ weights[-1]).square().sum((1, 2))
         whole = answers.square().sum((1, 2))
@@ -82,13 +84,14 @@ def in_time(W: Tensor, V: Tensor) -> InTime:
         V: Of the algorithm on the same episodes, of the same shape.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or a number is not finite.
     """
     if W.shape != V.shape or W.ndim != 4:
         raise ValueError(
             "both weights must be (batch, length, d_x, d_y), "
             f"got {tuple(W.shape)} and {tuple(V.shape)}"
         )
+    check_finite(W=W, V=V)
     return InTime(*_compared(W, V), *_compared(W.diff(dim=1), V.diff(dim=1)))
 
 
