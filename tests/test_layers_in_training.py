@@ -1,5 +1,6 @@
 """The callback that says at every validation what layers and states know."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,31 @@ def test_what_cannot_be_looked_into_is_refused(
     with pytest.raises(ValueError, match=said):
         train(config, tmp_path, Console(quiet=True), [])
     assert not list(tmp_path.glob("**/metrics.csv"))  # before a step was trained
+
+
+def test_numbers_that_are_not_defined_are_nan_and_the_training_goes_on() -> None:
+    spec = EpisodeSpec(d_x=4, d_y=4, num_context=6)
+    episodes = evaluation_episodes(spec, 60)
+    fit, test = episodes.rows(0, 40), episodes.rows(40, 60)
+    ridge = create_reference("ridge", spec, {})
+    model = zoo.create_model("delta_net", d_x=4, d_y=4, d_model=8, num_layers=2, num_heads=2)
+    told = layers._of_lens(model, ridge, test), layers._scores(model, ridge, fit, test)
+    with torch.no_grad():
+        for parameter in model.get_submodule("blocks.1").parameters():
+            parameter.fill_(torch.nan)
+    of_lens = layers._of_lens(model, ridge, test)
+    scores = layers._scores(model, ridge, fit, test)
+    assert (of_lens.keys(), scores.keys()) == tuple(found.keys() for found in told)
+    assert {name for name, value in of_lens.items() if math.isnan(value)} == {
+        *("error_2", "cosine_ridge_2", "cosine_one_step_2")
+    }
+    assert all(map(math.isnan, scores.values()))
+
+
+def test_a_target_that_does_not_vary_costs_no_other_one() -> None:
+    h = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    same, varied = torch.ones(60, 1), h[:, :1]
+    parts = ((h[s], {"ridge": same[s], "B": varied[s]}) for s in (slice(40), slice(40, 60)))
+    found = layers._told(*parts)
+    assert math.isnan(found["ridge"])
+    assert found["B"] == pytest.approx(1)

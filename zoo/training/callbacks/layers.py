@@ -1,5 +1,6 @@
 """What layers and states know, in the course of training."""
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,7 +10,7 @@ from torch import Tensor
 from datamodules.datamodule import EpisodeSets
 from datamodules.episodes import Episodes
 from zoo.analysis.lens import errors_by_layer, lens, nearness
-from zoo.analysis.places import features, num_seen, weights
+from zoo.analysis.places import features, num_seen, places, weights
 from zoo.analysis.probes import probe_all
 from zoo.metrics.alignment import query_response
 from zoo.metrics.errors import half_squared_error
@@ -29,6 +30,9 @@ class LayerMonitor(pl.Callback):
     | `layers/B_stream_l`, `layers/B_state_l` | R^2 of a linear probe, B = sum x y^T |
     | `layers/cosine_ridge_l` | `Nearness.cosine` to ridge after l layers, by the own readout |
     | `layers/cosine_one_step_l` | the same to one step of gradient descent of any size |
+
+    A number that is not defined, as of a model that diverges, is logged as NaN, and the training
+    goes on.
 
     Probes are fitted to the first validation episodes and scored on those that follow, which all
     else is measured on.
@@ -134,19 +138,48 @@ def _of_lens(model: Predictor, ridge: Predictor, test: Episodes) -> dict[str, fl
     for layer, cut in lenses.items():
         of_layer = query_response(cut, test.x, test.y)
         for name, response in responses.items():
-            found[f"cosine_{name}_{layer}"] = nearness(of_layer, response, {}).cosine
+            try:
+                cosine = nearness(of_layer, response, {}).cosine
+            except ValueError:
+                cosine = math.nan
+            found[f"cosine_{name}_{layer}"] = cosine
     return found
 
 
 def _scores(model: Predictor, ridge: Predictor, fit: Episodes, test: Episodes) -> dict[str, float]:
     """What probes find."""
-    of_fit, of_test = (features(model, part.x, part.y) for part in (fit, test))
+    try:
+        seen = num_seen(model, test.x.shape[1] - 1)
+        of_fit, of_test = (features(model, part.x, part.y) for part in (fit, test))
+    except ValueError:  # of states that are not finite
+        return {
+            f"{name}_{place.kind}_{place.layer}": math.nan
+            for place in places(model)
+            for name in _targets(ridge, fit, 1)
+        }
     found = {}
-    for place, num in num_seen(model, test.x.shape[1] - 1).items():
+    for place, num in seen.items():
         train = of_fit[place], _targets(ridge, fit, num)
-        scores = probe_all(train, (of_test[place], _targets(ridge, test, num)))
-        for name, score in scores.items():
-            found[f"{name}_{place.kind}_{place.layer}"] = score.r2.value
+        told = _told(train, (of_test[place], _targets(ridge, test, num)))
+        for name, r2 in told.items():
+            found[f"{name}_{place.kind}_{place.layer}"] = r2
+    return found
+
+
+Known = tuple[Tensor, dict[str, Tensor]]  # features, and targets by name
+
+
+def _told(train: Known, test: Known) -> dict[str, float]:
+    """R^2 by target, NaN of those that are not defined."""
+    try:
+        return {name: score.r2.value for name, score in probe_all(train, test).items()}
+    except ValueError:
+        if len(train[1]) == 1:
+            return dict.fromkeys(train[1], math.nan)
+    # Where one of several targets does not vary the others may.
+    found: dict[str, float] = {}
+    for name in train[1]:
+        found |= _told(*((h, {name: targets[name]}) for h, targets in (train, test)))
     return found
 
 
