@@ -35,7 +35,8 @@ class Trial(NamedTuple):
     Where that is the smallest or the largest of them, two more beyond it are tried. Where one of
     the seeds diverges at the best, all train at the next best. A seed may leave a plateau by luck:
     with `must_hold` all train once more at the next best where most of them end more than 10 %
-    above what the trial had after fewer steps.
+    above what the trial had after fewer steps. Errors below `learned` are not told apart: where
+    several rates have one, the best is the middle one of them.
 
     Attributes:
         name: The start of its directory's name.
@@ -44,6 +45,8 @@ class Trial(NamedTuple):
         rates: Two or more.
         overrides: Of `configs/train.yaml`.
         must_hold: Whether its error must hold for the seeds too; for trials of the same task.
+        learned: The error below which a model has learned the task; zero where there is always an
+            error left.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Trial(NamedTuple):
     rates: tuple[float, ...]
     overrides: tuple[str, ...] = ()
     must_hold: bool = False
+    learned: float = 0.0
 
 
 class Training(NamedTuple):

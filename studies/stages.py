@@ -108,7 +108,7 @@ def _stages(
             must_hold = must_hold and lost.diverged > 0
         left = {rate for rate, e in errors.items() if math.isfinite(e)} - given_up.keys()
         # Where all have diverged, one smaller than all may not.
-        best = min(left or errors, key=errors.__getitem__)
+        best = _best({rate: errors[rate] for rate in left or errors}, trial.learned)
         rates = _beyond(best, errors, trial, effort)
 
 
@@ -133,6 +133,14 @@ def _ended(jobs: list[Job]) -> list[float]:
         for seed in job.seeds
     ]
     return [found[max(found)] for found in ended if found]
+
+
+def _best(errors: Mapping[float, float], learned: float) -> float:
+    """The rate of the least error, of those that have learned the task the middle one."""
+    of_learned = sorted(rate for rate, error in errors.items() if error < learned)
+    if of_learned:
+        return of_learned[len(of_learned) // 2]
+    return min(errors, key=errors.__getitem__)
 
 
 def _beyond(

@@ -43,6 +43,8 @@ ended more than 10 % above the trial, which chance had favoured, all trained onc
 best; the mean that they had ended with stands beside."""
 AT_ZERO = """; *zero* that the least error is that of predicting zero, or less than 10 % below
 it: no rate had learned much by then, and the choice says little"""
+LEARNED = """ Errors below {learned:g} were not told apart: of the rates that had one, the middle
+one is the best."""
 BUT = " of those that were not given up"
 LOST = "Those of a rate at which every seed diverged are not known. "
 
@@ -70,6 +72,7 @@ class TrainingRow(NamedTuple):
         given_up: Rates that were better in the trial, and how many seeds then diverged at each.
         fell_short: The same, and how many seeds then ended more than 10 % above that.
         ended: The mean error in validation of the seeds at these; empty where it was not recorded.
+        learned: Errors of the trial below this were not told apart.
     """
 
     name: str
@@ -90,6 +93,7 @@ class TrainingRow(NamedTuple):
     given_up: Mapping[str, int] = MappingProxyType({})
     fell_short: Mapping[str, int] = MappingProxyType({})
     ended: Mapping[str, float] = MappingProxyType({})
+    learned: float = 0.0
 
 
 def rates_of(card: Card) -> list[float]:
@@ -132,6 +136,7 @@ def training_row(
     cards = [read_card(run / "checkpoint") for run in run_dirs(jobs)]
     card = cards[0]
     config: Any = OmegaConf.load(jobs[0].place / "config.yaml")
+    trial = jobs[0].training.trial
     schedules = (c.training.schedule for c in cards)
     verdicts = [verdict_of(s["convergence"]["fall"]) for s in schedules if "convergence" in s]
     of_rates = trials or [job for job in jobs if len(job.rates) > 1][:1]
@@ -162,6 +167,7 @@ def training_row(
         given_up={f"{rate:g}": one.diverged for rate, one in given_up.items() if one.diverged},
         fell_short={f"{rate:g}": one.above for rate, one in given_up.items() if one.above},
         ended={f"{rate:g}": one.ended for rate, one in given_up.items() if one.ended is not None},
+        learned=trial.learned if trial else 0.0,
     )
 
 
@@ -171,8 +177,10 @@ def text_of(rows: Iterable[TrainingRow]) -> str:
     alone = {row.trial_steps is not None for row in rows if len(row.rates) > 1}
     kinds = {False: EVERY_SEED, True: ANOTHER_SEED}
     lost, short = (any(getattr(row, name) for row in rows) for name in ("given_up", "fell_short"))
+    tried = " ".join(kinds[kind] for kind in sorted(alone)) + (HELD if short else "")
+    learned = {row.learned for row in rows} - {0.0}
     return TABLE.format(
-        tried=" ".join(kinds[kind] for kind in sorted(alone)) + (HELD if short else ""),
+        tried=tried + "".join(LEARNED.format(learned=error) for error in sorted(learned)),
         zero=AT_ZERO if any(row.zero_error is not None for row in rows) else "",
         but=BUT if lost or short else "",
         lost=LOST if lost else "",

@@ -256,6 +256,22 @@ def test_where_the_next_best_rate_is_at_the_edge_more_are_tried(tmp_path: Path) 
     assert [of_seeds[1], of_seeds[3]] == [["optim.lr=0.03"], ["optim.lr=0.01"]]
 
 
+@pytest.mark.parametrize(
+    ("learned", "tried", "kept"),
+    [(2.5, [GRID], "0.1"), (0.5, [GRID, (0.9, 2.7)], "0.3"), (0.0, [GRID, (0.9, 2.7)], "0.3")],
+)
+def test_of_rates_that_have_learned_the_task_the_middle_one_is_kept(
+    tmp_path: Path, learned: float, tried: list[tuple[float, ...]], kept: str
+) -> None:
+    assert TRIED.trial is not None
+    training = TRIED._replace(trial=TRIED.trial._replace(learned=learned))
+    done: list[Job] = []
+    run([training], TINY, tmp_path, do=pretend(0.3, done))
+    *trials, of_seeds = done
+    assert [job.rates for job in trials] == tried
+    assert f"optim.lr={kept}" in of_seeds.overrides
+
+
 def test_a_seed_whose_file_is_gone_is_measured_again_and_has_not_diverged(tmp_path: Path) -> None:
     done: list[Job] = []
     run([TRIED], TINY, tmp_path, do=pretend(0.05, done))
@@ -344,6 +360,11 @@ def row_of_trial(errors: list[float | None], best: float, **others: Any) -> Trai
             "0.003, close",
         ),
         (
+            row_of_trial([0.9, 0.004, 0.0001, 0.0002], 0.01, learned=0.01),
+            "0.001 (0.9), 0.003 (0.004), 0.01 (0.0001), 0.03 (0.0002); 75 steps",
+            "0.01",
+        ),
+        (
             row_of_trial([1.3, 1.2, 1.4, 0.95], 0.03, zero_error=1.0),
             "0.001 (1.3), 0.003 (1.2), 0.01 (1.4), 0.03 (0.95); 75 steps",
             "0.03, edge, zero",
@@ -371,6 +392,7 @@ def test_the_table_says_how_far_a_choice_of_the_rate_is_to_be_trusted(
     gone = {*row.given_up, *row.fell_short}
     assert ("those that were not given up" in text_of([row])) == bool(gone)
     assert ("chance had favoured" in text_of([row])) == bool(row.fell_short)
+    assert ("Errors below 0.01 were not told apart" in text_of([row])) == bool(row.learned)
 
 
 def test_a_rate_that_was_best_by_luck_is_given_up_once(tmp_path: Path) -> None:
