@@ -1,7 +1,9 @@
 """The study of shipped models: what it measures is right on models whose algorithm is known."""
 
 import csv
+import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +24,9 @@ from studies.reproduction import reproduce
 from studies.runner import Runner
 from studies.study import Places, Study, StudyFigure
 from zoo.analysis import places
-from zoo.analysis.interventions import Effect
-from zoo.analysis.lens import match, tuned_lens
-from zoo.analysis.probes import probe
+from zoo.analysis.interventions import Effect, probe_change
+from zoo.analysis.lens import Candidate, match, tuned_lens
+from zoo.analysis.probes import fit_probe, probe, r_squared
 from zoo.commands import train
 from zoo.files import CONFIGS
 from zoo.metrics.errors import Interval
@@ -178,6 +180,21 @@ def test_of_algorithms_that_do_the_same_the_simplest_is_named() -> None:
     assert found["scheduled descent, 2 steps"].cosine == pytest.approx(1, abs=1e-3)
 
 
+def test_what_is_fitted_says_whether_it_is_an_end_of_its_grid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lenses, "NUM_TO_FIT", 60)
+    monkeypatch.setattr(lenses, "NUM_TO_MATCH", 20)
+    tried = {
+        "beyond": Candidate("gradient_descent", grid={"step_size": (0.01, 0.1)}),
+        "within": Candidate("gradient_descent", grid={"step_size": (0.1, 2.0)}),
+        "told": Candidate("gradient_descent", {"step_size": 0.1}),
+    }
+    monkeypatch.setattr(lenses, "candidates", lambda *_: tried)
+    found = lenses.Lenses(one_step(), LINEAR, 20)
+    assert found.at_end == {1: {"beyond": ["step_size"], "within": [], "told": []}}
+
+
 def test_algorithms_whose_differences_have_zero_in_their_interval_are_as_near() -> None:
     cosines = {"one": (0.90, 0.94, 0.92), "two": (0.91, 0.93, 0.93), "three": (0.8, 0.84, 0.82)}
     seeds = [
@@ -187,7 +204,8 @@ def test_algorithms_whose_differences_have_zero_in_their_interval_are_as_near() 
                     name: SimpleNamespace(cosine=values[seed], difference=difference)
                     for name, values in cosines.items()
                 }
-            }
+            },
+            at_end={1: {name: ["gamma"] if (name, seed) == ("two", 1) else [] for name in cosines}},
         )
         for seed, difference in enumerate((0.1, 0.2, 0.3))
     ]
@@ -196,6 +214,9 @@ def test_algorithms_whose_differences_have_zero_in_their_interval_are_as_near() 
     assert [*others] == ["three"]
     told = figures.told(seeds, 1)  # type: ignore[arg-type]
     assert told["nearest (cosine)"].startswith("two (0.923")
+    assert told["nearest (cosine)"].endswith("), gamma at an end of its grid")
+    seeds[1].at_end[1]["two"] = []
+    assert figures.told(seeds, 1)["nearest (cosine)"].endswith(")")  # type: ignore[arg-type]
     assert told["as near"] == "one"
     assert told["then"].startswith("three (0.82")
     assert told["difference"].startswith("0.20")
@@ -219,11 +240,34 @@ def test_written_weights_move_the_prediction_of_a_layer_that_answers_with_them()
     assert found.one_step.written.value == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize(("size", "expected"), [(0.3, 2.0), (0.6, 1.0), (1.2, 0.5)])
+def test_an_effect_tells_the_size_of_the_weights_which_r2_does_not(
+    size: float, expected: float
+) -> None:
+    """A layer of steps of 0.6, into which W of one step is written, of this and other sizes."""
+    model, solver = (
+        one_step(),
+        zoo.create_solver("gradient_descent", d_x=10, d_y=10, step_size=size),
+    )
+    ((place, num),) = places.num_seen(model, 10).items()
+    sets = {split: task.episodes(LINEAR, split, 200) for split in ("tune", "test")}
+    W = {s: places.weights(solver, e.x[:, :num], e.y[:, :num]) for s, e in sets.items()}
+    test = sets["test"]
+    h = places.features(model, sets["tune"].x, sets["tune"].y)[place]
+    at, found = places.site(model, test.x, test.y, place), fit_probe(h, W["tune"])
+    assert r_squared(found, at.h, W["test"]).value == pytest.approx(1, abs=1e-6)
+    change = partial(probe_change, found, h, at.h)
+    effect = writing._effect(at, change, W["test"], test.x[:, -1])
+    assert effect.written.value == pytest.approx(expected, rel=0.03)
+
+
 def test_an_effect_has_its_interval_over_episodes_and_a_control_that_is_a_mean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    of_seeds = [Effect(Interval(v, c), Interval(0.0, 0.1)) for v, c in ((0.9, 0.1), (1.1, 0.3))]
-    assert figures._followed("", of_seeds, []).also["over episodes"] == "± 0.2"
+    of_seeds = [Effect(Interval(v, c), Interval(0.0, 2 * c)) for v, c in ((0.9, 0.1), (1.1, 0.3))]
+    cells = figures._followed("", of_seeds, []).also
+    assert cells["over episodes"] == "± 0.2"
+    assert cells["third, over episodes"] == "± 0.4"
     values = cycle((0.3, -0.1, 0.2, 0.0))
     monkeypatch.setattr(
         writing, "effect", lambda *_: Effect(Interval(1, 0), Interval(next(values), 0.2))
@@ -256,6 +300,15 @@ def test_parts_are_told_by_layer_and_kind() -> None:
         "place": 3,
         "decay": 1,
     }
+
+
+def test_a_part_without_which_a_model_overflows_is_needed_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    infinite = Interval(math.inf, math.inf)
+    monkeypatch.setattr(writing, "error_increases", lambda *_: {"decay 2": infinite})
+    model = shipped.untrained("delta_net", "linear", 0)
+    assert writing.needed(model, LINEAR, 50) == {2: {"decay": [writing.MOST]}}
 
 
 def test_a_layer_is_beside_its_algorithm_also_where_examples_contradict_each_other() -> None:
@@ -363,22 +416,22 @@ def test_a_plateau_has_its_level_beside_zero_and_what_was_known_before_and_on_it
         claim.quantity.split(": ")[0].removeprefix("delta_net, seed 0, "): claim
         for claim in found.claims
     }
+    # In their order; before the first plateau there is no validation.
     assert [*rows] == [
+        "plateau, steps 50 to 300",
         "step 300",
         "step 350",
-        "step 50",
-        "plateau, steps 50 to 300",
         "step 450",
         "plateau, steps 500 to 900",
         "step 950",
         "step 1,500",
     ]
     assert [claim.measured.value for claim in rows.values()] == pytest.approx(
-        [1.0, 0.8, 1.0, 1.0, 0.475, 0.4, 0.32, 0.4 * 0.8**12], rel=1e-9
+        [1.0, 1.0, 0.8, 0.475, 0.4, 0.32, 0.4 * 0.8**12], rel=1e-9
     )
     assert {claim.also["leaves zero"] for claim in rows.values()} == {"between 300 and 350"}
     assert [claim.also["R2 of ridge, state 1"] for claim in rows.values()] == [
-        *("0.3", "0.35", "0.05", "0.175", "0.45", "0.7", "0.95", "1.5")
+        *("0.175", "0.3", "0.35", "0.45", "0.7", "0.95", "1.5")
     ]
     assert rows["plateau, steps 500 to 900"].also["R2 of ridge, state 2"] == "0.25"
     assert plateaus.NONE not in found.figures["plateaus"][1]

@@ -188,6 +188,9 @@ def told(found: Sequence[Lenses], layer: int) -> dict[str, str]:
     if max(known) > FAR:
         return empty | {"difference": f"above {FAR}"}
     told = [f"{name} ({text(cosines)})" for name, cosines in {**near, **others}.items()]
+    at_end = {argument: None for f in found for argument in f.at_end[layer][first]}
+    if at_end:
+        told[0] += f", {', '.join(at_end)} at an end of its grid"
     return {
         "nearest (cosine)": told[0],
         "as near": "; ".join(tied),
@@ -266,6 +269,7 @@ def _followed(label: str, effects: Sequence[Effect], sizes: Sequence[float]) -> 
         also={
             "over episodes": f"± {fmean(e.written.ci95 for e in effects):.2g}",
             "of a third episode's": text([e.control.value for e in effects]),
+            "third, over episodes": f"± {fmean(e.control.ci95 for e in effects):.2g}",
             "size of the change": text(sizes) if sizes else "",
         },
     )

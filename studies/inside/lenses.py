@@ -32,6 +32,8 @@ class Lenses:
         tuned: The same by a readout of each layer; of models without a residual stream the same.
         nearest: Algorithms beside the tuned readout of each layer but the embedding, in the order
             of `candidates`.
+        at_end: The arguments of each that are fitted and are an end of their grid: a better value
+            may lie beyond.
     """
 
     def __init__(self, model: Predictor, task: Task, num_episodes: int) -> None:
@@ -42,11 +44,13 @@ class Lenses:
         self.tuned = {layer: _error(cut, test) for layer, cut in tuned.items()}
         match = fit.x[:NUM_TO_MATCH], fit.y[:NUM_TO_MATCH]
         self.nearest: dict[int, dict[str, Nearness]] = {}
+        self.at_end: dict[int, dict[str, list[str]]] = {}
         for layer, cut in tuned.items():
             if layer:  # the embedding of a query knows no example
                 tried = candidates(cut, *match)
                 found = nearest(cut, tried, match, (test.x, test.y))
                 self.nearest[layer] = {name: found[name] for name in tried}
+                self.at_end[layer] = {name: _ends(tried[name], found[name]) for name in tried}
 
 
 def candidates(layer: Predictor, x: Tensor, y: Tensor) -> dict[str, Candidate]:
@@ -113,6 +117,15 @@ def fitted_schedule(layer: Predictor, num_steps: int, x: Tensor, y: Tensor) -> t
 
     optimizer.step(loss)
     return tuple(logs.detach().exp().clamp(1e-12).tolist())
+
+
+def _ends(candidate: Candidate, near: Nearness) -> list[str]:
+    """Arguments that are the least or the largest value of their grid."""
+    return [
+        name
+        for name, values in candidate.grid.items()
+        if near.arguments[name] in (min(values), max(values))
+    ]
 
 
 def _descent(num_steps: int, unit: float) -> Candidate:

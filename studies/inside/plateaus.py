@@ -71,13 +71,12 @@ def stands(runs: Runs, effort: Effort) -> Found:
             # Beside each plateau and the leaving of zero the validations around it, and the end.
             shown: list[Plateau] = []
             if left is not None:
-                shown += [_at(losses, _before(losses, left)), _at(losses, left)]
+                shown += [*_before(losses, left), _at(losses, left)]
             for plateau in plateaus(losses, until=decay):
                 behind = min(step for step in losses if step > plateau.last)
-                before = _at(losses, _before(losses, plateau.first))
-                shown += [before, plateau, _at(losses, behind)]
+                shown += [*_before(losses, plateau.first), plateau, _at(losses, behind)]
             shown.append(_at(losses, max(losses)))
-            for stretch in dict.fromkeys(shown):
+            for stretch in sorted(set(shown)):
                 claims.append(
                     _row(f"{name}, seed {seed}", stretch, zero, _left(losses, left), told)
                 )
@@ -119,9 +118,9 @@ def _at(losses: Mapping[int, float], step: int) -> Plateau:
     return Plateau(step, step, losses[step])
 
 
-def _before(losses: Mapping[int, float], step: int) -> int:
-    """The validation before one, which is that itself where it is the first."""
-    return max((other for other in losses if other < step), default=step)
+def _before(losses: Mapping[int, float], step: int) -> list[Plateau]:
+    """The validation before one, as a stretch; the first has none."""
+    return [_at(losses, other) for other in sorted(losses) if other < step][-1:]
 
 
 def _left(losses: Mapping[int, float], step: int | None) -> str:
@@ -129,7 +128,7 @@ def _left(losses: Mapping[int, float], step: int | None) -> str:
     if step is None:
         return "never"
     before = _before(losses, step)
-    return f"before {step:,}" if before == step else f"between {before:,} and {step:,}"
+    return f"between {before[0].last:,} and {step:,}" if before else f"before {step:,}"
 
 
 def _mean(found: Mapping[int, float], plateau: Plateau) -> str:

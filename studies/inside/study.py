@@ -41,22 +41,26 @@ that of predictions and that of Jacobians. Named is the first of this list whose
 0.0005 of the highest. *As near* are those whose cosine differs from it
 by a number with zero in its interval over seeds, or by less than 0.0005; *then* comes the nearest
 of the others. *Difference* is the squared difference to the one that is named, divided by the
-square of the layer's answers. Where it is above 0.5 in a seed none is named.
+square of the layer's answers. Where it is above 0.5 in a seed none is named. Where an
+argument of the one that is named was fitted on a grid and is an end of it in a seed, the row says
+so.
 
 Section *use*: the weights of the best algorithm in another episode are written into a place, along
 the directions of a probe, and predictions at the query are explained as a times the old ones and b
-times those of the written weights; *effect* is b. Beside it stands b, for the same weights, where
-those of a third episode are written, a mean over four of them, and the interval of b over test
-episodes, which all seeds share. Rows are places whose probe has an R2 of 0.1 or more in every
-seed. Of `gd_ssm` also the exact change is written, which needs no probe. With shifted tokens, and
-in `gd_ssm`, the query still brings the last example, which changes a little what is written. Where
-the R2 of a probe is below 1, the state answers with other weights than those that are written: 1 is
-no ceiling then. `gd_ssm` answers from nothing but its state, with W of one step, which is written
-as well; how far the effect of the best weights is from that one is for this reason alone. An
-effect that is small where the probe has a high R2 says that the model does not answer
-from what the probe reads, or not from that alone. Below stands by how much the error grows without
-a part, divided by the error of zero, at most 10. Of heads and of places of a window it is the
-largest number, with the mean over all of them in brackets.
+times those of the written weights; *effect* is b. Beside it stands its control: b, for the same
+weights, where those of a third episode are written, a mean over four of them. Both have intervals
+over test episodes too, which all seeds share. Rows are places whose probe has an R2 of 0.1 or more
+in every seed. Of `gd_ssm` also the exact change is written, which needs no probe. With shifted
+tokens, and in `gd_ssm`, the query still brings the last example, which changes a little what is
+written. The effect is 1 only where the place answers with exactly the weights that are written, in
+size too: of a place that answers with the double of them it is 2, of one that answers with half of
+them a half. R2 says nothing of their size, so 1 is no ceiling. `gd_ssm` answers from nothing but
+its state, with W of one step. That is written as well, in the best size: how far its effect is from
+1 says how far the model's own size is from that one. An effect that is small where the probe has a
+high R2 says that the model does not answer from what the probe reads, or not from that alone. Below
+stands by how much the error grows without a part, divided by the error of zero, at most 10. Of
+heads and of places of a window it is the largest number, with the mean over all of them in
+brackets.
 
 Section *states*: each layer stands beside the algorithm that its rule is, and beside the nearest of
 other rules, both with everything open fitted to the layer on episodes as in training. *Updates*
@@ -68,23 +72,24 @@ validation. A plateau is a stretch of four or more validations in which the loss
 slower than before and behind it (`docs/inside.md`), and after which it falls by more than a tenth
 before the learning rate decays. Zero is left at the first of two validations in a row below 0.95 of
 its error. Rows stand for the validation before zero is left and the one where it is; for the one
-before each plateau, the mean over the plateau and the one behind it; and for the end. Where
-validations scatter few plateaus are found: of flat stretches of six validations with a fall of 0.1
-in the log loss each before and behind them, all where the log loss scatters by 0.01, one of eight
-at 0.037 and one of thirty at 0.06.
+before each plateau, if there is one, the mean over the plateau and the one behind it; and for the
+end. Where validations scatter few plateaus are found: of flat stretches of seven validations with a
+fall of 0.1 in the log loss each before and behind them, nearly all where the log loss scatters by
+0.01, about one of ten at 0.037 and about one of sixty at 0.06.
 """
 
 READING = """\
-Every number is a mean over the seeds of a model, with half its 95 % interval (Student's t); all
-see the same test episodes, whose scatter is in none of the intervals. One seed has none. In the
-section *states* there is one seed, and intervals are over test episodes; in *plateaus* every row is
-a seed. What stands in brackets behind the R2 of a trained model is that of the same model with a
-random start: only what is above it has been learned. A low
-R2 says that no linear map tells a quantity after as many episodes as probes are fitted on, not that
-it is not there. *Shuffled* is that of exchanged targets, which checks the split and the scoring
-alone; *extreme* is the largest of all targets and seeds, by its absolute value. The nearest of
-these algorithms is not the algorithm that a layer has to be. Parts are taken from a model one by
-one. These are measurements of shipped models of one size each; no architecture is judged.
+Every number is a mean over the seeds of a model, with half its 95 % interval (Student's t). One
+seed has none. All see the same test episodes, whose scatter is in none of these intervals. There
+are three exceptions. In the section *use* two columns have intervals over test episodes, a mean
+over the seeds. In *states* there is one seed, and intervals are over test episodes. In *plateaus*
+every row is a seed. What stands in brackets behind the R2 of a trained model is that of the same
+model with a random start: only what is above it has been learned. A low R2 says that no linear map
+tells a quantity after as many episodes as probes are fitted on, not that it is not there.
+*Shuffled* is that of exchanged targets, which checks the split and the scoring alone; *extreme* is
+the largest of all targets and seeds, by its absolute value. The nearest of these algorithms is not
+the algorithm that a layer has to be. Parts are taken from a model one by one. These are
+measurements of shipped models of one size each; no architecture is judged.
 """
 
 STUDY = Study(
