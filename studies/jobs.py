@@ -88,6 +88,11 @@ class Job(NamedTuple):
         )
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do: it has finished, or all rates of a trial have diverged."""
+        return self.finished or (self.of_trial and (self.place / DIVERGED).exists())
+
+    @property
     def diverged(self) -> tuple[int, ...]:
         """The seeds that have no finite loss, as the process that has ended says."""
         if (self.place / DIVERGED).exists():
@@ -104,7 +109,7 @@ class Job(NamedTuple):
 
     def seconds_done(self) -> float:
         """How much of that is over, as far as its output says."""
-        if self.finished:
+        if self.ended:
             return self.seconds
         if not self.log.exists():
             return 0.0
@@ -162,11 +167,13 @@ def job_of_trial(
 
 
 def errors_of_rates(job: Job) -> dict[float, float]:
-    """The mean error in validation at each rate of a finished job, infinite where it diverged.
+    """The mean error in validation at each rate of an ended job, infinite where it diverged.
 
     Raises:
         ValueError: If its file is damaged or holds no such errors.
     """
+    if job.ended and not job.finished:
+        return dict.fromkeys(job.rates, math.inf)
     found = metrics_of(job.place).get("rates", {})
     if not found.keys() & {f"{rate:g}" for rate in job.rates}:
         path = shlex.quote(str(job.place))

@@ -36,7 +36,7 @@ class Trial(NamedTuple):
     the seeds diverges at the best, all train at the next best. A seed may leave a plateau by luck:
     with `must_hold` all train once more at the next best where most of them end more than 10 %
     above what the trial had after fewer steps. Errors below `learned` are not told apart: where
-    several rates have one, the best is the middle one of them.
+    several rates have one, the best is the middle one of them, of two the larger.
 
     Attributes:
         name: The start of its directory's name.

@@ -62,7 +62,7 @@ class Progress:
         self.jobs, self.later = list(jobs), later
         if self.at_start is None:
             self.at_start = self._done()
-            finished = sum(job.finished for job in jobs)
+            finished = sum(job.ended for job in jobs)
             text = f"{finished} of {len(jobs)} trainings are finished"
             if finished < len(jobs):
                 text += f", about {_minutes(self._left())} on one thread are left"
@@ -70,7 +70,7 @@ class Progress:
 
     def ended(self, job: Job, failed: bool) -> None:
         """Says that a training has ended."""
-        finished = sum(other.finished for other in self.jobs)
+        finished = sum(other.ended for other in self.jobs)
         what = "failed" if failed else self._time_left()
         self.say(f"{finished}/{len(self.jobs)}  {job.name}  {what}")
 
@@ -81,7 +81,7 @@ class Progress:
 
     def __rich__(self) -> Table:
         done, left = self._done(), self._left()
-        under_way = [j.name for j in self.jobs if not j.finished and j.seconds_done() > 0]
+        under_way = [j.name for j in self.jobs if not j.ended and j.seconds_done() > 0]
         row = Table.grid(padding=(0, 1))
         row.add_row(
             ProgressBar(total=done + left, completed=done, width=20),

@@ -78,9 +78,10 @@ def train_all(
         jobs, later = known(trainings, effort, runs)
         progress.plan(jobs, later)
         # What failed is not tried again. Where seeds diverged at the best rate of a trial, the next
-        # best has taken its place.
-        failed = [failures[job.place] for job in jobs if job.place in failures]
-        waiting = [job for job in jobs if not job.finished and job.place not in failures]
+        # best has taken its place; a trial whose rates have all diverged has ended.
+        left = [job for job in jobs if not job.ended]
+        failed = [failures[job.place] for job in left if job.place in failures]
+        waiting = [job for job in left if job.place not in failures]
         if not waiting and failed:
             more = f"\nand {len(failed) - 1} more failed" if len(failed) > 1 else ""
             raise TrainingFailed(failed[0] + more)
@@ -88,7 +89,7 @@ def train_all(
             return
         waiting.sort(key=lambda job: -job.seconds)
         for job, failure in _run(waiting, runner, train):
-            if failure is None and not job.finished:
+            if failure is None and not job.ended:
                 failure = _without_result(job)
             if failure is not None:
                 failures[job.place] = failure
@@ -105,7 +106,7 @@ def known(trainings: Iterable[Training], effort: Effort, runs: Path) -> tuple[li
     for training in trainings:
         for stage in stages(training, effort, runs):
             jobs |= {job.place: job for job in stage}
-            if not all(job.finished for job in stage):
+            if not all(job.ended for job in stage):
                 later += seconds_of_training(training, effort) if stage[0].of_trial else 0.0
                 break
     return list(jobs.values()), later

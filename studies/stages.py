@@ -6,16 +6,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from datamodules import EpisodeSpec
 from studies.history import history
 from studies.jobs import Job, errors_of_rates, job_of_trial, jobs_of_seeds, run_dirs
 from studies.plan import Effort, Training, Trial
+from zoo.hub.directory import read_card
+from zoo.references import scoring_of
+from zoo.training.validation import validation_name
 
 # How often the rates that are tried for a part of the steps may be extended, each time by two.
 MOST_EXTENSIONS = 2
 # Validation errors that are less apart, by this factor, are taken for equal.
 NEAR = 1.1
-# What a run logs of its error, of models of values.
-VALIDATED = "val/half_mse_query"
 
 
 class GivenUp(NamedTuple):
@@ -37,7 +39,7 @@ class GivenUp(NamedTuple):
 def stages(training: Training, effort: Effort, runs: Path) -> Iterator[list[Job]]:
     """The jobs of a training, in the order in which they are done.
 
-    The next are known once those before are finished: rates that are tried, then perhaps more of
+    The next are known once those before have ended: rates that are tried, then perhaps more of
     them, then all seeds at the best, or where one of them diverged at the next best, which may be
     at the edge of those that were tried, so that more are. Those of the last stage are what is
     measured.
@@ -64,18 +66,9 @@ def finished_jobs(training: Training, effort: Effort, runs: Path) -> list[Job] |
     """The jobs of the last stage, which are measured; None while something is not finished."""
     jobs: list[Job] = []
     for jobs in stages(training, effort, runs):
-        if not all(job.finished for job in jobs):
+        if not all(job.ended for job in jobs):
             return None
     return jobs
-
-
-def errors_of_trial(training: Training, effort: Effort, runs: Path) -> dict[float, float]:
-    """The errors in validation at the rates that were tried; empty where there is no trial."""
-    if training.trial is None:
-        return {}
-    *trials, _ = stages(training, effort, runs)
-    errors = {rate: e for (job,) in trials for rate, e in errors_of_rates(job).items()}
-    return dict(sorted(errors.items()))
 
 
 def _stages(
@@ -113,9 +106,9 @@ def _stages(
 
 
 def _lost(jobs: list[Job], error: float) -> GivenUp | None:
-    """Why a rate is given up whose error in the trial was this; None if it is not."""
+    """Why a rate is given up whose error must hold, unless infinite; None if it is not."""
     diverged = sum(len(job.diverged) for job in jobs)
-    ended = [] if diverged else _ended(jobs)
+    ended = _ended(jobs) if not diverged and math.isfinite(error) else []
     above = sum(one > NEAR * error for one in ended)
     if not diverged and above <= len(run_dirs(jobs)) / 2:
         return None
@@ -123,24 +116,48 @@ def _lost(jobs: list[Job], error: float) -> GivenUp | None:
 
 
 def _ended(jobs: list[Job]) -> list[float]:
-    """The last errors in validation of the seeds of finished jobs, as far as they are logged."""
+    """The last errors in validation of the seeds of finished jobs, by which models are compared.
+
+    Raises:
+        ValueError: If a run has logged none.
+    """
     if not all(job.finished for job in jobs):
         return []
-    # Seeds that one process trained are logged beside each other.
-    ended = [
-        history(job.place, f"seed_{seed}/{VALIDATED}" if len(job.seeds) > 1 else VALIDATED)
-        for job in jobs
-        for seed in job.seeds
-    ]
-    return [found[max(found)] for found in ended if found]
+    ended = []
+    for job in jobs:
+        card = read_card(job.run_dirs[0] / "checkpoint")
+        column = compared_by(EpisodeSpec(**card.data), job.config.positions)
+        for seed in job.seeds:
+            # Seeds that one process trained are logged beside each other.
+            name = f"seed_{seed}/{column}" if len(job.seeds) > 1 else column
+            found = history(job.place, name)
+            if not found:
+                raise ValueError(f"{job.place} has logged no {name}")
+            ended.append(found[max(found)])
+    return ended
+
+
+def compared_by(spec: EpisodeSpec, positions: str) -> str:
+    """What a run logs of the error in validation by which its learning rates are compared.
+
+    Args:
+        spec: Of its episodes.
+        positions: Where its loss is taken, `last` or `all`.
+    """
+    scoring = scoring_of(spec)
+    place = scoring.place if positions == "all" else "query"
+    return validation_name(scoring.loss_names[0], place)
 
 
 def _best(errors: Mapping[float, float], learned: float) -> float:
-    """The rate of the least error, of those that have learned the task the middle one."""
+    """The rate of the least error, of equal ones the smallest.
+
+    Of those whose error is below `learned` it is the middle one, of two the larger.
+    """
     of_learned = sorted(rate for rate, error in errors.items() if error < learned)
     if of_learned:
         return of_learned[len(of_learned) // 2]
-    return min(errors, key=errors.__getitem__)
+    return min(errors, key=lambda rate: (errors[rate], rate))
 
 
 def _beyond(

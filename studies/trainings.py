@@ -44,7 +44,7 @@ best; the mean that they had ended with stands beside."""
 AT_ZERO = """; *zero* that the least error is that of predicting zero, or less than 10 % below
 it: no rate had learned much by then, and the choice says little"""
 LEARNED = """ Errors below {learned:g} were not told apart: of the rates that had one, the middle
-one is the best."""
+one is the best, of two the larger."""
 BUT = " of those that were not given up"
 LOST = "Those of a rate at which every seed diverged are not known. "
 
@@ -141,9 +141,12 @@ def training_row(
     verdicts = [verdict_of(s["convergence"]["fall"]) for s in schedules if "convergence" in s]
     of_rates = trials or [job for job in jobs if len(job.rates) > 1][:1]
     errors = {rate: e for job in of_rates for rate, e in errors_of_rates(job).items()}
-    zeros = history(of_rates[0].place, ZERO) if of_rates else {}
+    of_finite = [job for job in of_rates if job.finished]
+    zeros = history(of_finite[0].place, ZERO) if of_finite else {}
     tried = dict(sorted(errors.items()))
-    of_trials = [read_card(run / "checkpoint") for run in run_dirs(trials)]
+    of_trials = [
+        read_card(run / "checkpoint") for run in run_dirs(job for job in trials if job.finished)
+    ]
     return TrainingRow(
         name=jobs[0].training.name,
         num_parameters=card.num_parameters,
@@ -250,7 +253,8 @@ def _marks(row: TrainingRow) -> list[str]:
         return marks
     gone = {*row.given_up, *row.fell_short}
     left = (e for rate, e in errors.items() if f"{rate:g}" not in gone and e is not None)
-    marks += ["close"] if min(left, default=math.inf) < NEAR * best else []
+    is_close = min(left, default=math.inf) < NEAR * best and not best < row.learned
+    marks += ["close"] if is_close else []
     least = min([best, *(e for e in errors.values() if e is not None)])
     at_zero = row.zero_error is not None and NEAR * least > row.zero_error
     return [*marks, "zero"] if at_zero else marks

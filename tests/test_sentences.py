@@ -9,9 +9,11 @@ import pytest
 from zoo.files import ROOT
 from zoo.registry import list_models
 
-# Pages written by hand. Those that studies and cards make have nothing but rows.
+# Pages written by hand, and those of studies, which have an introduction and captions.
 PAGES = ["README.md", *(f"docs/{name}.md" for name in ("questions", "architectures", "guide"))]
-PAGES += [f"docs/{name}.md" for name in ("zoo", "mathematics", "training")]
+PAGES += [f"docs/{name}.md" for name in ("zoo", "mathematics", "training", "own_data")]
+PAGES += [f"docs/{name}.md" for name in ("comparison", "recall", "state_tracking", "text")]
+PAGES += [f"docs/{name}.md" for name in ("task_diversity", "inside_tables")]
 ARCHITECTURES = {name: name for name in list_models()} | {
     "S5": "s5",
     "Mamba": "mamba",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -20,13 +21,21 @@ import torch
 from hydra import initialize_config_dir
 from rich.console import Console
 
+from datamodules import EpisodeSpec
 from studies.history import history
 from studies.jobs import OVERHEAD, TRIAL_SEED, Job, errors_of_rates, run_dirs
 from studies.plan import Effort, Training, Trial
 from studies.progress import Progress
 from studies.reproduction import trainings_of
 from studies.runner import TIME_IS_UP, Runner, TrainingFailed, known, train_all
-from studies.stages import MOST_EXTENSIONS, GivenUp, finished_jobs, rates_given_up, stages
+from studies.stages import (
+    MOST_EXTENSIONS,
+    GivenUp,
+    compared_by,
+    finished_jobs,
+    rates_given_up,
+    stages,
+)
 from studies.trainings import TrainingRow, seconds_of, table, text_of, training_row
 from tests.forks import Forked
 from zoo.commands import train
@@ -272,6 +281,57 @@ def test_of_rates_that_have_learned_the_task_the_middle_one_is_kept(
     assert f"optim.lr={kept}" in of_seeds.overrides
 
 
+def test_rates_beyond_the_grid_that_all_diverge_leave_the_best_of_those_before(
+    tmp_path: Path,
+) -> None:
+    done: list[Job] = []
+    leave = pretend(0.3, done)
+
+    def lose(job: Job) -> None:
+        if job.rates == (0.9, 2.7):
+            raise NonFiniteError("no rate has a finite validation error")
+        leave(job)
+
+    run([TRIED], TINY, tmp_path, do=lose)
+    assert "optim.lr=0.3" in done[-1].overrides
+    *trials, jobs = stages(TRIED, TINY, tmp_path)
+    errors = {rate: e for (job,) in trials for rate, e in errors_of_rates(job).items()}
+    assert (errors[0.9], errors[2.7]) == (math.inf, math.inf)
+    again: list[Job] = []
+    run([TRIED], TINY, tmp_path, do=again.append)
+    assert (again, [job.finished for job in jobs]) == ([], [True])
+
+
+def test_where_all_rates_diverge_smaller_ones_are_tried_twice(tmp_path: Path) -> None:
+    tried: list[tuple[float, ...]] = []
+
+    def lose(job: Job) -> None:
+        tried.append(job.rates)
+        raise NonFiniteError("no rate has a finite validation error")
+
+    with pytest.raises(TrainingFailed, match="tried 2 seeds: no rate has"):
+        run([TRIED], TINY, tmp_path, do=lose)
+    assert tried == [GRID, (0.0033, 0.0011), (0.00037, 0.00012), ()]
+
+
+@pytest.mark.parametrize(
+    ("data", "positions", "logged"),
+    [
+        ({"d_x": 3}, "last", "val/half_mse_query"),
+        ({"d_x": 3}, "all", "val/half_mse_query"),
+        (
+            {"function": {"name": "word_problem", "group": "Z2"}, "d_x": 3, "d_y": 2},
+            "all",
+            "val/cross_entropy_all",
+        ),
+    ],
+)
+def test_rates_are_compared_by_what_their_runs_log(
+    data: dict[str, Any], positions: str, logged: str
+) -> None:
+    assert compared_by(EpisodeSpec(**data), positions) == logged
+
+
 def test_a_seed_whose_file_is_gone_is_measured_again_and_has_not_diverged(tmp_path: Path) -> None:
     done: list[Job] = []
     run([TRIED], TINY, tmp_path, do=pretend(0.05, done))
@@ -334,7 +394,7 @@ def test_the_table_of_trainings_has_the_rates_of_a_trial_with_their_errors(tmp_p
     assert row.trial_steps == 5
     errors = {rate: e for (job,) in trials for rate, e in errors_of_rates(job).items()}
     assert row.errors == [errors[rate] for rate in row.rates]
-    assert row.best_rate == min(errors, key=errors.__getitem__)
+    assert errors[row.best_rate] == min(errors.values())
     assert row.num_seeds == 1
     assert row.zero_error is not None
     assert f"1e-09 ({plain(errors[1e-9], 3)}), 0.01 ({plain(errors[0.01], 3)})" in table([row])[2]
@@ -362,6 +422,11 @@ def row_of_trial(errors: list[float | None], best: float, **others: Any) -> Trai
         (
             row_of_trial([0.9, 0.004, 0.0001, 0.0002], 0.01, learned=0.01),
             "0.001 (0.9), 0.003 (0.004), 0.01 (0.0001), 0.03 (0.0002); 75 steps",
+            "0.01",
+        ),
+        (
+            row_of_trial([0.9, 0.004, 0.0001, 0.00001], 0.01, learned=0.01),
+            "0.001 (0.9), 0.003 (0.004), 0.01 (0.0001), 0.03 (1e-05); 75 steps",
             "0.01",
         ),
         (

@@ -125,7 +125,7 @@ DRIFT = Task(
     "kalman_filter",
     "The best exact algorithm is the Kalman filter that is told how weights drift: the posterior "
     "mean for gaussian weights with this drift, so Bayes-optimal at every number of examples. "
-    "weighted_gradient_descent is one step that forgets, which a layer of gd_ssm can be "
+    "`weighted_gradient_descent` is one step that forgets, which a layer of gd_ssm can be "
     "constructed to do.",
     "kalman_filter",
     ("weighted_gradient_descent",),

@@ -22,7 +22,7 @@ TRIAL_STEPS = MAX_STEPS // 4
 VALIDATIONS = 20
 # Tried of a solver that forgets, where a layer learns its decay, with every third value that is
 # tried of its other argument; that is fitted afterwards.
-FORGETTING = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7)
+FORGETTING = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 EVERY = 3
 CHOICE_EPISODES = 1_000
 

@@ -12,7 +12,6 @@ VALIDATIONS = 20
 GROUPS = {"parity": ("data=parity",), "S3": ("data=word_problem", "data.function.group=S3")}
 RATES = (0.001, 0.003, 0.01, 0.03)
 MAX_STEPS = 1_000
-# Whoever can learn it has done so within 400 steps.
 TRIAL_STEPS = MAX_STEPS // 2
 # Nats for each symbol; guessing has 0.69 for parity and 1.79 for S3.
 LEARNED = 0.01

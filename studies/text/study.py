@@ -18,10 +18,10 @@ with back-off, fitted to the training stretch or counted in the window alone (`d
 READING = """\
 These are measurements of one seed. Intervals are 95 %, over 1,000 windows that overlap: they read
 the test stretch of 37 kB about seven times. So they say how well the mean over this stretch is
-known, and nothing of another text or another seed. The learning rate of every model is the best of
-two to five that were tried for a quarter as many steps; of `gd_ssm_deep`, `delta_net`,
-`gated_delta_net` and `mesa_net` it was the largest of them, so a larger one may be better. Nothing
-follows beyond this size, this text and this many steps, and no architecture is judged.
+known, and nothing of another text or another seed. The learning rate of every model was chosen
+among two to five that were tried for a quarter as many steps; of `gd_ssm_deep`, `delta_net`,
+`gated_delta_net` and `mesa_net` it was the largest of them, and still larger ones were not tried.
+Nothing follows beyond this size, this text and this many steps, and no architecture is judged.
 """
 
 STUDY = Study(
