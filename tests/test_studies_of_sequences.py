@@ -15,10 +15,11 @@ from studies.claims import Found
 from studies.jobs import overrides_of
 from studies.plan import Effort, Training
 from studies.recall import figures as recall
-from studies.recall.learners import FORGETTING, (
+from studies.recall.learners import (
     DECAYING_MESA,
     DECAYING_SUM,
     DELTA,
+    FORGETTING,
     LEARNERS,
     MESA,
     SUM,
