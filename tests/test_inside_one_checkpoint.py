@@ -102,6 +102,7 @@ def test_what_cannot_be_looked_into_ends_with_one_line(
     with pytest.raises(SystemExit) as ended:
         made(monkeypatch, *typed)
     assert str(ended.value.code).startswith(said)
+    assert "\n" not in str(ended.value.code)
     assert list(tmp_path.iterdir()) == []
 
 

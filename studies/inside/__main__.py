@@ -10,7 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from zoo.errors import refusing
+from zoo.errors import first_line
 from zoo.terminal import StoppedBySignal, exit_on_signals, outlive_readers, raise_on_signals
 
 USAGE = "usage: python -m studies.inside NAME_OR_PATH [DIRECTORY]"
@@ -34,11 +34,12 @@ def main() -> None:
     directory = Path(given[1]) if len(given) == 2 else one.directory_of(given[0])
     command = shlex.join(["python", "-m", "studies.inside", *given])
     try:
-        with refusing(ValueError, OSError):
-            if directory.exists() and not directory.is_dir():
-                raise ValueError(f"the page is written to a directory, got the file {directory}")
-            text, found = one.look(given[0], one.NUM_EPISODES, command, Console(stderr=True))
-            place = one.write(text, found, directory)
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"the page is written to a directory, got the file {directory}")
+        text, found = one.look(given[0], one.NUM_EPISODES, command, Console(stderr=True))
+        place = one.write(text, found, directory)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {first_line(error)}")
     except StoppedBySignal as stopped:
         print(f"{stopped}; the page is written at the end", file=sys.stderr)
         sys.exit(128 + stopped.signum)
