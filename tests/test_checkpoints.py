@@ -69,7 +69,8 @@ def test_shipped_models_with_heavy_tails_were_measured_on_ten_times_as_many() ->
             card.architecture == "linear_transformer" or card.model_args.get("num_steps", 1) > 1
         )
         (number,) = {m.num_episodes for m in card.reference_metrics.values()}
-        assert number == (100_000 if heavy else 10_000), name
+        of_tables = card.training.study.startswith("tabular/")  # contexts of 200 rows
+        assert number == (100_000 if heavy else 1_000 if of_tables else 10_000), name
 
 
 def test_cards_name_the_paper_of_their_architecture() -> None:

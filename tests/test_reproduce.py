@@ -237,6 +237,7 @@ SHIPPED = [
     "state_tracking",
     "text",
     "inside",
+    "tabular",
 ]
 
 

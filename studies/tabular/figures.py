@@ -49,7 +49,9 @@ def on_tables(experiment: str, runs: Runs, effort: Effort) -> Found:
     found = list(measured(tables(experiment, effort), models, num_splits(effort)))
     claims = [claim for scores in found for claim in _claims(scores, score)]
     claims += _on_episodes(experiment, runs)
-    caption = CAPTION.format(score=score, num=num_splits(effort), behind=behind(found))
+    caption = CAPTION.format(
+        score=score[0].upper() + score[1:], num=num_splits(effort), behind=behind(found)
+    )
     return Found({"scores": (_drawn(found, score), caption)}, claims)
 
 

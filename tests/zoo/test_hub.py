@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.hub.card import SCHEMA_VERSION, CheckpointError
-from zoo.hub.directory import read_card
+from zoo.hub.card import SCHEMA_VERSION, Card, CheckpointError
+from zoo.hub.directory import card_bytes, read_card
 from zoo.hub.io import save_checkpoint
 from zoo.predictor import Predictor
+from zoo.training.card import MOST_POINTS, _thinned
 
 
 @pytest.fixture
@@ -267,3 +268,25 @@ def test_saving_again_replaces_the_checkpoint(
     save_checkpoint(checkpoint, model, card_fields)
     assert next(zoo.load(checkpoint).parameters()).mean() == 0.25
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["checkpoint"]
+
+
+def test_a_number_of_a_card_stands_with_its_interval_on_one_line(checkpoint: Path) -> None:
+    point = {"value": 1e-7, "ci95": None, "median": 0.25}
+    curve = [None, point, point | {"value": 2.0}]
+    card = read_card(checkpoint)
+    card = Card.model_validate_json(
+        json.dumps(json.loads(card.model_dump_json()) | {"curves": {"model": curve}})
+    )
+    written = card_bytes(card)
+    assert Card.model_validate_json(written) == card
+    assert sum(line.count(b'"value"') for line in written.splitlines()) == written.count(b'"value"')
+    lines = [line for line in written.splitlines() if b'"median": 0.25' in line]
+    assert [json.loads(line.rstrip(b","))["value"] for line in lines] == [1e-7, 2.0]
+
+
+def test_a_point_of_a_curve_has_six_digits_and_long_curves_fewer_points() -> None:
+    point = {"value": 0.123456789, "ci95": None, "median": 2e-9 / 3}
+    rounded = {"value": 0.123457, "ci95": None, "median": 6.66667e-10}
+    assert _thinned([None, point]) == [None, rounded]
+    found = _thinned([point] * (2 * MOST_POINTS))
+    assert [point is not None for point in found] == [True, False] * (MOST_POINTS - 1) + [True] * 2

@@ -21,6 +21,8 @@ from zoo.training.settings import RunSettings
 
 # Of a curve in a card, which may not grow beyond what is read of one.
 MOST_POINTS = 300
+# Significant ones of a point of a curve, whose interval is some percent.
+DIGITS = 6
 
 
 def card_of(run: Run, seed: int, outcome: Outcome) -> dict[str, Any]:
@@ -103,10 +105,22 @@ def measured_fields(report: Report) -> dict[str, Any]:
 
 
 def _thinned(curve: list[Any]) -> list[Any]:
-    """A curve with at most `MOST_POINTS` points or one more; the others are None."""
+    """A curve with at most `MOST_POINTS` points or one more, to `DIGITS`; the others are None."""
     every = math.ceil(len(curve) / MOST_POINTS)
     last = len(curve) - 1
-    return [point if i % every == 0 or i == last else None for i, point in enumerate(curve)]
+    return [
+        _rounded(point) if i % every == 0 or i == last else None for i, point in enumerate(curve)
+    ]
+
+
+def _rounded(point: dict[str, float | None] | None) -> dict[str, float | None] | None:
+    """A point of a curve, to `DIGITS` significant digits."""
+    if point is None:
+        return None
+    return {
+        name: None if value is None else float(f"{value:.{DIGITS}g}")
+        for name, value in point.items()
+    }
 
 
 def git_commit() -> str | None:
