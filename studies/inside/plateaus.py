@@ -16,7 +16,7 @@ from zoo.analysis.plateaus import Plateau, leaves_zero, plateaus
 from zoo.metrics.drawing import styles_of
 from zoo.metrics.text import plain
 
-MAX_STEPS, VALIDATIONS = 1_500, 75
+MAX_STEPS, VALIDATIONS = 1_500, 30
 ERROR = "val/half_mse_query"
 # The part of the steps, at the end, over which the learning rate decays: a loss falls there anyhow.
 DECAYS = 0.2

@@ -122,8 +122,8 @@ def sizes(runs: Runs, effort: Effort) -> Found:
     for d, found in by_width.items():
         if d != UPDATED.d and (names := found.apart()):
             caption += (
-                f" At d = {d} further than {NEAR:g} from their algorithm, and converged or not: "
-                f"{', '.join(names)}."
+                f" At d = {d} further than {NEAR:g} from their algorithm, with the whole interval "
+                f"over seeds, converged or not: {', '.join(names)}."
             )
     # Not judged: the claim is made at one width.
     claims = [
@@ -239,5 +239,9 @@ class _Measured:
             least = self.beside[name].accuracy + NEAR
             if found.ci95 is not None and found.value - found.ci95 > least:
                 names.append(name)
-        listed = ", ".join(names)
-        return f" Better than its algorithm by more than {NEAR:g}: {listed}." if names else ""
+        if not names:
+            return ""
+        return (
+            f" Better than its algorithm by more than {NEAR:g}, with the whole interval over "
+            f"seeds: {', '.join(names)}."
+        )

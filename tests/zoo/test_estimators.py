@@ -161,6 +161,9 @@ def test_columns_and_labels_that_hold_no_numbers_are_named() -> None:
     for estimator, labels in ((InContextRegressor(), y), (InContextClassifier(), y > 1)):
         with pytest.raises(ValueError, match="columns that hold no numbers: town; OneHotEncoder"):
             estimator.fit(table, labels)
+    dated = numbers.assign(day=pandas.to_datetime(["2026-01-01"] * 3))
+    with pytest.raises(ValueError, match="columns that hold no numbers: day; OneHotEncoder"):
+        InContextRegressor().fit(dated, y)
     with pytest.raises(ValueError, match="y holds no numbers; InContextClassifier"):
         InContextRegressor().fit(numbers, table["town"])
     with pytest.raises(ValueError, match="got 'houses.csv'; pandas.read_csv reads a file"):

@@ -488,3 +488,19 @@ def test_the_command_pushes_and_says_in_one_line_why_not(
     monkeypatch.setenv("ICL_ZOO_OFFLINE", "1")
     code, _, errors = run(server.url, "--replace")
     assert (code, errors.count("\n"), "ICL_ZOO_OFFLINE=1; unset that" in errors) == (1, 1, True)
+
+
+@pytest.mark.parametrize("collection", [False, True])
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_is_never_replaced_by_a_directory(
+    checkpoint: Path, tmp_path: Path, collection: bool, replace: bool
+) -> None:
+    mine, link = tmp_path / "mine.csv", tmp_path / "link.csv"
+    mine.write_text("a,b")
+    link.symlink_to(mine)
+    for target in (mine, link):
+        with pytest.raises(CheckpointError, match=f"{target.name} is a file, and a checkpoint"):
+            push(checkpoint, str(target), collection=collection, replace=replace)
+    assert mine.read_text() == "a,b"
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["link.csv", "mine.csv"]

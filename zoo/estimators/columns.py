@@ -40,6 +40,8 @@ def _is_numeric(values: Any) -> bool:
     dtype = getattr(values, "dtype", None)
     if getattr(dtype, "kind", "O") in "biuf":  # also those of pandas, with something missing
         return True
+    if getattr(dtype, "kind", "O") in "mM":  # dates and durations, which would become nanoseconds
+        return False
     try:
         np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

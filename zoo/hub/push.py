@@ -94,6 +94,8 @@ def _push_to_hub(made: Checked, parts: HubAddress, collection: bool, replace: bo
 def _push_here(
     directory: Path, made: Checked, target: Path, collection: bool, replace: bool
 ) -> Path:
+    if not target.is_dir() and (target.exists() or target.is_symlink()):
+        raise UploadError(f"{target} is a file, and a checkpoint is a directory")
     if collection or (target / INDEX).is_file():
         return export(directory, None, target, replace)
     found = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
