@@ -240,6 +240,23 @@ def test_a_rate_that_seeds_chose_where_a_study_had_trials_is_named_below(
     assert "rate chosen" not in table(place, "--by", "optim.lr")[1]
 
 
+def test_of_rates_that_were_not_kept_what_is_unknown_stays_empty(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    stacked = {"0.1": {"0": 3.0}, "0.01": {"0": 3.5}}
+    place = make_run("a", "optim.lr=[0.1,0.01]", errors={0: 0.3}, rates=stacked)
+    by = (place, "--by", "optim.lr")
+    rows = {row["lr"]: row for row in json.loads(table(*by, "--json")[1])["rows"]}
+    unknown = ("num_parameters", "seconds", "test_episodes")
+    assert [rows[0.01][name] for name in unknown] == [None, None, None]
+    assert all(rows[0.1][name] for name in unknown)
+    lines = list(csv.DictReader(table(*by, "--csv")[1].splitlines()))
+    (other,) = (line for line in lines if line["lr"] == "0.01")
+    assert {other["parameters"], other["seconds"], other["test_episodes"]} == {""}
+    (line,) = (row for row in table(*by, "--markdown")[1].splitlines() if "| 0.01 |" in row)
+    assert " 0 |" not in line
+
+
 def test_rows_say_how_many_episodes_they_were_tested_on(
     make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -168,9 +168,10 @@ def as_data(rows: Iterable[Row], runs: Iterable[Run]) -> dict[str, Any]:
                 "ssm_lr": row.rate[1],
                 "rates_tried": [list(rate) for rate in row.tried],
                 "validation": row.validation,
-                "num_parameters": row.trials[0].num_parameters,
-                "test_episodes": row.num_tests,
-                "seconds": row.seconds,
+                # Of a rate that was not kept there is nothing but its errors in validation.
+                "num_parameters": row.trials[0].num_parameters or None,
+                "test_episodes": row.num_tests or None,
+                "seconds": row.seconds or None,
                 "seeds": [trial.seed for trial in row.trials],
                 "runs": [str(run) for run in dict.fromkeys(t.run for t in row.trials)],
                 "numbers": {
@@ -204,8 +205,9 @@ def table_of(rows: Sequence[Row]) -> list[list[str]]:
         for label, name in ((row.metric, row.metric), (row.reference, row.ratio)):
             found = _interval(row, name) if row.values(name) else {}
             numbers += [label, *(found.get(key) for key in ("mean", "ci95", "worst_share"))]
-        numbers += [row.trials[0].num_parameters, row.seconds, *row.rate, len(row.tried)]
-        numbers += [row.validation, len(row.trials), row.num_tests]
+        # Of a rate that was not kept there is nothing but its errors in validation.
+        numbers += [row.trials[0].num_parameters or None, row.seconds or None, *row.rate]
+        numbers += [len(row.tried), row.validation, len(row.trials), row.num_tests or None]
         cells = [row.architecture, *(_shown(row).get(name) for name in settings), *numbers]
         lines.append(["" if cell is None else str(cell) for cell in cells])
     return lines
@@ -233,11 +235,11 @@ def as_markdown(rows: Sequence[Row]) -> str:
                 loss_label(row.metric, at_place=True),
                 _over_seeds(row, row.metric),
                 ratio,
-                f"{row.trials[0].num_parameters:,}",
-                f"{row.seconds:,.0f}",
+                f"{row.trials[0].num_parameters:,}" if row.trials[0].num_parameters else "",
+                f"{row.seconds:,.0f}" if row.seconds else "",
                 _rate_text(row),
                 str(len(row.trials)),
-                f"{row.num_tests:,}",
+                f"{row.num_tests:,}" if row.num_tests else "",
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
