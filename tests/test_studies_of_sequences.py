@@ -100,7 +100,7 @@ def test_a_layer_is_judged_by_how_far_it_is_from_its_algorithm(
     assert judged.pop("accuracy, delta rule, d = 16") == "not reproduced"
     assert set(judged.values()) == {"reproduced"}
     _, caption = found.figures["accuracy"]
-    assert caption.endswith("Better than its algorithm by more than 0.03: delta rule.")
+    assert caption.endswith("by more than 0.03, with the whole interval over seeds: delta rule.")
 
 
 @pytest.mark.parametrize(

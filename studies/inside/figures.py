@@ -30,7 +30,7 @@ from zoo.analysis.readouts import mean_by_position
 from zoo.hub.find import find_card
 from zoo.metrics.drawing import marked, style_of, styles_of
 from zoo.metrics.errors import Interval, Summary
-from zoo.metrics.text import with_interval
+from zoo.metrics.text import half_interval, with_interval
 from zoo.predictor import Predictor
 
 NOISY = "linear_noisy"
@@ -267,9 +267,9 @@ def _followed(label: str, effects: Sequence[Effect], sizes: Sequence[float]) -> 
         f"{label}: effect of another episode's weights",
         over_seeds([e.written.value for e in effects]),
         also={
-            "over episodes": f"± {fmean(e.written.ci95 for e in effects):.2g}",
+            "over episodes": half_interval(fmean(e.written.ci95 for e in effects)),
             "of a third episode's": text([e.control.value for e in effects]),
-            "third, over episodes": f"± {fmean(e.control.ci95 for e in effects):.2g}",
+            "third, over episodes": half_interval(fmean(e.control.ci95 for e in effects)),
             "size of the change": text(sizes) if sizes else "",
         },
     )

@@ -38,6 +38,7 @@ from zoo.metrics.drawing import (
     marked,
 )
 from zoo.metrics.errors import Interval, Summary
+from zoo.metrics.text import half_interval
 from zoo.models.sequence import SequenceModel
 from zoo.predictor import Predictor
 
@@ -377,5 +378,5 @@ def _cell(found: Interval | Summary | None) -> str:
     """To three decimals, without an interval that rounds to nothing; empty of what is undefined."""
     if found is None:
         return ""
-    ci95 = "" if found.ci95 is None or found.ci95 < 0.0005 else f" ± {found.ci95:.3f}"
+    ci95 = "" if found.ci95 is None or found.ci95 < 0.0005 else f" {half_interval(found.ci95)}"
     return f"{found.value:z.3f}{ci95}"

@@ -89,6 +89,11 @@ def number_text(number: Number, *, signed: bool = False) -> str:
     return plain(value)
 
 
+def half_interval(ci95: float) -> str:
+    """Half an interval by itself, for a number that stands elsewhere: `± 0.021`."""
+    return f"± {ci95:.2g}"
+
+
 def with_interval(value: float, ci95: float | None) -> str:
     """A value with half its interval, as in `0.2074 ± 0.0026` or `(5.7 ± 7.4)e-11`.
 
