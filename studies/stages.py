@@ -145,8 +145,7 @@ def compared_by(spec: EpisodeSpec, positions: str) -> str:
         positions: Where its loss is taken, `last` or `all`.
     """
     scoring = scoring_of(spec)
-    place = scoring.place if positions == "all" else "query"
-    return validation_name(scoring.loss_names[0], place)
+    return validation_name(scoring.loss_names[0], scoring.compared_at(positions))
 
 
 def _best(errors: Mapping[float, float], learned: float) -> float:

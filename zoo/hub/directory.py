@@ -10,9 +10,7 @@ WEIGHTS = "model.safetensors"
 CARD = "card.json"
 # Beyond this, no weights are fetched or read into memory.
 MAX_WEIGHTS_BYTES = 2**30
-
-
-# A number with its interval and its tail.
+# A number with its interval and its tail; texts, whose spaces would change, are in none.
 SUMMARY = re.compile(r'\{\s*"value":[^{}"]*(?:"[a-z_0-9]+":[^{}"]*)*\}')
 
 

@@ -38,6 +38,10 @@ class Scoring:
         """Where predictors are compared."""
         return "all" if self.labels_hidden else "query"
 
+    def compared_at(self, positions: str) -> Place:
+        """Where validation compares a model, by where its loss is taken: `last` or `all`."""
+        return self.place if positions == "all" else "query"
+
     @property
     def loss_names(self) -> list[str]:
         """What is measured of a predictor that returns what the episodes ask for."""

@@ -193,7 +193,7 @@ class EpisodeModule(pl.LightningModule):
     @property
     def compared_at(self) -> Place:
         """Where validation compares the model with algorithms."""
-        return self.scoring.place if self.positions == "all" else "query"
+        return self.scoring.compared_at(self.positions)
 
     @property
     def val_metric(self) -> str:
