@@ -25,7 +25,9 @@ class Effort:
 
 
 FULL = Effort()
-QUICK = Effort(seeds=(0, 1), share=0.05, num_episodes=2_000, fewer_settings=True)
+QUICK = Effort(
+    seeds=(0, 1), share=0.05, num_episodes=1_000, num_validation=200, fewer_settings=True
+)
 
 
 class Trial(NamedTuple):
