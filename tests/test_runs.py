@@ -303,6 +303,8 @@ def test_what_is_not_in_the_table_is_named_below_with_what_goes_on(
 ) -> None:
     make_run("0", errors={0: 0.1})
     stopped = make_run("1", "seed=1", validation=1.0)
+    (stopped / "checkpoints").mkdir()
+    (stopped / "checkpoints" / "last.ckpt").touch()
     lost = make_run("2", "seed=2")
     (lost / "failure.txt").write_text("optimizer step 3: loss nan\n")
     summary = {"diverged": [1], "diverged_causes": {"1": "optimizer step 9: loss inf"}}
@@ -316,6 +318,49 @@ def test_what_is_not_in_the_table_is_named_below_with_what_goes_on(
     found = json.loads(table(place.parent, "--json")[1])
     assert found["unfinished"] == [str(stopped)]
     assert found["diverged"][str(place)] == {"seed_1": "optimizer step 9: loss inf"}
+
+
+def test_where_nothing_is_finished_there_is_no_table(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    place = make_run("0", validation=1.0)  # logged, and killed before anything was saved
+    code, output, _ = table(place)
+    assert code == 0
+    first, resume = output.splitlines()
+    assert first == "not finished: 1 of 1 runs; if none trains, go on with"
+    assert resume.endswith("  # step 0 of 1500")
+
+
+DAMAGED: dict[str, tuple[str, str]] = {
+    "metrics cut off": ("metrics.json", '{"model": '),
+    "metrics of nothing": ("metrics.json", "{}"),
+    "metrics that are a list": ("metrics.json", "[]"),
+    "card cut off": ("checkpoint/card.json", "{"),
+    "configuration cut off": ("config.yaml", "model: {"),
+    "configuration of nothing": ("config.yaml", "{}"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_run_is_named_and_the_others_are_shown(
+    name: str, make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    place = make_run("0", errors={0: 0.25}).parent
+    damaged = make_run("1", "seed=1", errors={1: 0.5})
+    file, content = DAMAGED[name]
+    (damaged / file).write_text(content)
+    code, output, _ = table(place)
+    assert code == 0
+    assert re.search(r"^damaged: \S*runs/1: .*; none of it is in the table$", output, re.M)
+    found = json.loads(table(place, "--json")[1])
+    assert list(found["damaged"]) == [str(damaged)]
+    assert not found["unfinished"]
+    (row,) = found["rows"]
+    assert row["seeds"] == [0]
+    assert "damaged: " in table(place, "--csv")[2]
+    code, output, errors = table(damaged)  # nothing else is there to show
+    assert (code, output) == (1, "")
+    assert errors.startswith("error: ")
 
 
 def test_a_later_run_of_the_same_seed_counts_and_the_other_is_named(

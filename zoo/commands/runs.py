@@ -16,7 +16,7 @@ from zoo.training.runs import ARCHITECTURE, Run
 
 
 def show(rows: Sequence[Row], runs: Sequence[Run], console: Console, by: str | None = None) -> None:
-    """Prints rows as a table, one for each kind of error and algorithm.
+    """Prints rows as a table, one for each kind of error and algorithm; nothing without rows.
 
     Args:
         rows: In the order in which they are shown.
@@ -24,6 +24,8 @@ def show(rows: Sequence[Row], runs: Sequence[Run], console: Console, by: str | N
         console: Where to.
         by: The setting that rows are told apart by.
     """
+    if not rows:
+        return
     short = _short_names({name for run in runs for name in run.settings})
     kinds = dict.fromkeys((row.metric, row.reference) for row in rows if row.metric)
     for metric, reference in kinds or {("", ""): None}:
@@ -106,13 +108,19 @@ def notes_of(runs: Sequence[Run], rows: Sequence[Row], num_trials: int = 0) -> l
         num_trials: Of the runs, that tried rates for others and have no row.
     """
     lines: list[str] = []
-    unfinished = [run for run in runs if not run.finished and not run.diverged]
+    lines += [
+        f"damaged: {short_path(run.directory)}: {run.damage}; none of it is in the table"
+        for run in runs
+        if run.damage
+    ]
+    unfinished = _unfinished(runs)
     if unfinished:
         lines.append(
             f"not finished: {len(unfinished)} of {len(runs)} runs; if none trains, go on with"
         )
     for run in unfinished:
-        done = f"step {run.step} of {run.settings.get('max_steps')}"
+        kept = run.step if run.resumable else 0
+        done = f"step {kept} of {run.settings.get('max_steps')}"
         lines.append(f"  {typed_resume('train.py', run.directory)}  # {done}")
     for run in runs:
         for name, cause in run.diverged.items():
@@ -132,6 +140,10 @@ def notes_of(runs: Sequence[Run], rows: Sequence[Row], num_trials: int = 0) -> l
     for directory in dict.fromkeys(path for row in rows for path in row.repeated):
         lines.append(f"left out: {short_path(directory)}, a later run repeats its seeds")
     return lines
+
+
+def _unfinished(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if not (run.finished or run.diverged or run.damage)]
 
 
 def _notes_of_choice(row: Row) -> list[str]:
@@ -181,8 +193,9 @@ def as_data(rows: Iterable[Row], runs: Iterable[Run]) -> dict[str, Any]:
             }
             for row in rows
         ],
-        "unfinished": [str(r.directory) for r in runs if not r.finished and not r.diverged],
+        "unfinished": [str(run.directory) for run in _unfinished(runs)],
         "diverged": {str(run.directory): run.diverged for run in runs if run.diverged},
+        "damaged": {str(run.directory): run.damage for run in runs if run.damage},
     }
 
 

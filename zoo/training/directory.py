@@ -22,6 +22,9 @@ COMMAND = "command.json"
 METRICS = "metrics.json"
 METRICS_BEFORE = "metrics_before.json"
 FAILURE = "failure.txt"
+# Of the states to go on from, and of the last of them in it.
+STATES = "checkpoints"
+LAST_STATE = "last.ckpt"
 # Of a run's configuration, which may be somebody else's. Those of the shipped experiments have
 # 1,800 bytes, 90 lines and 4 interpolations, which multiply as aliases do.
 MAX_CONFIG_BYTES = 2**15

@@ -113,7 +113,8 @@ def rows_of(runs: Sequence[Run], by: str | None = None, trials: Sequence[Run] = 
     errors to choose by, each rate is a row.
 
     Args:
-        runs: Of which those that are not finished count as tried rates alone.
+        runs: Of which those that are not finished count as tried rates alone, and damaged ones not
+            at all.
         by: A setting that rows are told apart and sorted by. A learning rate is then not chosen.
         trials: Shorter runs. The rates of those that are otherwise set like a row count as tried;
             their errors choose nothing.
@@ -121,6 +122,7 @@ def rows_of(runs: Sequence[Run], by: str | None = None, trials: Sequence[Run] = 
     Raises:
         ValueError: If no run has the setting.
     """
+    runs = [run for run in runs if not run.damage]
     names = dict.fromkeys(name for run in runs for name in run.settings)
     if by is not None and by not in names:
         meant = [name for name in names if name.endswith(f".{by}")]

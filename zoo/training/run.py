@@ -32,6 +32,7 @@ from zoo.training.callbacks.board import hyperparameters_of
 from zoo.training.checkpointing import AtomicCheckpointIO, check_state
 from zoo.training.directory import (
     FAILURE,
+    STATES,
     save_command,
     save_config,
     save_failure,
@@ -110,7 +111,7 @@ def assemble(config: DictConfig, run_dir: Path, command: str, say: Say) -> Run:
     callbacks = callbacks_of(settings)
     module, datamodule = parts_of(settings, settings.num_test(model.heavy_tailed))
     module.check_model(model)
-    resumable = Resumable(run_dir / "checkpoints", settings.checkpoint_every)
+    resumable = Resumable(run_dir / STATES, settings.checkpoint_every)
     board = Board(hyperparameters_of(settings))
     monitor = ReferenceMonitor(shared=run_dir.parent / "algorithms" if in_multirun() else None)
     callbacks += [monitor, board, resumable, Threads(threads_of(*size_of(settings, model)), say)]

@@ -11,7 +11,14 @@ from omegaconf import OmegaConf
 
 from zoo.evaluation.seeds import FIRST_STEPS
 from zoo.hub.directory import read_card
-from zoo.training.directory import CONFIG, METRICS, read_config, read_failure
+from zoo.training.directory import (
+    CONFIG,
+    LAST_STATE,
+    METRICS,
+    STATES,
+    read_config,
+    read_failure,
+)
 from zoo.training.logged import logged_rows
 from zoo.training.options import OptimConfig
 
@@ -58,6 +65,8 @@ class Run(NamedTuple):
         trials: Of a finished run.
         diverged: Why seeds or all of the run were given up, by the name of what was.
         step: The last optimizer step that was logged.
+        resumable: Whether there is a checkpoint to go on from.
+        damage: Why its files cannot be read, and nothing else is known; empty if they can.
     """
 
     directory: Path
@@ -67,6 +76,8 @@ class Run(NamedTuple):
     trials: list[SeedAtRate]
     diverged: dict[str, str]
     step: int
+    resumable: bool = False
+    damage: str = ""
 
     @property
     def architecture(self) -> str:
@@ -75,14 +86,21 @@ class Run(NamedTuple):
 
 
 def read_runs(directory: Path) -> list[Run]:
-    """The runs in a directory, at any depth, or the one that it is.
+    """The runs in a directory, at any depth, or the one that it is; damaged ones say why.
 
     Raises:
-        ValueError: If there is none, or one cannot be read.
+        ValueError: If there is none, or none that can be read.
     """
-    runs = [read_run(path) for path in _run_directories(directory)]
+    runs: list[Run] = []
+    for path in _run_directories(directory):
+        try:
+            runs.append(read_run(path))
+        except ValueError as error:
+            runs.append(Run(path, {}, [], False, [], {}, 0, damage=" ".join(str(error).split())))
     if not runs:
         raise ValueError(f"no run in {directory}: none of its directories has a {CONFIG}")
+    if all(run.damage for run in runs):
+        raise ValueError(runs[0].damage)
     return runs
 
 
@@ -109,8 +127,16 @@ def read_run(directory: Path) -> Run:
     """A run, with what it reached if it is finished.
 
     Raises:
-        ValueError: If its files cannot be read.
+        ValueError: If its files are damaged or cannot be read.
     """
+    try:
+        return _read_run(directory)
+    except (LookupError, TypeError, AttributeError, OSError) as error:
+        text = f"the files of {directory} are not those of a run: {error!r}"
+        raise ValueError(text) from error
+
+
+def _read_run(directory: Path) -> Run:
     config: Any = OmegaConf.to_container(read_config(directory / CONFIG))
     settings = dict(_leaves(config))
     rates = OptimConfig(**config["optim"]).rates
@@ -120,7 +146,8 @@ def read_run(directory: Path) -> Run:
     if not finished:
         cause = read_failure(directory)
         diverged = {} if cause is None else {"": cause}
-        return Run(directory, settings, rates, False, [], diverged, step)
+        resumable = (directory / STATES / LAST_STATE).is_file()
+        return Run(directory, settings, rates, False, [], diverged, step, resumable)
     several = settings.get("seeds", 1) > 1
     summary = _read_json(directory / METRICS)
     trials: list[SeedAtRate] = []

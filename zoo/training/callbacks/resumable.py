@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from zoo.terminal import StoppedBySignal, ending_signals
 from zoo.training.base import NonFiniteError
+from zoo.training.directory import LAST_STATE
 from zoo.training.private import delay_forced_end
 from zoo.training.sharding import full
 
@@ -35,7 +36,7 @@ class Resumable(Checkpoint):
         super().__init__()
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        self.path = directory / "last.ckpt"
+        self.path = directory / LAST_STATE
         self.every_n_steps = every_n_steps
         self.wall_time_s = 0.0
         self._signum: int | None = None
