@@ -74,6 +74,7 @@ def replace(instead: Path, *names: str) -> None:
         ("train", "model.name=gdssm", "unknown model 'gdssm'. Did you mean 'gd_ssm'"),
         ("train", "gd_ssm", "'gd_ssm' is no setting, which is NAME=VALUE"),
         ("train", "model.num_steps=[", "'model.num_steps=[' cannot be read: "),
+        ("reproduce", "figure=a,b", "several figures are typed 'figure=[a,b]'"),
         ("train", "model=s5,mamba", "several values take several runs, python train.py -m"),
         ("train", "data.curriculum.dims=3", "data.curriculum has no settings, it is None"),
         ("train", "resume=nowhere", "resume: nowhere is not a run directory"),

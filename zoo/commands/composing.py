@@ -153,6 +153,9 @@ def _compose(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     except HydraException as error:
         text = str(error)
         if ambiguous := re.match("Ambiguous value for argument '(.*)'", text):
+            name, _, values = ambiguous[1].partition("=")
+            if (command, name) == ("reproduce", "figure"):
+                raise ValueError(f"several figures are typed 'figure=[{values}]'") from None
             raise ValueError(
                 f"{ambiguous[1]}: several values take several runs, python {command}.py -m"
             ) from None

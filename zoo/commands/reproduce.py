@@ -58,12 +58,12 @@ def command(config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         settings = ReproduceSettings(**plain)
         study = load_study(settings.study)
-        places = study.places(settings.quick)
+        figures, places = study.chosen(settings.figure), study.places(settings.quick)
         threads = describe(torch.get_num_threads())
         console.print(f"measuring with {threads}", highlight=False)
         results = reproduce(
             study,
-            study.chosen(settings.figure),
+            figures,
             study.effort(settings.quick),
             Path(settings.runs),
             Runner(settings.runner, settings.side_by_side, settings.submitit),
