@@ -184,10 +184,12 @@ def errors_of_rates(job: Job) -> dict[float, float]:
     }
 
 
-def seconds_of_training(training: Training, effort: Effort) -> float:
-    """About how long it takes on one thread, without its trial."""
-    num_replicas = len(training.seeds(effort)) * max(1, len(training.rates))
-    return OVERHEAD + num_replicas * _num_steps(training, effort) * training.step_ms / 1000
+def seconds_of_jobs(training: Training, effort: Effort) -> list[float]:
+    """About how long each job of its seeds takes on one thread, without the trial before."""
+    seeds, num_rates = training.seeds(effort), max(1, len(training.rates))
+    of_seed = num_rates * _num_steps(training, effort) * training.step_ms / 1000
+    groups = [len(seeds)] if training.together else [1] * len(seeds)
+    return [OVERHEAD + num_seeds * of_seed for num_seeds in groups]
 
 
 def run_dirs(jobs: Iterable[Job]) -> list[Path]:

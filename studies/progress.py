@@ -31,7 +31,7 @@ class Progress:
         self.console, self.num_figures = console, num_figures
         self.num_drawn = 0
         self.jobs: list[Job] = []
-        self.later = 0.0
+        self.later: list[float] = []
         self.at_start: float | None = None
         self.start = time.monotonic()
 
@@ -52,19 +52,19 @@ class Progress:
         ):
             yield
 
-    def plan(self, jobs: Sequence[Job], later: float) -> None:
+    def plan(self, jobs: Sequence[Job], later: Sequence[float]) -> None:
         """Notes what is to be done, and says it the first time.
 
         Args:
             jobs: All that can be named, those that are finished included.
-            later: Seconds that those take that come after them.
+            later: Seconds that each takes that comes after them.
         """
-        self.jobs, self.later = list(jobs), later
+        self.jobs, self.later = list(jobs), list(later)
         if self.at_start is None:
             self.at_start = self._done()
             finished = sum(job.ended for job in jobs)
-            text = f"{finished} of {len(jobs)} trainings are finished"
-            if finished < len(jobs):
+            text = f"{finished} of {self._num_jobs} trainings are finished"
+            if finished < self._num_jobs:
                 text += f", about {_minutes(self._left())} on one thread are left"
             self.say(text)
 
@@ -72,7 +72,7 @@ class Progress:
         """Says that a training has ended."""
         finished = sum(other.ended for other in self.jobs)
         what = "failed" if failed else self._time_left()
-        self.say(f"{finished}/{len(self.jobs)}  {job.name}  {what}")
+        self.say(f"{finished}/{self._num_jobs}  {job.name}  {what}")
 
     def drawn(self, name: str) -> None:
         """Says that a figure is there."""
@@ -93,13 +93,17 @@ class Progress:
         """A line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    @property
+    def _num_jobs(self) -> int:
+        return len(self.jobs) + len(self.later)
+
     def _done(self) -> float:
         return sum(job.seconds_done() for job in self.jobs) + self.num_drawn * FIGURE_S
 
     def _left(self) -> float:
         """Seconds on one thread."""
         of_jobs = sum(job.seconds - job.seconds_done() for job in self.jobs)
-        return of_jobs + self.later + (self.num_figures - self.num_drawn) * FIGURE_S
+        return of_jobs + sum(self.later) + (self.num_figures - self.num_drawn) * FIGURE_S
 
     def _time_left(self) -> str:
         gained, took = self._done() - (self.at_start or 0.0), time.monotonic() - self.start

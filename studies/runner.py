@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
-from studies.jobs import DIVERGED, Job, seconds_of_training
+from studies.jobs import DIVERGED, Job, seconds_of_jobs
 from studies.plan import Effort, Training
 from studies.progress import Progress
 from studies.stages import stages
@@ -96,18 +96,20 @@ def train_all(
             progress.ended(job, failed=failure is not None)
 
 
-def known(trainings: Iterable[Training], effort: Effort, runs: Path) -> tuple[list[Job], float]:
-    """The jobs that can be named now, and about how many seconds those take that come after them.
+def known(
+    trainings: Iterable[Training], effort: Effort, runs: Path
+) -> tuple[list[Job], list[float]]:
+    """The jobs that can be named now, and about how many seconds each takes that comes after them.
 
     What follows a trial is known when that has ended. Trainings may share a trial.
     """
     jobs: dict[Path, Job] = {}
-    later = 0.0
+    later: list[float] = []
     for training in trainings:
         for stage in stages(training, effort, runs):
             jobs |= {job.place: job for job in stage}
             if not all(job.ended for job in stage):
-                later += seconds_of_training(training, effort) if stage[0].of_trial else 0.0
+                later += seconds_of_jobs(training, effort) if stage[0].of_trial else []
                 break
     return list(jobs.values()), later
 

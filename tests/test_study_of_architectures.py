@@ -435,14 +435,14 @@ def test_with_a_curriculum_s5_has_to_leave_zero_and_what_it_had_reached_stands_b
 ) -> None:
     runs = make_runs(CURRICULUM)
     for cell in CURRICULUM.chosen(EFFORT):
-        ratio = {"linear": 0.94, "scalar_10": 0.96}[cell.task] if cell.variant else 1.0
+        ratio = {"linear": 0.86, "scalar_10": 0.81}[cell.task] if cell.variant else 1.0
         set_ratio(runs[cell.name], "zero", ratio)
         set_converged(runs[cell.name], ("converged", "converged"))
     found = figures.of_curriculum(runs, EFFORT)
     judged = [claim for claim in found.claims if claim.claimed]
     assert [(c.high, c.verdict) for c in judged] == [
-        (0.95, "reproduced"),
-        (0.95, "not reproduced"),
+        (0.87, "reproduced"),
+        (0.80, "not reproduced"),
     ]
     text = page_of(judged)
     assert "*Ours, earlier* (one training, of one seed): S5 leaves the zero predictor" in text

@@ -373,15 +373,25 @@ def test_the_table_of_runs_knows_trials_by_their_directory(tmp_path: Path) -> No
 def test_what_follows_a_trial_is_known_when_that_has_ended(tmp_path: Path) -> None:
     jobs, later = known([TRIED, SHORT], TINY, tmp_path)
     assert [job.of_trial for job in jobs] == [True, False]
-    assert later == pytest.approx(OVERHEAD + 2 * 2 * 1e-3)
+    assert later == [pytest.approx(OVERHEAD + 2 * 2 * 1e-3)]
     assert finished_jobs(TRIED, TINY, tmp_path) is None
     pretend(0.05)(jobs[0])
     jobs, later = known([TRIED, SHORT], TINY, tmp_path)
     assert [job.of_trial for job in jobs] == [True, False, False]
-    assert later == 0.0
+    assert not later
     assert finished_jobs(TRIED, TINY, tmp_path) is None
     pretend(0.05)(jobs[1])
     assert finished_jobs(TRIED, TINY, tmp_path) == [jobs[1]]
+
+
+def test_what_follows_trials_is_counted_from_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainings = [TRIED._replace(together=False), SHORT]
+    train_all(trainings, TINY, tmp_path, Runner(), pretend(0.05), Progress(Console(), 0))
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("0 of 4 trainings are finished, ")
+    assert [line.split()[0] for line in others] == ["1/4", "2/4", "3/4", "4/4"]
 
 
 def test_the_table_of_trainings_has_the_rates_of_a_trial_with_their_errors(tmp_path: Path) -> None:
@@ -752,7 +762,7 @@ def test_progress_is_a_line_for_each_training_and_figure_with_the_time_left(
     first, second = last_jobs(training, TINY, tmp_path)
     progress = Progress(Console(), 2)
     with progress.shown():
-        progress.plan([first, second], 0.0)
+        progress.plan([first, second], [])
         pretend(1.0)(first)
         progress.start -= 60.0
         progress.ended(first, failed=False)

@@ -154,11 +154,6 @@ def one_layer() -> list[Cell]:
     ]
 
 
-# Training episodes that grow from few dimensions to ten.
-_CURRICULUM = "+data.curriculum={{dims: {{start: {start}, end: 10, increment: 1, every: {every}}}}}"
-_WIDE = ("model.num_layers=3", "optim.ssm_lr=0.002")
-
-
 def deep() -> list[Cell]:
     """Deep models on the paper's task."""
     return [
@@ -172,26 +167,24 @@ def deep() -> list[Cell]:
 
 
 GROWS = "growing"
-# Half of the steps, after which there are eight or nine of the ten dimensions.
+# Another dimension every so many steps: there are ten before the trial of rates ends, at half of
+# the steps. At first there is one dimension, or two where the targets are scalars.
+EVERY = 250
+_CURRICULUM = "+data.curriculum={{dims: {{start: {start}, end: 10, increment: 1, every: {every}}}}}"
 _LATER = 0.5
 
 
 def with_curriculum() -> list[Cell]:
     """S5 with and without a curriculum, on vector and on scalar targets of ten dimensions."""
-    vector = (*_WIDE, "model.d_model=128")
-    scalar = (*_WIDE, "model.d_model=112")
-    growing = (_CURRICULUM.format(start=1, every=250), _CURRICULUM.format(start=2, every=275))
     return [
-        Cell("s5", "linear", "shifted", 4_000, 22.0, 3, vector),
-        Cell(
-            *("s5", "linear", "shifted", 4_000, 22.0, 5, (*vector, growing[0])),
-            variant=GROWS,
-            trial=_LATER,
-        ),
-        Cell("s5", "scalar_10", "shifted", 4_000, 18.0, 3, scalar),
-        Cell(
-            *("s5", "scalar_10", "shifted", 4_000, 18.0, 5, (*scalar, growing[1])),
-            variant=GROWS,
-            trial=_LATER,
-        ),
+        cell
+        for task, start, d_model, step_ms in (("linear", 1, 92, 45.0), ("scalar_10", 2, 64, 32.0))
+        for cell in _with_curriculum(task, start, d_model, step_ms)
     ]
+
+
+def _with_curriculum(task: str, start: int, d_model: int, step_ms: float) -> list[Cell]:
+    sizes = ("model.num_layers=3", f"model.d_model={d_model}", "optim.ssm_lr=0.002")
+    cell = Cell("s5", task, "interleaved", 4_800, step_ms, overrides=sizes, batch_size=BATCH)
+    growing = (*sizes, _CURRICULUM.format(start=start, every=EVERY))
+    return [cell, cell._replace(most_seeds=5, overrides=growing, variant=GROWS, trial=_LATER)]

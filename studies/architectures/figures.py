@@ -24,7 +24,6 @@ from studies.drawing import bars, draw_validations, log_ticks, new_figure
 from studies.measure import Runs
 from studies.plan import Effort, Training
 from studies.study import StudyFigure
-from zoo.analysis.plateaus import LEFT_ZERO
 from zoo.metrics.drawing import HOLLOW, MARKERS, Style, label_examples, marked, style_of
 from zoo.metrics.text import loss_label
 
@@ -39,17 +38,19 @@ SOFTMAX = (
     "gradient descent, by more than 1 %."
 )
 S5 = (
-    "S5 leaves the zero predictor where episodes grow from few dimensions to ten: below 0.95 of "
-    "its error."
+    "S5 leaves the zero predictor where episodes grow from few dimensions to ten: below 0.87 of "
+    "its error on vector targets, and below 0.80 on scalar ones."
 )
+# Of zero, by earlier trainings.
+REACHED = {"linear": 0.87, "scalar_10": 0.80}
 # 1 %, by which the paper's page judges one step.
 ONE_STEP = {"low": 0.99, "high": 1.01}
 BELOW = "how far below is not claimed"
 GROWING = (
     "Where it is growing, training episodes begin with one dimension (scalar targets: two) and get "
-    "another every 250 steps (275) up to ten. One training of each from before this study had "
-    "reached 0.862 of the error of zero on vector and 0.79 on scalar targets, with 64 episodes in "
-    "a step: 204,800 and 307,200 in all, where these have seen 128,000."
+    "another every 250 steps up to ten. One training of each from before this study had reached "
+    "0.862 of the error of zero on vector targets and 0.79 on scalar ones; the bounds are those, "
+    "rounded up."
 )
 OURS = {"claimed_by": "ours, earlier", "source": "one training, of one seed"}
 
@@ -195,7 +196,7 @@ def of_curriculum(runs: Runs, effort: Effort) -> Found:
         figures[targets] = figure, caption if figures else f"{caption} {CURRICULUM.why} {GROWING}"
         for model in measured:
             if model.cell.variant == GROWS:
-                bound: dict[str, Any] = {"high": LEFT_ZERO, "one_sided": BELOW}
+                bound: dict[str, Any] = {"high": REACHED[name], "one_sided": BELOW}
                 judged.append(
                     model.claim(ZERO, f", {targets} targets", claimed=S5, **OURS, **bound)
                 )

@@ -10,8 +10,8 @@ What architectures reach on linear functions, by one protocol for all. Made by `
 results file is [{results}]({results}), and this page is made from it, not written by hand.
 
 The protocol: four learning rates a factor of three apart are tried by a seed of their own for a
-quarter of the steps (with a curriculum for half of them, when episodes have grown to eight or nine
-of the ten dimensions); where the smallest or the largest is the best in validation, two more beyond
+quarter of the steps (with a curriculum for half of them, when episodes have had ten dimensions for
+a while); where the smallest or the largest is the best in validation, two more beyond
 it are tried, twice at most. All seeds then train at the best rate, with a constant rate and a decay
 over the last fifth of the steps. Where one diverges they train at the next best, and beyond that
 more are tried if it is at the edge; and once where most end more than 10 % above what the trial
