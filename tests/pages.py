@@ -75,6 +75,7 @@ def follow(block: Block, copy: Path, added: Mapping[str, list[str]]) -> str:
     if block.language in ("python", "yaml") and is_file:
         path = copy / first.removeprefix("# ")
         assert not path.exists()
+        path.parent.mkdir(exist_ok=True)
         path.write_text(rest)
         return ""
     if block.language == "python":

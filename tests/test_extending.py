@@ -13,6 +13,7 @@ BLOCKS = blocks_of(ROOT / "docs" / "extending.md")
 # What a newcomer leaves out, so that the commands take seconds.
 SHORT = {
     "train.py": ["max_steps=3", "val_every=3", "batch_size=4", "eval_episodes=20", "trainer=cpu"],
+    "reproduce.py": ["quick=true"],
     "evaluate.py": ["num_episodes=20", "hydra.run.dir=evaluations/test"],
 }
 
@@ -60,7 +61,13 @@ def test_the_added_callback_is_trained_with_and_allowed_by_who_goes_on(copy: Pat
     assert (copy / "runs/mine/metrics.json").exists()
 
 
+def test_the_added_study_has_a_page_with_its_claim_and_its_rates(copy: Path) -> None:
+    page = (copy / "runs/delta_rule-quick/delta_rule.md").read_text()
+    assert "*Our guess* (before it was trained): It falls below one step" in page
+    assert "\n| noisy | 64 | 144 | pairs | over all scored positions | " in page
+
+
 def test_examples_are_short() -> None:
     lengths = [len(b.text.splitlines()) - 1 for b in BLOCKS if b.language == "python"]
-    assert len(lengths) == 4
-    assert max(lengths) < 40
+    assert len(lengths) == 5
+    assert max(lengths) < 50
