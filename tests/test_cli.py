@@ -20,6 +20,7 @@ from tests.conftest import MakeCheckpoint
 from zoo.commands import zoo as cli
 from zoo.hub.directory import read_card
 from zoo.hub.export import export
+from zoo.hub.find import find_card
 from zoo.terminal import StoppedBySignal
 
 Run = Callable[..., tuple[int, str, str]]
@@ -162,6 +163,14 @@ def test_what_is_shipped_fits_80_columns_with_whole_names(run: Run, command: lis
     assert [name for name in names if name not in words] == []
     if command == ["list"]:
         assert " error " in output.splitlines()[0]
+
+
+def test_a_card_is_shown_without_saying_the_rates_twice() -> None:
+    card = find_card("transformer.linear@1")
+    training = cli.sections_of(card)["training"]
+    assert "0.001 (0.2122), 0.003 (0.1888)" in training["seeds, rates"]
+    assert not [name for name in training if "rates." in name or "convergence" in name]
+    assert {"optimizer.lr", "optimizer.ssm_lr", "schedule.warmup_steps"} <= training.keys()
 
 
 @pytest.mark.parametrize("command", ["list", "show", "compare", "runs", "remove"])

@@ -449,6 +449,9 @@ def cards_of(names: Iterable[str], url: str | None) -> list[Card]:
 def sections_of(card: Card) -> dict[str, dict[str, str]]:
     """All that a card says beside metrics and curves: by section, each field by its name."""
     training = card.training
+    # What "seeds, rates" says is not said twice.
+    optimizer = {n: v for n, v in training.optimizer.items() if not n.startswith("rates")}
+    schedule = {n: v for n, v in training.schedule.items() if n != "convergence"}
     return {
         "model": {
             "name": card.name,
@@ -467,8 +470,8 @@ def sections_of(card: Card) -> dict[str, dict[str, str]]:
             "seeds, rates": protocol_text(training),
             "loss": place_text(training.loss_at) if training.loss_at else "unknown",
             "precision": f"{training.precision}, devices {training.devices}",
-            **{f"optimizer.{n}": text for n, text in texts_of(training.optimizer).items()},
-            **{f"schedule.{n}": text for n, text in texts_of(training.schedule).items()},
+            **{f"optimizer.{n}": text for n, text in texts_of(optimizer).items()},
+            **{f"schedule.{n}": text for n, text in texts_of(schedule).items()},
         },
         "origin": {
             "command": card.command,
