@@ -498,7 +498,10 @@ def test_the_command_line_measures_and_refuses_without_a_trace(tmp_path: Path) -
         assert "Traceback" not in output
         return output
 
-    assert "neither a solver nor a checkpoint" in refused("predictors=[least_square]")
+    said = refused("predictors=[least_square]")
+    assert "neither a solver nor a checkpoint" in said
+    assert "Did you mean 'least_squares'" in said
+    assert len(said) < 1200
     for device in ("foo", "cuda:99"):
         assert f"error: device={device} cannot be used" in refused(f"device={device}")
     # Not told how many steps: said once more at the end, and no success.

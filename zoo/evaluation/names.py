@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from zoo.errors import unknown
+from zoo.errors import did_you_mean, nearest, unknown
 from zoo.hub.directory import CARD, read_card
 from zoo.hub.find import CHECKPOINTS
 from zoo.registry import list_models, list_solvers
@@ -64,9 +64,10 @@ def directories_of(given: str) -> list[Path]:
         raise ValueError(f"the pattern {given!r} matches no checkpoint")
     if not found:
         shipped = [path.parent.name for path in sorted(CHECKPOINTS.glob(f"*/{CARD}"))]
-        names = unknown("name", given, [*list_solvers(), *shipped])
+        hint = did_you_mean(nearest(given, [*list_solvers(), *shipped]))
         raise ValueError(
-            f"{given!r} is neither a solver nor a checkpoint: no {pattern / CARD}. {names}; other "
-            "checkpoints by their path, as in runs/NAME/checkpoint"
+            f"{given!r} is neither a solver nor a checkpoint: no {pattern / CARD}.{hint} Shipped "
+            "are those of python -m zoo list, others are named by their path, as in "
+            f"runs/NAME/checkpoint; solvers are {', '.join(list_solvers())}"
         )
     return found
