@@ -32,7 +32,13 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that is there whole once the block ends, and not at all if that raises.
 
     Nothing is written through a symbolic link: one that has the name is replaced.
+
+    Raises:
+        IsADirectoryError: If the name is that of a directory.
+        OSError: If it cannot be written.
     """
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(f"{path} is a directory, not a file to be written")
     path.parent.mkdir(parents=True, exist_ok=True)
     # A file made anew ("x"), under a name that nobody can have made a link of.
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{WRITING}")

@@ -643,6 +643,18 @@ def test_a_file_names_no_place_and_no_other_weights(
     assert np.array_equal(again.predict(x), objects.predict(x))
 
 
+def test_a_directory_and_nothing_are_no_files(tmp_path: Path) -> None:
+    x, y = linear_rows(40, 3)
+    fitted = InContextRegressor("ridge").fit(x, y)
+    with pytest.raises(IsADirectoryError, match=f"^{tmp_path} is a directory, not a file"):
+        fitted.save(tmp_path)
+    assert not [*tmp_path.parent.glob(f"{tmp_path.name}.*")]
+    with pytest.raises(CheckpointError, match=f"^{tmp_path} is a directory, not a file"):
+        InContextRegressor.load(tmp_path)
+    with pytest.raises(CheckpointError, match="/nothing.safetensors is not there"):
+        InContextRegressor.load(tmp_path / "nothing.safetensors")
+
+
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file

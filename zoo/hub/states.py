@@ -121,6 +121,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str
     Raises:
         CheckpointError: If there is none.
     """
+    if not Path(path).is_file():
+        what = "is a directory, not a file" if Path(path).is_dir() else "is not there"
+        raise CheckpointError(f"{path} {what}")
     try:
         with safe_open(path, framework="pt") as file:
             # Views into the file begin at any address, and vector code rounds differently there.
