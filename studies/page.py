@@ -89,7 +89,7 @@ def page(study: Study, results: dict[str, Any], places: Places) -> str:
     parts = [f"# {study.title}\n", wrapped(above), wrapped(reading)]
     if quick:
         parts.append(wrapped(QUICK))
-    if summary_rows(figures):
+    if summary_rows(study, figures):
         parts.append(_summary(study, figures))
     missing = [name for name in study.figures if name not in found]
     if missing and figures:
@@ -128,25 +128,34 @@ def claims_of(entry: dict[str, Any]) -> list[Claim]:
     return [Claim.of(data) for data in entry["claims"]]
 
 
-def summary_rows(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """For each claim its figure, its words, the verdict, and by how much.
+def summary_rows(study: Study, figures: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """For each claim its figure, its words, who made it, the verdict, and by how much.
 
     Args:
+        study: That of the claims.
         figures: Of the content of a results file, by name.
     """
     rows = []
     for name, entry in figures.items():
-        claims = claims_of(entry)
-        for text in dict.fromkeys(claim.claimed for claim in claims if claim.claimed):
-            members = [claim for claim in claims if claim.claimed == text]
+        for (text, claimed_by), members in _by_claim(claims_of(entry), study).items():
+            if not text:
+                continue
             judged = [claim for claim in members if claim.verdict != "not judged"]
             found = Counter(claim.verdict for claim in judged or members)
             verdict = ", ".join(
                 kind if len(found) == 1 else f"{kind}: {num} of {found.total()}"
                 for kind, num in found.most_common()
             )
-            rows.append((name, text, verdict, _by_how_much(judged or members)))
+            rows.append((name, text, claimed_by, verdict, _by_how_much(judged or members)))
     return rows
+
+
+def _by_claim(claims: list[Claim], study: Study) -> dict[tuple[str, str], list[Claim]]:
+    """What was measured for each claim, by its words and who made it."""
+    found: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        found.setdefault((claim.claimed, claim.claimed_by or study.claimed_by), []).append(claim)
+    return found
 
 
 def _by_how_much(claims: list[Claim]) -> str:
@@ -170,13 +179,13 @@ def _summary(study: Study, figures: dict[str, Any]) -> str:
     lines = [
         "## Claims",
         "",
-        f"| | {study.claimed_by}'s claim | verdict | by how much |",
-        "|---|---|---|---|",
+        "| | claim | by | verdict | by how much |",
+        "|---|---|---|---|---|",
     ]
-    for name, text, verdict, amount in summary_rows(figures):
+    for name, text, claimed_by, verdict, amount in summary_rows(study, figures):
         # As the anchor of the heading is made: without signs, with hyphens for spaces.
         anchor = re.sub(r"[^\w ]", "", _heading(name, figures[name])).lower().replace(" ", "-")
-        lines.append(f"| [{name}](#{anchor}) | {text} | {verdict} | {amount} |")
+        lines.append(f"| [{name}](#{anchor}) | {text} | {claimed_by} | {verdict} | {amount} |")
     return "\n".join([*lines, ""])
 
 
@@ -190,10 +199,7 @@ def _section(study: Study, name: str, entry: dict[str, Any], directory: str) -> 
     for figure in entry["figures"]:
         caption = figure["caption"]
         lines += [f"![{caption}]({directory}/{figure['file']})", "", wrapped(caption)]
-    claims = claims_of(entry)
-    for text in dict.fromkeys(claim.claimed for claim in claims):
-        members = [claim for claim in claims if claim.claimed == text]
-        claimed_by = members[0].claimed_by or study.claimed_by
+    for (text, claimed_by), members in _by_claim(claims_of(entry), study).items():
         who = f"*{claimed_by[0].upper()}{claimed_by[1:]}* ({members[0].source})"
         if text or not study.reading:
             lines.append(wrapped(f"{who}: {text}" if text else "*Ours:*"))

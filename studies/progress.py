@@ -30,6 +30,7 @@ class Progress:
     def __init__(self, console: Console, num_figures: int) -> None:
         self.console, self.num_figures = console, num_figures
         self.num_drawn = 0
+        self.in_vain = 0.0
         self.jobs: list[Job] = []
         self.later: list[float] = []
         self.at_start: float | None = None
@@ -59,6 +60,9 @@ class Progress:
             jobs: All that can be named, those that are finished included.
             later: Seconds that each takes that comes after them.
         """
+        # Where seeds diverged at a rate, others take their place.
+        kept = {job.place for job in jobs}
+        self.in_vain += sum(job.seconds for job in self.jobs if job.place not in kept)
         self.jobs, self.later = list(jobs), list(later)
         if self.at_start is None:
             self.at_start = self._done()
@@ -98,7 +102,8 @@ class Progress:
         return len(self.jobs) + len(self.later)
 
     def _done(self) -> float:
-        return sum(job.seconds_done() for job in self.jobs) + self.num_drawn * FIGURE_S
+        of_jobs = sum(job.seconds_done() for job in self.jobs)
+        return self.in_vain + of_jobs + self.num_drawn * FIGURE_S
 
     def _left(self) -> float:
         """Seconds on one thread."""

@@ -222,7 +222,7 @@ def test_a_changed_number_changes_the_page_and_the_verdict(reproduced: Path) -> 
         (1.002, 0.01, "not decided"),
     ):
         claim["ratio"] |= {"value": value, "ci95": ci95}
-        letter, _, found, amount = summary_rows(results["figures"])[0]
+        letter, _, _, found, amount = summary_rows(STUDY, results["figures"])[0]
         assert (letter, found) == ("a", verdict)
         assert amount.startswith(f"ratio to one step of gradient descent {value}")
         assert f"| {verdict} |" in page(STUDY, results, places)
@@ -273,9 +273,9 @@ def test_a_model_that_was_not_trained_reproduces_nothing(
     results = reproduce(
         STUDY, letters, untrained, tmp_path / "runs", Runner(), train_job, places, silent()
     )
-    rows = summary_rows(results["figures"])
+    rows = summary_rows(STUDY, results["figures"])
     assert {letter for letter, *_ in rows} == set(letters)
-    verdicts = {verdict.split(":")[0] for _, _, verdict, _ in rows}
+    verdicts = {verdict.split(":")[0] for _, _, _, verdict, _ in rows}
     assert verdicts == {"not reproduced", "not judged"}
 
 

@@ -311,7 +311,9 @@ def test_what_is_not_in_the_table_is_named_below_with_what_goes_on(
     place = make_run("3", "seeds=3", "data.noise=0.1", errors={0: 0.1, 2: 0.3}, summary=summary)
     code, output, _ = table(place.parent)
     assert code == 0
-    resume = re.findall(r"^  python (train.py resume=\S+)  # step 20 of 1500$", output, re.M)
+    resume = re.findall(
+        r"^  python (train.py resume=\S+)  # logged up to step 20 of 1500$", output, re.M
+    )
     assert [Path(r.partition("=")[2]).resolve() for r in resume] == [stopped.resolve()]
     assert re.search(r"^diverged: \S*runs/2: optimizer step 3: loss nan$", output, re.M)
     assert re.search(r"^diverged: \S*runs/3 seed_1: optimizer step 9: loss inf$", output, re.M)
@@ -328,12 +330,18 @@ def test_where_nothing_is_finished_there_is_no_table(
     assert code == 0
     first, resume = output.splitlines()
     assert first == "not finished: 1 of 1 runs; if none trains, go on with"
-    assert resume.endswith("  # step 0 of 1500")
+    assert resume.endswith("  # from step 0 of 1500")
 
 
 DAMAGED: dict[str, tuple[str, str]] = {
     "metrics cut off": ("metrics.json", '{"model": '),
     "metrics of nothing": ("metrics.json", "{}"),
+    "metrics without numbers": ("metrics.json", '{"model": {}}'),
+    "rates that were not trained": (
+        "metrics.json",
+        '{"num_episodes": 9, "model": {"test/half_mse_query": {"value": 1.0}}, '
+        '"rates": {"0.003": {"1": 0.5}, "7": {"1": 0.5}}}',
+    ),
     "metrics that are a list": ("metrics.json", "[]"),
     "card cut off": ("checkpoint/card.json", "{"),
     "configuration cut off": ("config.yaml", "model: {"),

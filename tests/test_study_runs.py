@@ -747,6 +747,25 @@ def test_a_run_that_was_stopped_from_outside_is_said_to_go_on(tmp_path: Path) ->
         run([SHORT], ONE, tmp_path, do=lambda job: None)
 
 
+def test_what_was_trained_in_vain_counts_as_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = Training("x", 400_000, 1.0, together=False)
+    first, second = last_jobs(training, TINY, tmp_path)
+    progress = Progress(Console(), 0)
+    progress.plan([first], [second.seconds])
+    pretend(1.0)(first)
+    progress.start -= 60.0
+    progress.ended(first, failed=False)
+    progress.plan([second], [])  # in the place of the first
+    progress.ended(second, failed=True)
+    pretend(1.0)(second)
+    progress.start -= 60.0
+    progress.ended(second, failed=False)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == ["1/2  x seed 0  60 s left", "0/1  x seed 1  failed", "1/1  x seed 1  0 s left"]
+
+
 def test_a_runner_that_is_not_installed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

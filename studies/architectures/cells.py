@@ -11,6 +11,8 @@ TRIAL = 0.25
 # A third of the steps at a constant rate holds five of them.
 VALIDATIONS = 20
 SEEDS = 3
+# With a curriculum there is another dimension every so many steps, up to so many.
+EVERY, DIMENSIONS = 250, 10
 # Episodes in a step: as usual on the task with noise and on pairs for one layer, elsewhere half as
 # many, for two cores.
 BATCH, SMALL_BATCH = 64, 32
@@ -37,6 +39,7 @@ class Cell(NamedTuple):
         heavy_tailed: Whether single episodes decide its mean error.
         variant: What sets it apart from another cell of the same architecture.
         trial: Share of the steps that rates are tried for.
+        starts_with: Dimensions of the first training episodes; None for all from the start.
         batch_size: Episodes in a step.
     """
 
@@ -50,6 +53,7 @@ class Cell(NamedTuple):
     heavy_tailed: bool = False
     variant: str = ""
     trial: float = TRIAL
+    starts_with: int | None = None
     batch_size: int = SMALL_BATCH
 
     @property
@@ -77,6 +81,7 @@ class Cell(NamedTuple):
             *TASKS[self.task],
             *tokens,
             *self.overrides,
+            *self._curriculum(effort),
             *(() if self.batch_size == BATCH else (f"batch_size={self.batch_size}",)),
             "optim.schedule=constant_then_decay",
         )
@@ -92,6 +97,13 @@ class Cell(NamedTuple):
             most_seeds=self.most_seeds,
             heavy_tailed=self.heavy_tailed,
         )
+
+    def _curriculum(self, effort: Effort) -> tuple[str, ...]:
+        if self.starts_with is None:
+            return ()
+        every = max(1, round(EVERY * effort.share))
+        grown = f"start: {self.starts_with}, end: {DIMENSIONS}, increment: 1, every: {every}"
+        return (f"+data.curriculum={{dims: {{{grown}}}}}",)
 
 
 # Milliseconds of a step of 64 episodes with 17 positions, nearly twice those of 32.
@@ -167,10 +179,7 @@ def deep() -> list[Cell]:
 
 
 GROWS = "growing"
-# Another dimension every so many steps: there are ten before the trial of rates ends, at half of
-# the steps. At first there is one dimension, or two where the targets are scalars.
-EVERY = 250
-_CURRICULUM = "+data.curriculum={{dims: {{start: {start}, end: 10, increment: 1, every: {every}}}}}"
+# There are ten dimensions before the trial of rates ends, at half of the steps.
 _LATER = 0.5
 
 
@@ -186,5 +195,5 @@ def with_curriculum() -> list[Cell]:
 def _with_curriculum(task: str, start: int, d_model: int, step_ms: float) -> list[Cell]:
     sizes = ("model.num_layers=3", f"model.d_model={d_model}", "optim.ssm_lr=0.002")
     cell = Cell("s5", task, "interleaved", 4_800, step_ms, overrides=sizes, batch_size=BATCH)
-    growing = (*sizes, _CURRICULUM.format(start=start, every=EVERY))
-    return [cell, cell._replace(most_seeds=5, overrides=growing, variant=GROWS, trial=_LATER)]
+    growing = cell._replace(most_seeds=5, variant=GROWS, trial=_LATER, starts_with=start)
+    return [cell, growing]

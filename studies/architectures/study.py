@@ -10,13 +10,13 @@ What architectures reach on linear functions, by one protocol for all. Made by `
 results file is [{results}]({results}), and this page is made from it, not written by hand.
 
 The protocol: four learning rates a factor of three apart are tried by a seed of their own for a
-quarter of the steps (with a curriculum for half of them, when episodes have had ten dimensions for
-a while); where the smallest or the largest is the best in validation, two more beyond
-it are tried, twice at most. All seeds then train at the best rate, with a constant rate and a decay
-over the last fifth of the steps. Where one diverges they train at the next best, and beyond that
-more are tried if it is at the edge; and once where most end more than 10 % above what the trial
-had, which was luck then. That rate is shown even where it ends no lower. A trial that was unlucky
-is not noticed. Rates are those of the matrices; what a recurrence has of its own trains at
+quarter of the steps (with a curriculum for half of them, of which the last 150, for scalar targets
+400, have all ten dimensions); where the smallest or the largest is the best in validation, two more
+beyond it are tried, twice at most. All seeds then train at the best rate, with a constant rate and
+a decay over the last fifth of the steps. Where one diverges they train at the next best, and beyond
+that more are tried if it is at the edge; and once where most end more than 10 % above what the
+trial had, which was luck then. That rate is shown even where it ends no lower. A trial that was
+unlucky is not noticed. Rates are those of the matrices; what a recurrence has of its own trains at
 `optim.ssm_lr` of its recipe. A seed has converged if its loss fell or rose by less than 2 % over
 the last third of the constant rate. One that has not may go on to fall. One that has may stand on a
 plateau or on the noise of its rate: beside the number of seeds that have converged stands how many
@@ -35,8 +35,7 @@ few episodes decide about the mean: no interval is given, the median stands firs
 mean of each seed, since a mean of these means says nothing. Where half an interval is more than a
 tenth of the mean each seed stands in brackets. An exact algorithm has no seeds: its interval is
 that over the test episodes, about as wide as what all numbers of the table would move by on others.
-`linear_transformer` of several layers
-is measured on ten times as many episodes for that.
+`linear_transformer` of several layers is measured on ten times as many episodes for that.
 
 Steps and sizes are such that all of it, some nine hours of training, can be done on two cores.
 

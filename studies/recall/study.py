@@ -25,8 +25,9 @@ task; deep models have convolutions and several layers, and may do otherwise.
 """
 
 JUDGED = """\
-Here layers and algorithms are compared by the difference of their accuracies, and claims are those
-of the papers named, in our words.
+Here layers and algorithms are compared by the difference of their accuracies. Claims are those of
+the papers named, in our words; that a rule other than that of the GD-SSM does what it is
+constructed to do is ours.
 """
 
 STUDY = Study(

@@ -26,9 +26,9 @@ it can be trained on two cores within half an hour.
 
 Of the two models of parity with eigenvalues in [-1, 1] the result is exploratory: how their rate is
 chosen was settled after a first choice had failed. The errors of their trials are next to zero at
-many rates, so the least one says little. Taken by that alone, `delta_net` went on to rates near 1,
-of which one had learned in the trial, and then guessed in all three seeds; `mamba` took the largest
-of its first four. Since then errors under 0.01 are not told apart, and the middle rate is kept.
+many rates, so the least one says little: taken by that alone, a rate was at the edge of the list
+and one at which no seed learned. Since then errors under 0.01 are not told apart, and the middle
+rate is kept.
 """
 
 JUDGED = """\

@@ -32,11 +32,11 @@ def claims_table(study: Study, results: dict[str, Any]) -> Table:
         study: Whose claims.
         results: The content of its results file.
     """
-    table = Table(title=f"what {study.claimed_by} claims")
+    table = Table()
     table.add_column("", no_wrap=True)
-    for heading in ("claim", "verdict", "by how much"):
+    for heading in ("claim", "by", "verdict", "by how much"):
         table.add_column(heading)
-    for row in summary_rows(results["figures"]):
+    for row in summary_rows(study, results["figures"]):
         table.add_row(*row)
     return table
 
@@ -71,7 +71,7 @@ def command(config: DictConfig) -> None:
             places,
             console,
         )
-    if summary_rows(results["figures"]):  # a study may judge nothing
+    if summary_rows(study, results["figures"]):  # a study may judge nothing
         console.print(claims_table(study, results))
     console.print(f"page     {places.page}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"results  {places.results}", soft_wrap=True, highlight=False, markup=False)

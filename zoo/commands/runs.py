@@ -119,8 +119,8 @@ def notes_of(runs: Sequence[Run], rows: Sequence[Row], num_trials: int = 0) -> l
             f"not finished: {len(unfinished)} of {len(runs)} runs; if none trains, go on with"
         )
     for run in unfinished:
-        kept = run.step if run.resumable else 0
-        done = f"step {kept} of {run.settings.get('max_steps')}"
+        logged = f"logged up to step {run.step}" if run.resumable else "from step 0"
+        done = f"{logged} of {run.settings.get('max_steps')}"
         lines.append(f"  {typed_resume('train.py', run.directory)}  # {done}")
     for run in runs:
         for name, cause in run.diverged.items():

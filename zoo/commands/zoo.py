@@ -447,11 +447,13 @@ def cards_of(names: Iterable[str], url: str | None) -> list[Card]:
 
 
 def sections_of(card: Card) -> dict[str, dict[str, str]]:
-    """All that a card says beside metrics and curves: by section, each field by its name."""
+    """What a card says beside metrics and curves: by section, each field by its name.
+
+    Of rates that were tried by several seeds the mean error alone.
+    """
     training = card.training
     # What "seeds, rates" says is not said twice.
     optimizer = {n: v for n, v in training.optimizer.items() if not n.startswith("rates")}
-    schedule = {n: v for n, v in training.schedule.items() if n != "convergence"}
     return {
         "model": {
             "name": card.name,
@@ -471,7 +473,7 @@ def sections_of(card: Card) -> dict[str, dict[str, str]]:
             "loss": place_text(training.loss_at) if training.loss_at else "unknown",
             "precision": f"{training.precision}, devices {training.devices}",
             **{f"optimizer.{n}": text for n, text in texts_of(optimizer).items()},
-            **{f"schedule.{n}": text for n, text in texts_of(schedule).items()},
+            **{f"schedule.{n}": text for n, text in texts_of(training.schedule).items()},
         },
         "origin": {
             "command": card.command,

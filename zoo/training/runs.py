@@ -131,7 +131,7 @@ def read_run(directory: Path) -> Run:
     """
     try:
         return _read_run(directory)
-    except (LookupError, TypeError, AttributeError, OSError) as error:
+    except (LookupError, StopIteration, TypeError, AttributeError, OSError) as error:
         text = f"the files of {directory} are not those of a run: {error!r}"
         raise ValueError(text) from error
 
