@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from studies.architectures.cells import (
-    GROWS,
     Cell,
     deep,
     of_task,
@@ -197,7 +196,7 @@ def of_curriculum(runs: Runs, effort: Effort) -> Found:
         # Once on the page.
         figures[targets] = figure, caption if figures else f"{caption} {CURRICULUM.why} {GROWING}"
         for model in measured:
-            if model.cell.variant == GROWS:
+            if model.cell.starts_with is not None:
                 bound: dict[str, Any] = {"high": REACHED[name], "one_sided": BELOW}
                 judged.append(
                     model.claim(ZERO, f", {targets} targets", claimed=S5, **OURS, **bound)
