@@ -445,6 +445,7 @@ def test_with_a_curriculum_s5_has_to_leave_zero_and_what_it_had_reached_stands_b
         (0.87, "reproduced"),
         (0.80, "not reproduced"),
     ]
+    assert judged[0].also["ratio by seed"] == "0.86, 0.86"
     text = page_of(judged)
     assert "*Ours, earlier* (one training, of one seed): S5 leaves the zero predictor" in text
     assert sorted(found.figures) == ["scalar", "vector"]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -20,11 +21,11 @@ from studies.architectures.cells import (
 from studies.architectures.measured import GRADIENT_DESCENT, ZERO, Measured
 from studies.claims import Claim, Found
 from studies.drawing import bars, draw_validations, log_ticks, new_figure
-from studies.measure import Runs
+from studies.measure import Runs, of_each
 from studies.plan import Effort, Training
 from studies.study import StudyFigure
 from zoo.metrics.drawing import HOLLOW, MARKERS, Style, label_examples, marked, style_of
-from zoo.metrics.text import loss_label
+from zoo.metrics.text import loss_label, plain
 
 # Losses in validation above so many times that of zero are cut off: a model of high degree may pass
 # through any.
@@ -200,9 +201,10 @@ def of_curriculum(runs: Runs, effort: Effort) -> Found:
         for model in measured:
             if model.cell.starts_with is not None:
                 bound: dict[str, Any] = {"high": REACHED[name], "one_sided": BELOW}
-                judged.append(
-                    model.claim(ZERO, f", {targets} targets", claimed=S5, **OURS, **bound)
-                )
+                claim = model.claim(ZERO, f", {targets} targets", claimed=S5, **OURS, **bound)
+                ratios = of_each(model.runs, "model", f"test/ratio_to_{ZERO}", "value")
+                by_seed = ", ".join(plain(ratio, 3) for ratio in ratios)
+                judged.append(replace(claim, also={"ratio by seed": by_seed, **claim.also}))
         table += rows(measured, CURRICULUM, f", {targets} targets")
     return Found(figures, [*judged, *table])
 

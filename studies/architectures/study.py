@@ -37,7 +37,7 @@ tenth of the mean each seed stands in brackets. An exact algorithm has no seeds:
 that over the test episodes, about as wide as what all numbers of the table would move by on others.
 `linear_transformer` of several layers is measured on ten times as many episodes for that.
 
-Steps and sizes are such that all of it, some nine hours of training, can be done on two cores.
+Steps and sizes are such that all of it, some twelve hours of training, can be done on two cores.
 
 A claim is judged where one stands below. All else is a measurement of models of this size, trained
 for so many episodes, and nothing is concluded from it about an architecture: not even an order of
