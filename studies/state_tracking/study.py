@@ -47,5 +47,5 @@ STUDY = Study(
         "b": StudyFigure("Permutations of three", figures.trainings_of_s3, figures.s3),
     },
     full=Effort(seeds=(0, 1, 2), num_episodes=1_000, num_validation=500),
-    quick=Effort(seeds=(0, 1), share=0.5, num_episodes=200, fewer_settings=True),
+    quick=Effort(seeds=(0, 1), share=0.3, num_episodes=200, fewer_settings=True),
 )
