@@ -62,7 +62,7 @@ class Progress:
         """
         # Where seeds diverged at a rate, others take their place.
         kept = {job.place for job in jobs}
-        self.in_vain += sum(job.seconds for job in self.jobs if job.place not in kept)
+        self.in_vain += sum(job.seconds_done() for job in self.jobs if job.place not in kept)
         self.jobs, self.later = list(jobs), list(later)
         if self.at_start is None:
             self.at_start = self._done()

@@ -336,7 +336,7 @@ def test_where_nothing_is_finished_there_is_no_table(
 DAMAGED: dict[str, tuple[str, str]] = {
     "metrics cut off": ("metrics.json", '{"model": '),
     "metrics of nothing": ("metrics.json", "{}"),
-    "metrics without numbers": ("metrics.json", '{"model": {}}'),
+    "metrics without numbers": ("metrics.json", '{"num_episodes": 9, "model": {}}'),
     "rates that were not trained": (
         "metrics.json",
         '{"num_episodes": 9, "model": {"test/half_mse_query": {"value": 1.0}}, '
@@ -349,6 +349,9 @@ DAMAGED: dict[str, tuple[str, str]] = {
 }
 
 
+SAID = {"metrics without numbers": "no number", "rates that were not trained": "unknown rate '7'"}
+
+
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_run_is_named_and_the_others_are_shown(
     name: str, make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
@@ -359,7 +362,9 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
     (damaged / file).write_text(content)
     code, output, _ = table(place)
     assert code == 0
-    assert re.search(r"^damaged: \S*runs/1: .*; none of it is in the table$", output, re.M)
+    said = re.search(r"^damaged: \S*runs/1: (.*); none of it is in the table$", output, re.M)
+    assert said is not None
+    assert SAID.get(name, "") in said[1]
     found = json.loads(table(place, "--json")[1])
     assert list(found["damaged"]) == [str(damaged)]
     assert not found["unfinished"]

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from studies.architectures import figures
-from studies.architectures.cells import Cell
+from studies.architectures.cells import Cell, with_curriculum
 from studies.architectures.figures import CURRICULUM, DRIFT, NOISY, ONE_LAYER, SCALAR, Task
 from studies.architectures.study import STUDY
 from studies.claims import Claim, Found
@@ -428,6 +429,19 @@ def test_a_seed_passes_one_step_where_two_validations_in_a_row_are_below_it(
         "minutes, a share of the stacked run": "2; never",
         "within 1 % at step": "7; never",
     }
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_curriculum_has_all_dimensions_before_rates_are_chosen(quick: bool) -> None:
+    effort = STUDY.effort(quick)
+    growing = [cell for cell in with_curriculum() if cell.starts_with is not None]
+    assert len(growing) == 3
+    for cell in growing:
+        training = cell.training(effort)
+        (every,) = (int(n) for o in training.overrides for n in re.findall(r"every: (\d+)", o))
+        assert training.trial is not None
+        steps = (10 - (cell.starts_with or 0)) * every
+        assert steps < round(training.trial.max_steps * effort.share)
 
 
 def test_with_a_curriculum_s5_has_to_leave_zero_and_what_it_had_reached_stands_beside(

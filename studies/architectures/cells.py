@@ -101,9 +101,14 @@ class Cell(NamedTuple):
     def _curriculum(self, effort: Effort) -> tuple[str, ...]:
         if self.starts_with is None:
             return ()
-        every = max(1, round(EVERY * effort.share))
+        every = growth_steps(effort)
         grown = f"start: {self.starts_with}, end: {DIMENSIONS}, increment: 1, every: {every}"
         return (f"+data.curriculum={{dims: {{{grown}}}}}",)
+
+
+def growth_steps(effort: Effort) -> int:
+    """Steps until a curriculum has another dimension."""
+    return max(1, round(EVERY * effort.share))
 
 
 # Milliseconds of a step of 64 episodes with 17 positions, nearly twice those of 32.

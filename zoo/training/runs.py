@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from zoo.errors import unknown
 from zoo.evaluation.seeds import FIRST_STEPS
 from zoo.hub.directory import read_card
 from zoo.training.directory import (
@@ -131,7 +132,7 @@ def read_run(directory: Path) -> Run:
     """
     try:
         return _read_run(directory)
-    except (LookupError, StopIteration, TypeError, AttributeError, OSError) as error:
+    except (LookupError, TypeError, AttributeError, OSError) as error:
         text = f"the files of {directory} are not those of a run: {error!r}"
         raise ValueError(text) from error
 
@@ -160,8 +161,11 @@ def _read_run(directory: Path) -> Run:
         trial = _trial(directory, place, logged if len(rates) == 1 else [], several)
         trials.append(trial)
         kept = trial.rate
+    named_rates = {f"{rate[0]:g}": rate for rate in rates}
     for name, errors in summary.get("rates", {}).items():
-        rate = next(rate for rate in rates if f"{rate[0]:g}" == name)
+        if name not in named_rates:
+            raise ValueError(unknown("rate", name, named_rates))
+        rate = named_rates[name]
         if rate != kept:
             trials += [
                 SeedAtRate(directory, int(seed), rate, error, {}, {}, 0, 0.0, 0)
@@ -195,6 +199,8 @@ def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bo
     card, metrics = read_card(place / "checkpoint"), _read_json(place / METRICS)
     optimizer, seed = card.training.optimizer, card.training.seed
     numbers = {name: float(found["value"]) for name, found in metrics["model"].items()}
+    if not numbers:
+        raise ValueError(f"{place / METRICS} has no number of the model")
     tails = {
         name: float(share)
         for name, found in metrics["model"].items()
