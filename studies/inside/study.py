@@ -12,13 +12,13 @@ from it, not written by hand. Nothing is trained but for the last section. `docs
 all measures and runs them on models whose algorithm is known; `docs/comparison.md` says how these
 models were trained.
 
-Measured are the six deep architectures that are shipped with three seeds, on the task without noise
-(`linear`, ten examples in ten dimensions, ten outputs) and with it (`linear_noisy`, 16 examples in
-eight dimensions, one output). Beside them stand two models whose algorithm is known from their
-form: `gd_ssm`, one step of gradient descent, and `linear_transformer`, several steps. Where weights
-drift (`linear_drift`) one seed each of four layers of one recurrence is shipped. No shipped model
-is trained on a pool of functions, on groups or on recall: probes of such latents are in the tests
-alone.
+Measured are the first three seeds of the six deep architectures that are shipped with as many, on
+the task without noise (`linear`, ten examples in ten dimensions, ten outputs) and with it
+(`linear_noisy`, 16 examples in eight dimensions, one output). Beside them stand two models whose
+algorithm is known from their form: `gd_ssm`, one step of gradient descent, and
+`linear_transformer`, several steps. Where weights drift (`linear_drift`) one seed each of four
+layers of one recurrence is shipped. No shipped model is trained on a pool of functions, on groups
+or on recall: probes of such latents are in the tests alone.
 
 *Stream 2* is the residual stream after two layers, at the token by which the last example has been
 seen whole: its label, or with shifted tokens the query that comes with it. *State 2* is what the
