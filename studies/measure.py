@@ -182,12 +182,17 @@ def validations(runs: Sequence[Path], loss: str) -> tuple[list[int], list[list[f
     Args:
         runs: Directories of the seeds.
         loss: Its name without `val/`, such as `half_mse_query`.
+
+    Raises:
+        ValueError: If a run has not logged it.
     """
     found = []
     for run in runs:
         rate = metrics_of(run).get("best_rate")
         replica = run.name if rate is None else f"lr_{rate:g}/{run.name}"
         found.append(history(run.parent, f"{replica}/val/{loss}"))
+        if not found[-1]:
+            raise ValueError(f"{run.parent}/csv has no {replica}/val/{loss}")
     return _at_common_steps(found)
 
 

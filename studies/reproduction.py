@@ -179,7 +179,12 @@ def measured(
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": machine(),
             # Of the code that trained, which may be older than that which measures.
-            "git_commits": sorted({card.git_commit[:10] for card in cards if card.git_commit}),
+            "git_commits": sorted({_short(card.git_commit) for card in cards if card.git_commit}),
             "versions": {package: sorted(numbers) for package, numbers in versions.items()},
         },
     }
+
+
+def _short(commit: str) -> str:
+    """The first ten digits, and whether files had changed since."""
+    return f"{commit[:10]}{'-dirty' if '-dirty' in commit else ''}"

@@ -1,14 +1,13 @@
 """What is behind a number of a trained model: its size, rates, seeds, steps and convergence."""
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from statistics import fmean
 from types import MappingProxyType
-from typing import Any, NamedTuple
-
-from omegaconf import OmegaConf
+from typing import NamedTuple
 
 from studies.history import history
 from studies.jobs import Job, errors_of_rates, run_dirs
@@ -132,10 +131,12 @@ def training_row(
         jobs: Finished ones, of all its seeds.
         trials: Those that settled their rate.
         given_up: Rates that were better in the trial.
+
+    Raises:
+        ValueError: If a run holds what another seed, or another number of steps, has trained.
     """
-    cards = [read_card(run / "checkpoint") for run in run_dirs(jobs)]
+    cards = [_card_of(job, seed) for job in jobs for seed in job.seeds]
     card = cards[0]
-    config: Any = OmegaConf.load(jobs[0].place / "config.yaml")
     trial = jobs[0].training.trial
     schedules = (c.training.schedule for c in cards)
     verdicts = [verdict_of(s["convergence"]["fall"]) for s in schedules if "convergence" in s]
@@ -152,7 +153,7 @@ def training_row(
         num_parameters=card.num_parameters,
         state_size=card.state_size,
         tokens=card.token_layout,
-        loss_at=place_text("query" if config.positions == "last" else "all"),
+        loss_at=place_text("query" if jobs[0].config.positions == "last" else "all"),
         rates=list(tried) or rates_of(card),
         best_rate=card.training.optimizer["lr"],
         num_seeds=len(cards),
@@ -266,3 +267,15 @@ def _converged(row: TrainingRow) -> str:
     if set(row.converged) == {"unknown"}:
         return "unknown"
     return f"{row.converged.get('converged', 0)} of {row.num_seeds}"
+
+
+def _card_of(job: Job, seed: int) -> Card:
+    """That of a seed, as it was trained."""
+    place = job.run_dirs[job.seeds.index(seed)] / "checkpoint"
+    card = read_card(place)
+    if (card.training.seed, card.training.steps) != (seed, job.steps):
+        raise ValueError(
+            f"{place} is of seed {card.training.seed} and {card.training.steps:,} steps, not of "
+            f"seed {seed} and {job.steps:,}: rm -r {shlex.quote(str(job.place))} to train it anew"
+        )
+    return card

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -333,7 +334,7 @@ def test_where_nothing_is_finished_there_is_no_table(
     assert resume.endswith("  # from step 0 of 1500")
 
 
-DAMAGED: dict[str, tuple[str, str]] = {
+DAMAGED: dict[str, tuple[str, str | bytes | None]] = {
     "metrics cut off": ("metrics.json", '{"model": '),
     "metrics of nothing": ("metrics.json", "{}"),
     "metrics without numbers": ("metrics.json", '{"num_episodes": 9, "model": {}}'),
@@ -342,6 +343,12 @@ DAMAGED: dict[str, tuple[str, str]] = {
         '{"num_episodes": 9, "model": {"test/half_mse_query": {"value": 1.0}}, '
         '"rates": {"0.003": {"1": 0.5}, "7": {"1": 0.5}}}',
     ),
+    "numbers that are none": (
+        "metrics.json",
+        '{"num_episodes": 9, "model": {"test/half_mse_query": {"value": NaN}}}',
+    ),
+    "no configuration": ("config.yaml", None),
+    "a log of other bytes": ("csv/version_0/metrics.csv", b"step\n\xff\xfe"),
     "metrics that are a list": ("metrics.json", "[]"),
     "card cut off": ("checkpoint/card.json", "{"),
     "configuration cut off": ("config.yaml", "model: {"),
@@ -359,11 +366,15 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
     place = make_run("0", errors={0: 0.25}).parent
     damaged = make_run("1", "seed=1", errors={1: 0.5})
     file, content = DAMAGED[name]
-    (damaged / file).write_text(content)
+    (damaged / file).unlink(missing_ok=True)
+    if content is not None:
+        (damaged / file).parent.mkdir(parents=True, exist_ok=True)
+        (damaged / file).write_bytes(content.encode() if isinstance(content, str) else content)
     code, output, _ = table(place)
     assert code == 0
     said = re.search(r"^damaged: \S*runs/1: (.*); none of it is in the table$", output, re.M)
     assert said is not None
+    assert Path(file).name in said[1] or name in SAID
     assert SAID.get(name, "") in said[1]
     found = json.loads(table(place, "--json")[1])
     assert list(found["damaged"]) == [str(damaged)]
@@ -374,6 +385,33 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
     code, output, errors = table(damaged)  # nothing else is there to show
     assert (code, output) == (1, "")
     assert errors.startswith("error: ")
+
+
+def test_a_checkpoint_of_another_run_is_damage(
+    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
+) -> None:
+    first, second = make_run("0", errors={0: 0.25}), make_run("1", "seed=1", errors={1: 0.5})
+    shutil.rmtree(second / "checkpoint")
+    shutil.copytree(first / "checkpoint", second / "checkpoint")
+    output = table(first.parent)[1]
+    assert re.search(r"1/checkpoint is gd_ssm of seed 0, in a run of gd_ssm and seed 1;", output)
+
+
+def test_a_run_without_rights_is_named_and_the_others_are_shown(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, closed = make_run("0", errors={0: 0.25}).parent, make_run("1", "seed=1")
+    plain_exists = Path.exists
+
+    def exists(path: Path) -> bool:  # the tests may be run by root, who has all rights
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain_exists(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    (closed / "config.yaml").unlink()
+    runs = read_runs(place)
+    assert [bool(run.damage) for run in runs] == [False, True]
 
 
 def test_a_later_run_of_the_same_seed_counts_and_the_other_is_named(

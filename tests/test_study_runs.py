@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rich.console import Console
 from datamodules import EpisodeSpec
 from studies.history import history
 from studies.jobs import OVERHEAD, TRIAL_SEED, Job, errors_of_rates, run_dirs
+from studies.measure import validations
 from studies.plan import Effort, Training, Trial
 from studies.progress import Progress
 from studies.reproduction import trainings_of
@@ -745,6 +747,24 @@ def test_a_seed_that_diverged_ends_the_plan_with_what_to_do(tmp_path: Path) -> N
 def test_a_run_that_was_stopped_from_outside_is_said_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match="short seed 0 was stopped.*the same command goes on"):
         run([SHORT], ONE, tmp_path, do=lambda job: None)
+
+
+def test_what_another_seed_has_trained_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    run([SHORT], TINY, tmp_path)
+    jobs = last_jobs(SHORT, TINY, tmp_path)
+    assert training_row(jobs).num_seeds == 2
+    one, other = (path / "checkpoint" for path in run_dirs(jobs))
+    shutil.rmtree(other)
+    shutil.copytree(one, other)
+    with pytest.raises(ValueError, match=r"is of seed 0 and 1 steps, not of seed 1 and 1: rm -r"):
+        training_row(jobs)
+
+
+def test_a_curve_that_was_not_logged_is_not_drawn(tmp_path: Path) -> None:
+    (tmp_path / "seed_0").mkdir()
+    write_json(tmp_path / "seed_0" / "metrics.json", {})
+    with pytest.raises(ValueError, match="/csv has no seed_0/val/half_mse_query"):
+        validations([tmp_path / "seed_0"], "half_mse_query")
 
 
 def test_what_was_trained_in_vain_counts_as_done(

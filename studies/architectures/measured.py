@@ -7,8 +7,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from studies.architectures.cells import Cell
 from studies.claims import Claim, OverSeeds, over_seeds
 from studies.history import history
@@ -18,6 +16,7 @@ from zoo.evaluation.compare import NEGLIGIBLE
 from zoo.hub.directory import read_card
 from zoo.metrics.errors import Summary
 from zoo.metrics.text import loss_label, place_text, plain, share_text
+from zoo.training.directory import CONFIG, read_config
 
 LOSS = "test/half_mse_query"
 ZERO, GRADIENT_DESCENT = "zero", "gradient_descent"
@@ -105,7 +104,7 @@ class Measured:
         if found.measured.ci95 is None and found.measured.by_seed is not None:
             above = above._replace(ci95=None, by_seed=by_seed)
         card = self._cards[0]
-        config: Any = OmegaConf.load(self.runs[0].parent / "config.yaml")
+        config = read_config(self.runs[0].parent / CONFIG)
         return replace(
             found,
             difference=None if self.is_rounding(exact) else above,

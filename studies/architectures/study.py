@@ -24,8 +24,9 @@ are *at zero*, within 5 % of the error of the zero predictor, and by how much th
 decay, from the median of the last three validations before it, a median over seeds.
 
 Tokens and loss are part of a model, so they stand beside each. *Interleaved* tokens are x_1, y_1,
-x_2, y_2, ..., *pairs* are (x_i, y_i) and then (x, 0) for the query, and *shifted* are
-(x_i, y_(i-1)). A loss over all scored positions teaches every number of examples at once.
+x_2, y_2, ..., *pairs* are (x_i, y_i) and then (x, 0) for the query, and *shifted* are (x_i,
+y_(i-1)). A loss over all scored positions (`docs/episodes.md`) teaches every number of examples at
+once.
 
 In the tables the ratio is to the algorithm named, and the difference is the excess, what the error
 is above that of the best exact algorithm of the task; where that is exact it is all of the error.

@@ -1,6 +1,7 @@
 """Checkpoints and exact algorithms as estimators of scikit-learn."""
 
 import json
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -649,6 +650,10 @@ def test_a_directory_and_nothing_are_no_files(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match=f"^{tmp_path} is a directory, not a file"):
         fitted.save(tmp_path)
     assert not [*tmp_path.parent.glob(f"{tmp_path.name}.*")]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="/pipe is no file that can be replaced"):
+        fitted.save(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
     with pytest.raises(CheckpointError, match=f"^{tmp_path} is a directory, not a file"):
         InContextRegressor.load(tmp_path)
     with pytest.raises(CheckpointError, match="/nothing.safetensors is not there"):

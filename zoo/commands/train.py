@@ -142,7 +142,10 @@ def command(config: DictConfig) -> float | None:
     def resume_hint() -> str:
         targets = targets_of(OmegaConf.to_container(config, resolve=True))
         allowed = sorted(targets - shipped_targets(CONFIGS))
-        return typed_resume(sys.argv[0], run_dir, allowed, config.text)
+        hint = typed_resume(sys.argv[0], run_dir, allowed, config.text)
+        if not multirun:
+            return hint
+        return f"{hint}\nor with all runs of the sweep by the same command again"
 
     with one_line_exits(run_dir, resume_hint):
         with sole_writer(run_dir) if rank_of_process() == 0 else nullcontext():

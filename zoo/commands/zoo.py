@@ -308,6 +308,7 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
         grid = Grid(
             [*headings, "state", "tokens", "episodes seen", "seconds"], least=2, framed=False
         )
+        grid.caption = "±: over test episodes, one seed of each; docs/zoo.md has means over seeds"
         for row in comparison.rows:
             entry = row.entry
             numbers = ["", "", "", "", ""]

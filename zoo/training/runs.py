@@ -1,18 +1,21 @@
 """The runs in a directory: their settings, what they reached, and why some reached nothing."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from zoo.errors import unknown
+from zoo.errors import first_line, unknown
 from zoo.evaluation.seeds import FIRST_STEPS
 from zoo.hub.directory import read_card
 from zoo.training.directory import (
+    COMMAND,
     CONFIG,
     LAST_STATE,
     METRICS,
@@ -130,19 +133,29 @@ def read_run(directory: Path) -> Run:
     Raises:
         ValueError: If its files are damaged or cannot be read.
     """
-    try:
-        return _read_run(directory)
-    except (LookupError, TypeError, AttributeError, OSError) as error:
-        text = f"the files of {directory} are not those of a run: {error!r}"
-        raise ValueError(text) from error
-
-
-def _read_run(directory: Path) -> Run:
-    config: Any = OmegaConf.to_container(read_config(directory / CONFIG))
-    settings = dict(_leaves(config))
-    rates = OptimConfig(**config["optim"]).rates
-    finished = (directory / METRICS).is_file()
+    with _reading(directory / CONFIG):
+        config: Any = OmegaConf.to_container(read_config(directory / CONFIG))
+        settings = dict(_leaves(config))
+        rates = OptimConfig(**config["optim"]).rates
     logged = logged_rows(directory)
+    with _reading(directory / METRICS):
+        return _run_of(directory, settings, rates, logged)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What else goes wrong inside is damage of a file."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, OSError) as error:
+        what = f"{error} is missing" if isinstance(error, LookupError) else first_line(error)
+        raise ValueError(f"{path} is not what a run leaves: {what}") from error
+
+
+def _run_of(
+    directory: Path, settings: dict[str, Any], rates: list[Rate], logged: list[dict[str, str]]
+) -> Run:
+    finished = (directory / METRICS).is_file()
     step = max((int(float(step)) for row in logged if (step := row.get("step"))), default=0)
     if not finished:
         cause = read_failure(directory)
@@ -159,6 +172,13 @@ def _read_run(directory: Path) -> Run:
     kept = None
     for place in places:
         trial = _trial(directory, place, logged if len(rates) == 1 else [], several)
+        seed = int(place.name.removeprefix("seed_")) if several else settings["seed"]
+        card = read_card(place / "checkpoint")
+        if (card.architecture, trial.seed) != (settings[ARCHITECTURE], seed):
+            raise ValueError(
+                f"{place}/checkpoint is {card.architecture} of seed {trial.seed}, in a run of "
+                f"{settings[ARCHITECTURE]} and seed {seed}"
+            )
         trials.append(trial)
         kept = trial.rate
     named_rates = {f"{rate[0]:g}": rate for rate in rates}
@@ -177,14 +197,19 @@ def _read_run(directory: Path) -> Run:
 
 
 def _run_directories(directory: Path) -> Iterator[Path]:
-    """Directories with a configuration, in the order of their numbers; none inside another one."""
-    if (directory / CONFIG).is_file():
+    """Directories of runs, in the order of their numbers; none inside another one."""
+    try:
+        # One that has lost its configuration is one as well.
+        if any((directory / name).exists() for name in (CONFIG, METRICS, COMMAND)):
+            yield directory
+            return
+        entries = [*os.scandir(directory)] if directory.is_dir() else []
+    except PermissionError:
         yield directory
         return
-    if directory.is_dir():
-        below = [entry.path for entry in os.scandir(directory) if entry.is_dir()]
-        for path in sorted(map(Path, below), key=lambda path: path.name.zfill(8)):
-            yield from _run_directories(path)
+    below = [entry.path for entry in entries if entry.is_dir()]
+    for path in sorted(map(Path, below), key=lambda path: path.name.zfill(8)):
+        yield from _run_directories(path)
 
 
 def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bool) -> SeedAtRate:
@@ -201,6 +226,9 @@ def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bo
     numbers = {name: float(found["value"]) for name, found in metrics["model"].items()}
     if not numbers:
         raise ValueError(f"{place / METRICS} has no number of the model")
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"{place / METRICS} has {number} for {name}")
     tails = {
         name: float(share)
         for name, found in metrics["model"].items()
