@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
 from typing import NamedTuple
@@ -135,7 +136,11 @@ def training_row(
     Raises:
         ValueError: If a run holds what another seed, or another number of steps, has trained.
     """
-    cards = [_card_of(job, seed) for job in jobs for seed in job.seeds]
+    cards = [
+        _card_of(job, seed, run)
+        for job in jobs
+        for seed, run in zip(job.seeds, job.run_dirs, strict=True)
+    ]
     card = cards[0]
     trial = jobs[0].training.trial
     schedules = (c.training.schedule for c in cards)
@@ -269,9 +274,9 @@ def _converged(row: TrainingRow) -> str:
     return f"{row.converged.get('converged', 0)} of {row.num_seeds}"
 
 
-def _card_of(job: Job, seed: int) -> Card:
+def _card_of(job: Job, seed: int, run: Path) -> Card:
     """That of a seed, as it was trained."""
-    place = job.run_dirs[job.seeds.index(seed)] / "checkpoint"
+    place = run / "checkpoint"
     card = read_card(place)
     if (card.training.seed, card.training.steps) != (seed, job.steps):
         raise ValueError(

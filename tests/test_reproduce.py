@@ -138,12 +138,14 @@ def test_one_process_trains_all_seeds_where_nothing_is_watched_on_the_way(tmp_pa
     study = dataclasses.replace(STUDY, figures=changed)
     second = job.run_dirs[1] / "checkpoint"
     card = read_card(second)
-    older = card.model_copy(update={"git_commit": "0" * 40, "versions": {"torch": "1.0"}})
+    older = card.model_copy(
+        update={"git_commit": f"{0:040}-dirty-{1:012}", "versions": {"torch": "1.0"}}
+    )
     (second / "card.json").write_bytes(card_bytes(older))
     made = measured(study, "a", [[[job]]], {}, effort, tmp_path)["made"]
     times = [read_card(run / "checkpoint").training.wall_time_s for run in job.run_dirs]
     assert made["training_s"] == pytest.approx(sum(times), abs=0.1)
-    assert made["git_commits"][0] == "0" * 10
+    assert made["git_commits"][0] == "0000000000-dirty"
     assert made["versions"]["torch"] == ["1.0", card.versions["torch"]]
     assert made["versions"]["lightning"] == [card.versions["lightning"]]
 

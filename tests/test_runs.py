@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -65,6 +64,7 @@ def make_run(tmp_path: Path, card_fields: dict[str, Any]) -> MakeRun:
         directory.mkdir(parents=True)
         config: Any = OmegaConf.merge(default_config(), OmegaConf.from_dotlist([*overrides]))
         OmegaConf.save(config, directory / "config.yaml")
+        (directory / "command.json").write_text('[["python train.py", 1500]]')
         config = OmegaConf.to_container(config)
         if validation is not None:
             (directory / "csv" / "version_0").mkdir(parents=True)
@@ -349,6 +349,8 @@ DAMAGED: dict[str, tuple[str, str | bytes | None]] = {
     ),
     "no configuration": ("config.yaml", None),
     "a log of other bytes": ("csv/version_0/metrics.csv", b"step\n\xff\xfe"),
+    "a log of no steps": ("csv/version_0/metrics.csv", "step\nabc\n"),
+    "a log that is a directory": ("csv/version_0/metrics.csv/x", ""),
     "metrics that are a list": ("metrics.json", "[]"),
     "card cut off": ("checkpoint/card.json", "{"),
     "configuration cut off": ("config.yaml", "model: {"),
@@ -374,7 +376,7 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
     assert code == 0
     said = re.search(r"^damaged: \S*runs/1: (.*); none of it is in the table$", output, re.M)
     assert said is not None
-    assert Path(file).name in said[1] or name in SAID
+    assert file.removesuffix("/x") in said[1] or name in SAID
     assert SAID.get(name, "") in said[1]
     found = json.loads(table(place, "--json")[1])
     assert list(found["damaged"]) == [str(damaged)]
@@ -387,14 +389,26 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
     assert errors.startswith("error: ")
 
 
-def test_a_checkpoint_of_another_run_is_damage(
-    make_run: MakeRun, table: Callable[..., tuple[int, str, str]]
-) -> None:
-    first, second = make_run("0", errors={0: 0.25}), make_run("1", "seed=1", errors={1: 0.5})
-    shutil.rmtree(second / "checkpoint")
-    shutil.copytree(first / "checkpoint", second / "checkpoint")
-    output = table(first.parent)[1]
-    assert re.search(r"1/checkpoint is gd_ssm of seed 0, in a run of gd_ssm and seed 1;", output)
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("seed=1", "has seed 0, in a run of 1"),
+        ("model.name=mamba", "has architecture gd_ssm, in a run of mamba"),
+        ("seed=${oc.env:TASK}", ""),  # what that was is not known
+    ],
+)
+def test_a_checkpoint_of_another_run_is_damage(setting: str, said: str, make_run: MakeRun) -> None:
+    place = make_run("0", errors={0: 0.25}).parent
+    make_run("1", setting, errors={0: 0.5})
+    damage = read_runs(place)[1].damage
+    assert damage.endswith(f"/1/checkpoint {said}") if said else not damage
+
+
+def test_of_several_seeds_the_damaged_file_is_named(make_run: MakeRun) -> None:
+    place = make_run("0", errors={0: 0.25}).parent
+    stacked = make_run("1", "seeds=2", errors={0: 0.25, 1: 0.5})
+    (stacked / "seed_1" / "metrics.json").write_text("{}")
+    assert "1/seed_1/metrics.json is not what a run leaves: " in read_runs(place)[1].damage
 
 
 def test_a_run_without_rights_is_named_and_the_others_are_shown(

@@ -753,6 +753,9 @@ def test_what_another_seed_has_trained_is_not_taken_for_this_one(tmp_path: Path)
     run([SHORT], TINY, tmp_path)
     jobs = last_jobs(SHORT, TINY, tmp_path)
     assert training_row(jobs).num_seeds == 2
+    longer = [job._replace(steps=2) for job in jobs]
+    with pytest.raises(ValueError, match=r"is of seed 0 and 1 steps, not of seed 0 and 2: rm -r"):
+        training_row(longer)
     one, other = (path / "checkpoint" for path in run_dirs(jobs))
     shutil.rmtree(other)
     shutil.copytree(one, other)

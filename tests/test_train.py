@@ -228,12 +228,19 @@ def test_ctrl_c_saves_says_how_to_resume_and_resumes_to_the_same_bits(
     hint = re.search(r"stopped by SIGINT after step (\d+); go on with\n  python (.*)", output)
     assert hint is not None, output
     assert 150 <= int(hint[1]) < 600
+    assert "sweep" not in output
     moved = directory.rename(tmp_path / "moved")  # a run directory may move in between
     assert str(os.path.relpath(directory, ROOT)) in hint[2]
     run(f"resume={moved}")
     assert_same_bits(whole_run, moved)
     logged = [validated_steps(moved / f"csv/version_{n}/metrics.csv") for n in (0, 1)]
     assert [*logged[0], *logged[1]] == list(range(50, 601, 50))
+
+
+def test_ctrl_c_in_a_sweep_says_how_all_of_it_goes_on(tmp_path: Path) -> None:
+    process = start("-m", *LONG, "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    output = stop_at(process, 50, signal.SIGINT)
+    assert re.search(r"python \S*train.py resume=\S*/0\nor with all runs of the sweep by", output)
 
 
 def test_a_pipe_that_breaks_loses_nothing(whole_run: Path, tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         IsADirectoryError: If the name is that of a directory.
-        FileExistsError: If it is that of a device, a pipe or a socket.
+        FileExistsError: If it is that of a device, a pipe or a socket, or of a link to one.
         OSError: If it cannot be written.
     """
-    if path.exists() and not path.is_symlink() and not path.is_file():
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a directory, not a file to be written")
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(f"{path} is a directory, not a file to be written")
+    if path.exists() and not path.is_dir() and not path.is_file():
         raise FileExistsError(f"{path} is no file that can be replaced")
     path.parent.mkdir(parents=True, exist_ok=True)
     # A file made anew ("x"), under a name that nobody can have made a link of.

@@ -143,7 +143,8 @@ def command(config: DictConfig) -> float | None:
         targets = targets_of(OmegaConf.to_container(config, resolve=True))
         allowed = sorted(targets - shipped_targets(CONFIGS))
         hint = typed_resume(sys.argv[0], run_dir, allowed, config.text)
-        if not multirun:
+        placed = [word for word in hydra_config.overrides.hydra if "sweep.dir=" in word]
+        if not multirun or not placed:  # elsewhere the same command begins a sweep of its own
             return hint
         return f"{hint}\nor with all runs of the sweep by the same command again"
 

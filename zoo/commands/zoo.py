@@ -308,7 +308,9 @@ def compare_command(names: Names, url: Url = None, as_json: Json = False) -> Non
         grid = Grid(
             [*headings, "state", "tokens", "episodes seen", "seconds"], least=2, framed=False
         )
-        grid.caption = "±: over test episodes, one seed of each; docs/zoo.md has means over seeds"
+        grid.caption = (
+            "±: over test episodes, one seed each; docs/zoo.md has means of those shipped"
+        )
         for row in comparison.rows:
             entry = row.entry
             numbers = ["", "", "", "", ""]

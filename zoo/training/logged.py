@@ -17,7 +17,10 @@ def logged_rows(run: Path) -> list[dict[str, str]]:
     for path in sorted(parts, key=lambda path: int(path.parent.name.removeprefix("version_"))):
         try:
             with path.open(newline="") as file:
-                rows += csv.DictReader(file)
-        except (UnicodeDecodeError, csv.Error) as error:
+                part = [*csv.DictReader(file)]
+            for row in part:
+                float(row.get("step") or 0)
+        except (OSError, ValueError, csv.Error) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
+        rows += part
     return rows

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from zoo.errors import first_line, unknown
 from zoo.evaluation.seeds import FIRST_STEPS
+from zoo.hub.card import Card
 from zoo.hub.directory import read_card
 from zoo.training.directory import (
     COMMAND,
@@ -171,14 +172,9 @@ def _run_of(
         places = [directory / f"seed_{seed}" for seed in summary["seeds"] if seed not in lost]
     kept = None
     for place in places:
-        trial = _trial(directory, place, logged if len(rates) == 1 else [], several)
-        seed = int(place.name.removeprefix("seed_")) if several else settings["seed"]
-        card = read_card(place / "checkpoint")
-        if (card.architecture, trial.seed) != (settings[ARCHITECTURE], seed):
-            raise ValueError(
-                f"{place}/checkpoint is {card.architecture} of seed {trial.seed}, in a run of "
-                f"{settings[ARCHITECTURE]} and seed {seed}"
-            )
+        with _reading(place / METRICS):
+            trial = _trial(directory, place, logged if len(rates) == 1 else [], several)
+        _check_same(read_card(place / "checkpoint"), place, settings, several)
         trials.append(trial)
         kept = trial.rate
     named_rates = {f"{rate[0]:g}": rate for rate in rates}
@@ -200,7 +196,7 @@ def _run_directories(directory: Path) -> Iterator[Path]:
     """Directories of runs, in the order of their numbers; none inside another one."""
     try:
         # One that has lost its configuration is one as well.
-        if any((directory / name).exists() for name in (CONFIG, METRICS, COMMAND)):
+        if any((directory / name).exists() for name in (CONFIG, COMMAND)):
             yield directory
             return
         entries = [*os.scandir(directory)] if directory.is_dir() else []
@@ -210,6 +206,17 @@ def _run_directories(directory: Path) -> Iterator[Path]:
     below = [entry.path for entry in entries if entry.is_dir()]
     for path in sorted(map(Path, below), key=lambda path: path.name.zfill(8)):
         yield from _run_directories(path)
+
+
+def _check_same(card: Card, place: Path, settings: dict[str, Any], several: bool) -> None:
+    """Raises ValueError if a checkpoint is that of another run, as far as the settings say."""
+    seed = int(place.name.removeprefix("seed_")) if several else settings.get("seed")
+    wanted = {"architecture": settings.get(ARCHITECTURE), "seed": seed}
+    has = {"architecture": card.architecture, "seed": card.training.seed}
+    for name, value in wanted.items():
+        # What stood in the environment of the run is not known.
+        if value != has[name] and "${" not in str(value):
+            raise ValueError(f"{place}/checkpoint has {name} {has[name]}, in a run of {value}")
 
 
 def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bool) -> SeedAtRate:
