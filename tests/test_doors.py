@@ -156,10 +156,10 @@ def replace(instead: Path, *names: str) -> None:
         ("evaluate", "suite=nois", "unknown suite 'nois'. Did you mean 'noise'?"),
         ("evaluate", "suite=[nois]", "unknown suite 'nois'. Did you mean 'noise'?"),
         ("evaluate", "data.noise=3", "data.noise: choose data first, data=NAME of "),
-        ("evaluate", "predictors=[ridg]", "unknown name 'ridg'. Did you mean 'ridge'?"),
+        ("evaluate", "predictors=[ridg]", "'ridg' is neither a solver nor a checkpoint: "),
         ("evaluate", "predictors=[{name:ridg}]", "unknown solver 'ridg'. Did you mean 'ridge'?"),
         ("evaluate", "imitates=[ridg]", "unknown solver 'ridg'. Did you mean 'ridge'?"),
-        ("evaluate", "compare_with=ridg", "unknown name 'ridg'. Did you mean 'ridge'?"),
+        ("evaluate", "compare_with=ridg", "'ridg' is neither a solver nor a checkpoint: "),
         ("reproduce", "study=papr", "unknown study 'papr'. Did you mean 'paper'?"),
         ("reproduce", "quik=true", "unknown setting 'quik'. Did you mean 'quick'?"),
         (
