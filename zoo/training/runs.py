@@ -173,8 +173,7 @@ def _run_of(
     kept = None
     for place in places:
         with _reading(place / METRICS):
-            trial = _trial(directory, place, logged if len(rates) == 1 else [], several)
-        _check_same(read_card(place / "checkpoint"), place, settings, several)
+            trial = _trial(directory, place, logged if len(rates) == 1 else [], several, settings)
         trials.append(trial)
         kept = trial.rate
     named_rates = {f"{rate[0]:g}": rate for rate in rates}
@@ -219,7 +218,13 @@ def _check_same(card: Card, place: Path, settings: dict[str, Any], several: bool
             raise ValueError(f"{place}/checkpoint has {name} {has[name]}, in a run of {value}")
 
 
-def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bool) -> SeedAtRate:
+def _trial(
+    run: Path,
+    place: Path,
+    logged: Sequence[dict[str, str]],
+    several: bool,
+    settings: dict[str, Any],
+) -> SeedAtRate:
     """A seed at the rate that was kept, from its directory.
 
     Args:
@@ -227,8 +232,10 @@ def _trial(run: Path, place: Path, logged: Sequence[dict[str, str]], several: bo
         place: Of the seed, the same if it is the only one.
         logged: The rows of the log of a run of one rate, whose validation error is there.
         several: Whether names in it begin with that of the seed.
+        settings: Of the run.
     """
     card, metrics = read_card(place / "checkpoint"), _read_json(place / METRICS)
+    _check_same(card, place, settings, several)
     optimizer, seed = card.training.optimizer, card.training.seed
     numbers = {name: float(found["value"]) for name, found in metrics["model"].items()}
     if not numbers:
